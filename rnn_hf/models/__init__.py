@@ -1,0 +1,21 @@
+"""The files that travel to the Hub beside the weights.
+
+They are flat siblings that import torch, transformers and each other by the single-dot form with a name, because
+transformers copies exactly these files and finds them by that form; anything else saves quietly and then fails
+for a stranger. tests/test_architecture.py holds the rule.
+"""
+
+from .cache_rnn import RecurrentStateLayer, RNNCache
+from .configuration_rnn import RNNConfig
+from .modeling_rnn import RNNForCausalLM, RNNLayer, RNNModel, RNNPreTrainedModel
+
+
+__all__ = [
+    "RNNCache",
+    "RNNConfig",
+    "RNNForCausalLM",
+    "RNNLayer",
+    "RNNModel",
+    "RNNPreTrainedModel",
+    "RecurrentStateLayer",
+]
