@@ -70,7 +70,9 @@ class RNNLayer(GradientCheckpointingLayer):
         autocast = torch.is_autocast_enabled(inputs.device.type)
         with torch.autocast(inputs.device.type, enabled=False) if autocast else nullcontext():
             arguments = (sequence, state)
-            outputs, state = torch.func.functional_call(self.rnn, weights, arguments) if weights else self.rnn(*arguments)
+            outputs, state = (
+                torch.func.functional_call(self.rnn, weights, arguments) if weights else self.rnn(*arguments)
+            )
         outputs = outputs if batch_sizes is None else outputs.data
         hidden, cell = state if isinstance(state, tuple) else (state, None)
         if self.is_sigmoid:
