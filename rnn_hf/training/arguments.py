@@ -1,0 +1,202 @@
+"""The arguments of a training run: dataclasses, recipes in YAML, and flags that override them."""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from transformers import HfArgumentParser
+
+from rnn_hf.models import RNNConfig
+
+
+def _model_fields() -> list[tuple[str, Any, Any]]:
+    """The fields of RNNConfig that a user sets, with their defaults: said once, there."""
+    fixed = {"vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # set from the tokenizer
+    fields = []
+    for name in (name for name in RNNConfig.__annotations__ if name not in fixed):
+        kind = RNNConfig.__annotations__[name]
+        if get_origin(kind) in (Union, types.UnionType) and float in get_args(kind):
+            kind = float  # RNNConfig takes whole numbers for its probabilities as well
+        help_text = {"help": f"RNNConfig.{name}"}
+        fields.append((name, kind, field(default=getattr(RNNConfig, name), metadata=help_text)))
+    return fields
+
+
+ModelArguments = make_dataclass("ModelArguments", _model_fields())
+ModelArguments.__doc__ = "The shape and the dropouts of the network: the fields of RNNConfig but the vocabulary."
+
+
+@dataclass
+class DataArguments:
+    """Which corpus, and how it becomes tokens."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "ptb, sotu, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    text_column: str = field(default="text", metadata={"help": "column of text of a data set of the Hub"})
+    ptb_dir: str | None = field(default=None, metadata={"help": "directory with ptb.{train,valid,test}.txt"})
+    train_file: str | None = field(default=None, metadata={"help": "text file to train on"})
+    validation_file: str | None = field(default=None, metadata={"help": "text file to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "text file to test on"})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "share of the training lines to validate on where the corpus has no such split"}
+    )
+    tokenizer: str = field(
+        default="whitespace",
+        metadata={"help": "built from the training text: whitespace, word or char; or a name or path to load"},
+    )
+    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep, <eos> and <unk> included"})
+    min_frequency: int = field(default=1, metadata={"help": "rarer types become <unk>"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
+    max_train_tokens: int | None = field(default=None, metadata={"help": "train on the first so many tokens only"})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.validation_split_percentage <= 50:
+            raise ValueError(
+                f"--validation_split_percentage must be from 1 to 50, got {self.validation_split_percentage}"
+            )
+        if self.max_train_tokens is not None and self.max_train_tokens < 1:
+            raise ValueError(f"--max_train_tokens must be at least 1, got {self.max_train_tokens}")
+
+
+@dataclass
+class TrainingArguments:
+    """How the run goes. Names are those of transformers.TrainingArguments where it has one."""
+
+    output_dir: str = field(default="runs/default", metadata={"help": "where the model and the run's files go"})
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "replace the run that output_dir holds"})
+    seed: int = field(default=42, metadata={"help": "of initialisation and dropout"})
+    num_train_epochs: int = field(default=10, metadata={"help": "passes over the stream; the schedule's length"})
+    max_steps: int = field(default=-1, metadata={"help": "stop after so many optimizer steps; -1: run all epochs"})
+    per_device_train_batch_size: int = field(default=20, metadata={"help": "columns of the stream on each process"})
+    per_device_eval_batch_size: int = field(default=10, metadata={"help": "columns when validating during training"})
+    window: int = field(default=35, metadata={"help": "steps of truncated backpropagation through time"})
+    gradient_accumulation_steps: int = field(default=1, metadata={"help": "windows an optimizer step"})
+    optim: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"help": "optimizer"})
+    learning_rate: float = field(default=20.0, metadata={"help": "peak learning rate"})
+    weight_decay: float = field(default=0.0, metadata={"help": "L2 (sgd, adam) or decoupled (adamw)"})
+    momentum: float = field(default=0.0, metadata={"help": "of sgd"})
+    adam_beta1: float = field(default=0.9, metadata={"help": "of adam and adamw"})
+    adam_beta2: float = field(default=0.999, metadata={"help": "of adam and adamw"})
+    max_grad_norm: float = field(default=0.25, metadata={"help": "clip the gradient's norm to this; 0: do not"})
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"] = field(
+        default="cosine", metadata={"help": "learning-rate schedule"}
+    )
+    warmup_steps: int = field(default=0, metadata={"help": "linear warm-up of constant, linear and cosine"})
+    lr_decay: float = field(default=0.5, metadata={"help": "factor of step and reduce_lr_on_plateau"})
+    lr_decay_start: int = field(default=4, metadata={"help": "step: epochs before the first decay; then every epoch"})
+    lr_patience: int = field(default=0, metadata={"help": "reduce_lr_on_plateau: evaluations without gain to bear"})
+    bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16, recurrent layers excepted"})
+    eval_steps: int = field(default=0, metadata={"help": "validate each so many steps; 0: after each epoch"})
+    save_steps: int = field(default=0, metadata={"help": "checkpoint each so many steps; 0: after each epoch"})
+    save_total_limit: int = field(default=1, metadata={"help": "resumable checkpoints to keep; 0: none at all"})
+    logging_steps: int = field(default=50, metadata={"help": "write training loss each so many steps"})
+    early_stopping_patience: int = field(default=0, metadata={"help": "stop after so many validations without gain"})
+    resume_from_checkpoint: str | None = field(
+        default=None, metadata={"help": "a checkpoint-N directory, or 'last' for the newest one in output_dir"}
+    )
+    report_to: str = field(default="none", metadata={"help": "Accelerate trackers, comma-separated: tensorboard, ..."})
+    use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
+    disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
+
+    def __post_init__(self) -> None:
+        at_least = {
+            1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size window logging_steps "
+            "gradient_accumulation_steps",
+            0: "max_grad_norm weight_decay momentum warmup_steps lr_decay_start lr_patience eval_steps save_steps "
+            "save_total_limit early_stopping_patience seed",
+        }
+        for bound, names in at_least.items():
+            for name in names.split():
+                if getattr(self, name) < bound:
+                    raise ValueError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(f"--max_steps must be positive, or -1 for all epochs, got {self.max_steps}")
+        for name in ("adam_beta1", "adam_beta2", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"--{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.lr_decay < 1:
+            raise ValueError(f"--lr_decay is a factor in (0, 1), got {self.lr_decay}")
+
+
+@dataclass
+class Arguments:
+    """A whole run: model, data and training arguments, and the recipe that they came from."""
+
+    model: Any  # a ModelArguments, whose class is made from RNNConfig
+    data: DataArguments
+    training: TrainingArguments
+    recipe: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dictionary, for run.json."""
+        return dataclasses.asdict(self)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
+    """Read a recipe and flags: defaults, then the recipe, then the flags.
+
+    Args:
+        argv: `[recipe.yaml] [--flag value ...]`; `None` takes those of the process.
+
+    Raises:
+        ValueError: A recipe that does not exist or has an unknown key, or a value out of range.
+        SystemExit: From argparse, for an unknown flag or a value of the wrong type.
+
+    Example:
+
+    >>> parse_arguments(["--cell_type", "gru", "--learning_rate", "1e-3"]).training.learning_rate
+    0.001
+    """
+    kinds = (ModelArguments, DataArguments, TrainingArguments)
+    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
+    parser.add_argument("recipe", nargs="?", help="YAML file of values for these flags")
+    argv = sys.argv[1:] if argv is None else list(argv)
+    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    if recipe is not None:
+        parser.set_defaults(**read_recipe(recipe, [f.name for kind in kinds for f in dataclasses.fields(kind)]))
+    _strict_booleans(parser)
+    model, data, training, other = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    if other.recipe is not None:
+        raise ValueError(f"put the recipe before the flags: {other.recipe} [--flag value ...]")
+    return Arguments(model, data, training, recipe)
+
+
+def read_recipe(path: str, known: Sequence[str]) -> dict[str, Any]:
+    """The values of a recipe as strings, to be parsed as flags are.
+
+    Raises:
+        ValueError: No such file, not a mapping, or a key that is not in `known`.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no recipe {path}; recipes are YAML files, see scripts/recipes/")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe {path} must be a mapping of flags to values")
+    for key in values:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            raise ValueError(
+                f"recipe {path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+            )
+    # argparse converts a default only if it is a string; YAML reads 1e-3 as one and 0.001 as a number.
+    return {key: None if value is None else str(value) for key, value in values.items()}
+
+
+def _strict_booleans(parser: argparse.ArgumentParser) -> None:
+    # A flag left out must not turn a recipe's "false" string into True: convert booleans as the flags do.
+    for action in parser._actions:
+        if isinstance(action.default, str) and isinstance(action.const, bool) and callable(action.type):
+            action.default = action.type(action.default)

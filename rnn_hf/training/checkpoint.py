@@ -1,0 +1,155 @@
+"""Checkpoints to go on from, and the best model: written beside and moved into place, old ones pruned after."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rnn_hf.models import RNNCache, RNNForCausalLM
+
+
+@dataclass
+class Progress:
+    """Where a run stands: after `step` optimizer steps, before window `window` of epoch `epoch`."""
+
+    step: int = 0
+    epoch: int = 0
+    window: int = 0
+    best_loss: float = float("inf")
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    epoch_loss: float = 0.0
+    seconds: float = 0.0
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """The resumable checkpoints in `output_dir`, oldest first."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def find_checkpoint(name: str, output_dir: Path) -> Path:
+    """The checkpoint that `--resume_from_checkpoint` names.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    if name == "last":
+        found = checkpoints(output_dir)
+        if not found:
+            raise FileNotFoundError(f"--resume_from_checkpoint last: no checkpoint in {output_dir}")
+        return found[-1]
+    if not (Path(name) / "progress.json").is_file():
+        raise FileNotFoundError(f"--resume_from_checkpoint {name}: not a checkpoint of a run")
+    return Path(name)
+
+
+def replace_directory(target: Path, write: Callable[[Path], None]) -> None:
+    """Fill a directory beside `target` by `write` and move it into place."""
+    beside = target.with_name(f".{target.name}.writing")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    write(beside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+
+
+def write_into(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a directory beside, then move its files into `target`, each in one piece, weights last."""
+    beside = target / ".writing"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    write(beside)
+    for path in sorted(beside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        os.replace(path, target / path.name)
+    beside.rmdir()
+
+
+def save_checkpoint(
+    output_dir: Path,
+    accelerator: Accelerator,
+    model: RNNForCausalLM,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    progress: Progress,
+    state: RNNCache | None,
+    identity: dict[str, Any],
+    limit: int,
+) -> None:
+    """Write `checkpoint-{step}` with all that the next step depends on; each process adds its state and generators.
+
+    Args:
+        output_dir: Directory of the run.
+        accelerator: Of the run.
+        model: Unwrapped.
+        optimizer: As prepared.
+        scheduler: Of the learning rate.
+        progress: Where the run stands.
+        state: Carried recurrent state of this process.
+        identity: What a run that goes on from here must share; see `load_checkpoint`.
+        limit: Number of checkpoints to keep; older ones are removed once this one is whole.
+    """
+    target = output_dir / f"checkpoint-{progress.step}"
+    beside = output_dir / f".{target.name}.writing"
+    if accelerator.is_main_process:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        model.save_pretrained(beside)
+        torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, beside / "optimizer.pt")
+        (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
+    accelerator.wait_for_everyone()
+    layers = [] if state is None else [(layer.keys, layer.values) for layer in state.layers]
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    torch.save({"state": layers, "generators": generators}, beside / f"process-{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(beside, target)
+        for old in checkpoints(output_dir)[:-limit]:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(
+    path: Path,
+    accelerator: Accelerator,
+    model: RNNForCausalLM,
+    optimizer: Optimizer,
+    scheduler: LRScheduler,
+    identity: dict[str, Any],
+) -> tuple[Progress, RNNCache | None]:
+    """Put a run back to where `save_checkpoint` left it; arguments as there.
+
+    Raises:
+        ValueError: The checkpoint is of another run: a value of its identity differs, named in the message.
+    """
+    saved = json.loads((path / "progress.json").read_text())
+    for name, value in identity.items():
+        was = saved["identity"].get(name)
+        if was != value:
+            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}")
+    model.load_state_dict(type(model).from_pretrained(path).state_dict())
+    device = accelerator.device
+    parts = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
+    optimizer.load_state_dict(parts["optimizer"])
+    scheduler.load_state_dict(parts["scheduler"])
+    mine = torch.load(path / f"process-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
+    state = None
+    if mine["state"]:
+        state = RNNCache(model.config)
+        for layer, (hidden, cell) in zip(state.layers, mine["state"], strict=True):
+            layer.update(hidden.to(device), None if cell is None else cell.to(device))
+    torch.set_rng_state(mine["generators"]["cpu"])
+    if "cuda" in mine["generators"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(mine["generators"]["cuda"])
+    return Progress(**saved["progress"]), state

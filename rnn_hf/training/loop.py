@@ -1,0 +1,322 @@
+"""The training loop: streams with carried, detached state, through Accelerate."""
+
+import math
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from tqdm.auto import tqdm
+
+from rnn_hf.data.streams import TokenStream
+from rnn_hf.evaluation import evaluate
+from rnn_hf.models import RNNCache
+from rnn_hf.training.arguments import Arguments
+from rnn_hf.training.checkpoint import (
+    Progress,
+    checkpoints,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    write_into,
+)
+from rnn_hf.training.optim import build_optimizer, build_scheduler
+from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions, write_json
+from rnn_hf.training.setup import build_model, prepare_corpus, prepare_output_dir
+
+
+# Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
+FREE = {
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
+    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "early_stopping_patience", "per_device_eval_batch_size",
+}  # fmt: skip
+EVALUATION_WINDOW = 64
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Train a language model and leave it, its files and its checkpoints in `--output_dir`.
+
+    The best model by validation loss stands in the directory itself, ready for `from_pretrained`, beside
+    `run.json`, `metrics.jsonl` and `curve.png`; checkpoints to go on from stand in `checkpoint-N`. SIGINT and
+    SIGTERM end the run after the current step, with a checkpoint.
+
+    Returns:
+        The content of run.json.
+
+    Raises:
+        ValueError: Arguments that do not fit each other, the data, or the checkpoint.
+        FloatingPointError: The loss is no longer finite.
+        OSError: A file or directory is missing or in the way.
+    """
+    run = TrainingRun(arguments)
+    with stop_signals() as stop:
+        run.train(stop)
+    return run.finish()
+
+
+class TrainingRun:
+    """A run and where it stands. Everything that can be refused is refused when it is made."""
+
+    def __init__(self, arguments: Arguments):
+        self.arguments, options = arguments, arguments.training
+        self.output_dir = prepare_output_dir(arguments)
+        trackers = [name for name in options.report_to.split(",") if name and name != "none"]
+        self.accelerator = Accelerator(
+            cpu=options.use_cpu,
+            mixed_precision="bf16" if options.bf16 else "no",
+            log_with=trackers or None,
+            project_dir=str(self.output_dir),
+            dataloader_config=DataLoaderConfiguration(),
+        )
+        self.corpus = prepare_corpus(arguments.data)
+        self.end = self.corpus.tokenizer.eos_token_id
+        ranks = self.accelerator.num_processes
+        self.stream = TokenStream(
+            self.corpus.streams["train"],
+            self.end,
+            options.per_device_train_batch_size * ranks,
+            options.window,
+            self.accelerator.process_index,
+            ranks,
+        )
+        self.steps_per_epoch = math.ceil(len(self.stream) / options.gradient_accumulation_steps)
+        self.total_steps = self.steps_per_epoch * options.num_train_epochs
+        model = build_model(arguments, self.corpus.tokenizer)
+        optimizer = build_optimizer(model, options)
+        self.scheduler = build_scheduler(optimizer, options, self.steps_per_epoch)
+        # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on.
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.bare_model = model
+        # Dropout differs between processes; initialisation did not.
+        torch.manual_seed(options.seed + self.accelerator.process_index)
+        self.progress, self.state = Progress(), None
+        self.logged = (0, 0.0)  # step and seconds of the last line of training loss
+        if options.resume_from_checkpoint:
+            self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
+        elif self.accelerator.is_main_process and options.overwrite_output_dir:
+            for old in checkpoints(self.output_dir):
+                shutil.rmtree(old)
+        self._start_files(trackers)
+
+    def train(self, stop: list[int]) -> None:
+        """Run to the end of the epochs, `--max_steps`, early stopping, or a signal in `stop`."""
+        options, progress = self.arguments.training, self.progress
+        last = self.total_steps if options.max_steps < 0 else min(options.max_steps, self.total_steps)
+        bar = tqdm(
+            total=last, initial=progress.step, desc="training", unit="step",
+            disable=options.disable_tqdm or not self.accelerator.is_main_process,
+        )  # fmt: skip
+        self.model.train()
+        with bar:
+            while progress.step < last and not self._stopped_early():
+                started = time.perf_counter()
+                self._step(bar)
+                progress.seconds += time.perf_counter() - started
+                stopping = self._agree(bool(stop)) or progress.step >= last
+                epoch_ended = progress.window == 0
+                if self._due(options.eval_steps, epoch_ended) or (stopping and not stop):
+                    self._evaluate(bar)
+                    stopping = stopping or self._stopped_early()
+                if options.save_total_limit and (stopping or self._due(options.save_steps, epoch_ended)):
+                    self._save()
+                if stopping:
+                    break
+        if stop and self.accelerator.is_main_process:
+            bar.write(f"stopped by signal {stop[0]} after step {progress.step}")
+
+    def _step(self, bar: tqdm) -> None:
+        """One optimizer step: `gradient_accumulation_steps` windows, fewer at the end of an epoch."""
+        options, progress = self.arguments.training, self.progress
+        first = progress.window
+        windows = range(first, min(first + options.gradient_accumulation_steps, len(self.stream)))
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        for window in windows:
+            inputs, targets = (part.to(self.accelerator.device) for part in self.stream[window])
+            is_last = window == windows[-1]
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                outputs = self.model(
+                    inputs, past_key_values=self.state, shift_labels=targets, use_cache=True, skip_logits=True
+                )
+                self.accelerator.backward(outputs.loss / len(windows))
+            self.state = outputs.past_key_values.detach()
+            loss_sum += outputs.loss.detach()
+        if options.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if not isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step()
+        progress.step += 1
+        progress.window = windows[-1] + 1
+        self._log(float(loss_sum) / len(windows), rate, bar)
+        if progress.window == len(self.stream):
+            progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
+
+    def _log(self, loss: float, rate: float, bar: tqdm) -> None:
+        progress, every = self.progress, self.arguments.training.logging_steps
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {progress.step} (learning rate {rate:g}): "
+                "lower --learning_rate or --max_grad_norm; the last checkpoint is untouched"
+            )
+        progress.epoch_loss += loss
+        bar.update()
+        since, seconds = self.logged
+        count = progress.step - since
+        if count < every:
+            return
+        mean = progress.epoch_loss / count
+        progress.epoch_loss = 0.0
+        elapsed = progress.seconds - seconds
+        self.logged = (progress.step, progress.seconds)
+        tokens = count * self.stream.num_tokens / self.steps_per_epoch * self.accelerator.num_processes
+        speed = tokens / elapsed if elapsed else math.nan
+        perplexity = math.exp(min(mean, 700))
+        bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}")
+        self._report(
+            epoch=round(progress.step / self.steps_per_epoch, 4), train_loss=mean, train_perplexity=perplexity,
+            learning_rate=rate, tokens_per_second=round(speed, 1),
+        )  # fmt: skip
+
+    def _evaluate(self, bar: tqdm) -> None:
+        """Validate on every process alike, and keep the model if it is the best so far."""
+        options, progress = self.arguments.training, self.progress
+        score = evaluate(
+            self.bare_model,
+            self.corpus.streams["validation"],
+            self.end,
+            columns=min(options.per_device_eval_batch_size, len(self.corpus.streams["validation"])),
+            window=EVALUATION_WINDOW,
+        )
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(score.loss)
+        is_best = score.loss < progress.best_loss
+        progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
+        epoch = progress.step / self.steps_per_epoch
+        self._report(epoch=round(epoch, 4), validation_loss=score.loss, validation_perplexity=score.perplexity)
+        if self.accelerator.is_main_process:
+            minutes = progress.seconds / 60
+            bar.write(
+                f"epoch {epoch:.2f}  step {progress.step}  {minutes:.1f} min  validation loss {score.loss:.4f}  "
+                f"perplexity {score.perplexity:.2f}{'  (best)' if is_best else ''}"
+            )
+        if is_best:
+            progress.best_loss, progress.best_step = score.loss, progress.step
+            if self.accelerator.is_main_process:
+                write_into(self.output_dir, self._write_model)
+
+    def _write_model(self, directory: Path) -> None:
+        self.bare_model.save_pretrained(directory)
+        self.corpus.tokenizer.save_pretrained(directory)
+
+    def _due(self, every: int, epoch_ended: bool) -> bool:
+        return self.progress.step % every == 0 if every else epoch_ended
+
+    def _stopped_early(self) -> bool:
+        patience = self.arguments.training.early_stopping_patience
+        return bool(patience) and self.progress.evaluations_without_gain >= patience
+
+    def _agree(self, stop: bool) -> bool:
+        """Whether any process was told to stop: all must leave the loop at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        if stop:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _identity(self) -> dict[str, Any]:
+        training = {name: value for name, value in asdict(self.arguments.training).items() if name not in FREE}
+        data = {"train_sha1": self.corpus.counts()["train_sha1"], "vocab_size": len(self.corpus.tokenizer)}
+        return {**asdict(self.arguments.model), **training, **data, "processes": self.accelerator.num_processes}
+
+    def _save(self) -> None:
+        save_checkpoint(
+            self.output_dir, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.progress,
+            self.state, self._identity(), self.arguments.training.save_total_limit,
+        )  # fmt: skip
+
+    def _resume(self, path: Path) -> None:
+        loaded: tuple[Progress, RNNCache | None] = load_checkpoint(
+            path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self._identity()
+        )
+        self.progress, self.state = loaded
+        every = self.arguments.training.logging_steps
+        self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
+
+    def _start_files(self, trackers: list[str]) -> None:
+        if trackers:
+            flat = {
+                k: v for part in asdict(self.arguments).values() if isinstance(part, dict) for k, v in part.items()
+            }
+            values = {
+                key: value if isinstance(value, int | float | str) else str(value) for key, value in flat.items()
+            }
+            self.accelerator.init_trackers("rnn_hf", config=values)
+        self.record = {
+            "arguments": self.arguments.to_dict(),
+            "command": command_line(),
+            "data": self.corpus.counts(),
+            "device": str(self.accelerator.device),
+            "parameters": self.bare_model.num_parameters(),
+            "processes": self.accelerator.num_processes,
+            "steps_per_epoch": self.steps_per_epoch,
+            "threads": torch.get_num_threads(),
+            "versions": versions(),
+        }
+        if self.accelerator.is_main_process:
+            self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.progress.step)
+            write_json(self.output_dir / "run.json", self.record)
+
+    def _report(self, **values: float) -> None:
+        if self.accelerator.is_main_process:
+            self.metrics.write(step=self.progress.step, **values)
+        self.accelerator.log(values, step=self.progress.step)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the results into run.json, draw the curve, close the trackers; returns the content of run.json."""
+        progress = self.progress
+        self.record["result"] = {
+            "steps": progress.step,
+            "epochs": round(progress.step / self.steps_per_epoch, 4),
+            "is_complete": progress.step >= self.total_steps or self._stopped_early(),
+            "minutes": round(progress.seconds / 60, 2),
+            "best_step": progress.best_step,
+            "best_validation_loss": progress.best_loss,
+            "best_validation_perplexity": math.exp(min(progress.best_loss, 700)),
+        }
+        if self.accelerator.is_main_process:
+            write_json(self.output_dir / "run.json", self.record)
+            try:
+                plot_curve(self.output_dir / "metrics.jsonl", self.output_dir / "curve.png")
+            except ImportError as error:
+                self.accelerator.print(f"no curve.png: {error}")
+        self.accelerator.end_training()
+        return self.record
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one of a kind works as ever."""
+    received: list[int] = []
+    previous: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

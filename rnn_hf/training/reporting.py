@@ -1,0 +1,96 @@
+"""What a run leaves behind beside the model: run.json, metrics.jsonl and the loss curve."""
+
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+PACKAGES = ("rnn_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def command_line() -> str:
+    """The command of this process, its program by file name."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write beside and move into place."""
+    beside = path.with_name(f".{path.name}.writing")
+    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+class Metrics:
+    """The file metrics.jsonl: one JSON object a line, each with its `step`.
+
+    Args:
+        path: The file; it is created, or cut to the lines up to `step` when a run goes on from there.
+        step: Last step whose lines are kept.
+    """
+
+    def __init__(self, path: Path, step: int = 0):
+        self.path = path
+        kept = [row for row in read_metrics(path) if row["step"] <= step] if step else []
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+    def write(self, **values: float) -> None:
+        """Append one line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; none where there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def plot_curve(metrics: Path, png: Path) -> None:
+    """Draw perplexity over steps, training and validation, from a metrics.jsonl.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the loss curve needs matplotlib: pip install 'rnn_hf[plot]'") from error
+    rows = read_metrics(metrics)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for key, label, style in (
+        ("train_perplexity", "training (with dropout)", {"color": "0.6", "linewidth": 1}),
+        ("validation_perplexity", "validation", {"color": "C0", "marker": "o", "markersize": 4}),
+    ):
+        points = [(row["step"], row[key]) for row in rows if key in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    best = min((row["validation_perplexity"] for row in rows if "validation_perplexity" in row), default=None)
+    axes.set(xlabel="optimizer steps", ylabel="perplexity (log scale)", yscale="log")
+    if best is not None:
+        axes.set_title(f"best validation perplexity {best:.1f}", fontsize=10)
+    ticks = [t for t in (10, 20, 50, 70, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10000)]
+    low, high = axes.get_ylim()
+    axes.set_yticks([t for t in ticks if low <= t <= high], [str(t) for t in ticks if low <= t <= high])
+    axes.set_yticks([], minor=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    beside = png.with_name(f".writing-{png.name}")
+    figure.savefig(beside, dpi=130)
+    os.replace(beside, png)

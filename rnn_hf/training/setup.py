@@ -1,0 +1,119 @@
+"""From arguments to what a run works on: token streams, tokenizer and a fresh model, all checked before long work."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import DatasetDict
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from rnn_hf.data.corpora import lines_of, load_corpus
+from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer
+from rnn_hf.evaluation import unigram_loss
+from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.training.arguments import Arguments, DataArguments
+
+
+@dataclass
+class Corpus:
+    """Token streams by split, and the tokenizer that made them."""
+
+    tokenizer: PreTrainedTokenizerBase
+    streams: dict[str, np.ndarray]
+
+    def counts(self) -> dict[str, object]:
+        """What run.json says of the data: sizes, share of unknown words, and the unigram model's perplexity."""
+        unknown = self.tokenizer.unk_token_id
+        train, validation = self.streams["train"], self.streams["validation"]
+        unigram = unigram_loss(train, validation, len(self.tokenizer))
+        return {
+            "tokens": {split: len(stream) for split, stream in self.streams.items()},
+            "vocab_size": len(self.tokenizer),
+            "unknown": {
+                split: round(float((stream == unknown).mean()), 5)
+                for split, stream in self.streams.items()
+                if unknown is not None
+            },
+            "unigram_validation_perplexity": round(float(np.exp(unigram)), 2),
+            "train_sha1": hashlib.sha1(train.tobytes()).hexdigest(),
+        }
+
+
+def read_corpus(arguments: DataArguments) -> DatasetDict:
+    """The corpus that the arguments name; errors as `rnn_hf.data.corpora.load_corpus`."""
+    not_corpus = {"tokenizer", "vocab_size", "min_frequency", "lowercase", "max_train_tokens"}
+    not_corpus |= {"validation_split_percentage"}
+    return load_corpus(**{name: value for name, value in asdict(arguments).items() if name not in not_corpus})
+
+
+def prepare_corpus(arguments: DataArguments) -> Corpus:
+    """Load the training and validation text, build or load the tokenizer and encode the two streams.
+
+    Raises:
+        ValueError: As `load_corpus` and `build_tokenizer`.
+    """
+    corpus = read_corpus(arguments)
+    lines = {split: list(lines_of(corpus[split])) for split in ("train", "validation") if split in corpus}
+    if "train" not in lines:
+        raise ValueError("training needs a training text: --train_file FILE, or a --dataset_name with such a split")
+    if "validation" not in lines:
+        kept = len(lines["train"]) * (100 - arguments.validation_split_percentage) // 100
+        lines = {"train": lines["train"][:kept], "validation": lines["train"][kept:]}
+        if not lines["train"]:
+            raise ValueError("too few lines of text to set some aside for validation: give --validation_file")
+    if arguments.tokenizer in KINDS:
+        tokenizer: PreTrainedTokenizerBase = build_tokenizer(
+            lines["train"], arguments.tokenizer, arguments.vocab_size, arguments.min_frequency, arguments.lowercase
+        )
+    else:
+        tokenizer = load_tokenizer(arguments.tokenizer)
+    streams = {split: encode_stream(text, tokenizer) for split, text in lines.items()}
+    streams["train"] = streams["train"][: arguments.max_train_tokens]
+    return Corpus(tokenizer, streams)
+
+
+def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
+    """A fresh model for the tokenizer, initialised from the run's seed.
+
+    Raises:
+        ValueError: The model's arguments are out of range or do not fit each other.
+    """
+    set_seed(arguments.training.seed)
+    end = tokenizer.eos_token_id
+    start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    config = RNNConfig(
+        vocab_size=len(tokenizer),
+        eos_token_id=end,
+        bos_token_id=start,
+        pad_token_id=tokenizer.pad_token_id,
+        **asdict(arguments.model),
+    )
+    return RNNForCausalLM(config)
+
+
+def prepare_output_dir(arguments: Arguments) -> Path:
+    """The output directory, refused if it holds a run that this one would overwrite.
+
+    Raises:
+        FileExistsError: It holds another run and neither resuming nor overwriting was asked for.
+        NotADirectoryError: It is a file.
+    """
+    training = arguments.training
+    output_dir = Path(training.output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise NotADirectoryError(f"--output_dir {output_dir} is a file")
+    if (output_dir / "run.json").exists() and not (training.resume_from_checkpoint or training.overwrite_output_dir):
+        raise FileExistsError(
+            f"--output_dir {output_dir} holds a run: go on with --resume_from_checkpoint last, "
+            "replace it with --overwrite_output_dir true, or choose another directory"
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    return output_dir
+
+
+def data_arguments_of(model_dir: Path) -> DataArguments | None:
+    """The data arguments of the run that made a model, from its run.json; `None` where there is none."""
+    path = model_dir / "run.json"
+    return DataArguments(**json.loads(path.read_text())["arguments"]["data"]) if path.is_file() else None

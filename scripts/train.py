@@ -1,0 +1,32 @@
+"""Train a recurrent language model.
+
+    python scripts/train.py [RECIPE.yaml] [--flag value ...]
+    accelerate launch scripts/train.py [RECIPE.yaml] [--flag value ...]
+
+Flags override the recipe. See `python scripts/train.py --help` for all of them.
+"""
+
+import sys
+
+from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.loop import train
+
+
+def main() -> int:
+    try:
+        arguments = parse_arguments()
+        record = train(arguments)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    result, directory = record["result"], arguments.training.output_dir
+    print(f"best validation perplexity {result['best_validation_perplexity']:.2f} (step {result['best_step']})")
+    if result["is_complete"]:
+        print(f"model, run.json, metrics.jsonl and curve.png are in {directory}")
+    else:
+        print(f"stopped at step {result['steps']}; go on with --resume_from_checkpoint last")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
