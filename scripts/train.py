@@ -8,11 +8,14 @@ Flags override the recipe. See `python scripts/train.py --help` for all of them.
 
 import sys
 
+from transformers.utils.logging import disable_progress_bar
+
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
 
 
 def main() -> int:
+    disable_progress_bar()  # transformers' own, of saving; the run has one
     try:
         arguments = parse_arguments()
         record = train(arguments)

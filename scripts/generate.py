@@ -1,0 +1,51 @@
+"""Generate text from a checkpoint.
+
+python scripts/generate.py MODEL --prompt "the government" [--max_new_tokens 40] [--temperature 0.8] [--top_k 50]
+"""
+
+import sys
+from argparse import ArgumentParser
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
+from transformers.utils.logging import disable_progress_bar
+
+import rnn_hf  # noqa: F401 (registers the models)
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="directory or name on the Hub")
+    parser.add_argument("--prompt", action="append", help="text to go on from; may be given several times")
+    parser.add_argument("--max_new_tokens", type=int, default=40)
+    parser.add_argument("--num_return_sequences", type=int, default=1)
+    parser.add_argument("--num_beams", type=int, default=1, help="more than 1: beam search")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
+    parser.add_argument("--top_k", type=int, default=50)
+    parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--past_end", action="store_true", help="do not stop at the end of a sentence")
+    parser.add_argument("--seed", type=int, default=0)
+    options = vars(parser.parse_args())
+    disable_progress_bar()
+    name, prompts, seed = (options.pop(key) for key in ("model", "prompt", "seed"))
+    options["do_sample"] = options["temperature"] > 0 and options["num_beams"] == 1
+    if not options["do_sample"]:
+        options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
+    past_end = options.pop("past_end")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if past_end:
+            model.generation_config.eos_token_id = None
+        set_seed(seed)
+        generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
+        for texts in generator(prompts or [tokenizer.bos_token], **options):
+            for text in texts:
+                print(text["generated_text"].removeprefix(tokenizer.bos_token).strip())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
