@@ -35,10 +35,11 @@ def main() -> int:
           f"({record['parameters']:,} parameters, {result['minutes']} minutes)")  # fmt: skip
     print(f"\nLoading {directory} with AutoModelForCausalLM and AutoTokenizer; the text-generation pipeline says:\n")
     model = AutoModelForCausalLM.from_pretrained(directory)
-    generator = pipeline("text-generation", model=model, tokenizer=AutoTokenizer.from_pretrained(directory))
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
     set_seed(1)
     options = {"max_new_tokens": 30, "do_sample": True, "temperature": 0.7, "top_k": 50}
-    for texts in generator(list(PROMPTS), bad_words_ids=[[generator.tokenizer.unk_token_id]], **options):
+    for texts in generator(list(PROMPTS), bad_words_ids=[[tokenizer.unk_token_id]], **options):
         print(f"  {texts[0]['generated_text']}")
     print(f"\nModel, curve.png and run.json are in {directory}.")
     return 0

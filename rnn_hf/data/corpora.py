@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
@@ -47,8 +48,8 @@ def load_corpus(
         ImportError: The extra that brings the corpus is not installed.
         ConnectionError: The Hub cannot be reached.
     """
-    files = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: file for split, file in files.items() if file is not None}
+    named = {"train": train_file, "validation": validation_file, "test": test_file}
+    files = {split: file for split, file in named.items() if file is not None}
     if files and (dataset_name or ptb_dir):
         raise ValueError("give either --train_file and its like or --dataset_name (or --ptb_dir), not both")
     if files:
@@ -126,7 +127,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None, text_c
     return _one_column(corpus, text_column)
 
 
-def _from_hub(what: str, *args, **kwargs) -> DatasetDict:
+def _from_hub(what: str, *args: Any, **kwargs: Any) -> DatasetDict:
     try:
         return load_dataset(*args, **kwargs)
     except (ConnectionError, FileNotFoundError) as error:

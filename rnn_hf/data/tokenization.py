@@ -63,23 +63,11 @@ def build_tokenizer(
     counts = _count(lines, tokenizer, kind, lowercase)
     if not counts:
         raise ValueError("no text to build a vocabulary from")
-    for special in (UNKNOWN, END, SPACE + UNKNOWN, SPACE + END):
-        counts.pop(special, None)
-    room = None if vocab_size is None else vocab_size - 2
-    types = [token for token, count in counts.most_common(room) if count >= min_frequency]
-    vocabulary = {token: index for index, token in enumerate([END, UNKNOWN, *types])}
+    vocabulary = _vocabulary(counts, vocab_size, min_frequency)
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
     # Not special: <unk> is a word of the corpus, and skip_special_tokens would take it out of generated text.
     tokenizer.add_tokens([AddedToken(UNKNOWN, special=False, normalized=False)])
-    space = "" if kind == "char" else " "
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace(SPACE, " "),
-            decoders.Replace(UNKNOWN, space + UNKNOWN),
-            decoders.Replace(END, space + END),
-            decoders.Fuse(),
-        ]
-    )
+    tokenizer.decoder = _decoder(kind)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNKNOWN,
@@ -141,8 +129,11 @@ def _words(line: str) -> list[str]:
 
 def _normalizer(kind: str, lowercase: bool) -> normalizers.Normalizer | None:
     # str.split takes the control characters for spaces too; as a space the mark would join the token it stands in.
-    steps = [] if kind == "char" else [normalizers.Replace(Regex(rf"[\x1c-\x1f{SPACE}]"), " ")]
-    steps += [normalizers.Lowercase()] if lowercase else []
+    steps: list[normalizers.Normalizer] = []
+    if kind != "char":
+        steps.append(normalizers.Replace(Regex(rf"[\x1c-\x1f{SPACE}]"), " "))
+    if lowercase:
+        steps.append(normalizers.Lowercase())
     return normalizers.Sequence(steps) if steps else None
 
 
@@ -155,12 +146,26 @@ def _pre_tokenizer(kind: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(steps)
 
 
+def _decoder(kind: str) -> decoders.Decoder:
+    space = "" if kind == "char" else " "
+    named = [decoders.Replace(token, space + token) for token in (UNKNOWN, END)]
+    return decoders.Sequence([decoders.Replace(SPACE, " "), *named, decoders.Fuse()])
+
+
 def _count(lines: Iterable[str], tokenizer: Tokenizer, kind: str, lowercase: bool) -> Counter:
     if kind == "whitespace" and not lowercase:
         return Counter(SPACE + word for line in lines for word in _words(line))
     normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     split = tokenizer.pre_tokenizer.pre_tokenize_str
     return Counter(token for line in lines for token, _ in split(normalize(line)))
+
+
+def _vocabulary(counts: Counter, size: int | None, min_frequency: int) -> dict[str, int]:
+    for named in (UNKNOWN, END, SPACE + UNKNOWN, SPACE + END):
+        counts.pop(named, None)
+    frequent = counts.most_common(None if size is None else size - 2)
+    types = [token for token, count in frequent if count >= min_frequency]
+    return {token: index for index, token in enumerate([END, UNKNOWN, *types])}
 
 
 def _is_plain_whitespace(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -117,6 +117,8 @@ class RNNCache(Cache):
     (3, torch.Size([1, 8]))
     """
 
+    layers: list[RecurrentStateLayer]
+
     def __init__(self, config: RNNConfig):
         super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
 

@@ -149,8 +149,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         argv: `[recipe.yaml] [--flag value ...]`; `None` takes those of the process.
 
     Raises:
-        ValueError: A recipe that does not exist or has an unknown key, or a value out of range.
-        SystemExit: From argparse, for an unknown flag or a value of the wrong type.
+        ValueError: A recipe that does not exist, an unknown key or flag, or a value out of range.
+        SystemExit: From argparse, for a value of the wrong type.
 
     Example:
 
@@ -158,14 +158,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     0.001
     """
     kinds = (ModelArguments, DataArguments, TrainingArguments)
-    parser = HfArgumentParser(kinds, description=__doc__)  # type: ignore[arg-type]
+    parser = HfArgumentParser(kinds, description=__doc__, allow_abbrev=False)  # type: ignore[arg-type]
     parser.add_argument("recipe", nargs="?", help="YAML file of values for these flags")
     argv = sys.argv[1:] if argv is None else list(argv)
     recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    known = [f.name for kind in kinds for f in dataclasses.fields(kind)]
     if recipe is not None:
-        parser.set_defaults(**read_recipe(recipe, [f.name for kind in kinds for f in dataclasses.fields(kind)]))
+        parser.set_defaults(**read_recipe(recipe, known))
     _strict_booleans(parser)
-    model, data, training, other = parser.parse_args_into_dataclasses(args=rest, look_for_args_file=False)
+    model, data, training, other, unknown = parser.parse_args_into_dataclasses(
+        args=rest, look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        name = unknown[0].removeprefix("--")
+        raise ValueError(f"unknown flag {unknown[0]!r}" + _did_you_mean(name, known, "--"))
     if other.recipe is not None:
         raise ValueError(f"put the recipe before the flags: {other.recipe} [--flag value ...]")
     return Arguments(model, data, training, recipe)
@@ -193,6 +199,11 @@ def read_recipe(path: str, known: Sequence[str]) -> dict[str, Any]:
             )
     # argparse converts a default only if it is a string; YAML reads 1e-3 as one and 0.001 as a number.
     return {key: None if value is None else str(value) for key, value in values.items()}
+
+
+def _did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 def _strict_booleans(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
@@ -74,7 +73,6 @@ class TrainingRun:
             mixed_precision="bf16" if options.bf16 else "no",
             log_with=trackers or None,
             project_dir=str(self.output_dir),
-            dataloader_config=DataLoaderConfiguration(),
         )
         self.corpus = prepare_corpus(arguments.data)
         self.end = self.corpus.tokenizer.eos_token_id
@@ -97,7 +95,8 @@ class TrainingRun:
         self.bare_model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
-        self.progress, self.state = Progress(), None
+        self.progress = Progress()
+        self.state: RNNCache | None = None
         self.logged = (0, 0.0)  # step and seconds of the last line of training loss
         if options.resume_from_checkpoint:
             self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
@@ -245,10 +244,9 @@ class TrainingRun:
         )  # fmt: skip
 
     def _resume(self, path: Path) -> None:
-        loaded: tuple[Progress, RNNCache | None] = load_checkpoint(
+        self.progress, self.state = load_checkpoint(
             path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self._identity()
         )
-        self.progress, self.state = loaded
         every = self.arguments.training.logging_steps
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
 
@@ -318,5 +316,5 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         yield received
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)

@@ -10,11 +10,11 @@ from rnn_hf.training.arguments import TrainingArguments
 
 def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> Optimizer:
     """The optimizer of `--optim` over all parameters."""
-    common = {"lr": arguments.learning_rate, "weight_decay": arguments.weight_decay}
+    parameters, rate, decay = model.parameters(), arguments.learning_rate, arguments.weight_decay
     if arguments.optim == "sgd":
-        return SGD(model.parameters(), momentum=arguments.momentum, **common)
+        return SGD(parameters, lr=rate, momentum=arguments.momentum, weight_decay=decay)
     kind = {"adam": Adam, "adamw": AdamW}[arguments.optim]
-    return kind(model.parameters(), betas=(arguments.adam_beta1, arguments.adam_beta2), **common)
+    return kind(parameters, lr=rate, betas=(arguments.adam_beta1, arguments.adam_beta2), weight_decay=decay)
 
 
 def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps_per_epoch: int) -> LRScheduler:

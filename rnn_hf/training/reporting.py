@@ -74,10 +74,11 @@ def plot_curve(metrics: Path, png: Path) -> None:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for key, label, style in (
+    styles: list[tuple[str, str, dict[str, Any]]] = [
         ("train_perplexity", "training (with dropout)", {"color": "0.6", "linewidth": 1}),
         ("validation_perplexity", "validation", {"color": "C0", "marker": "o", "markersize": 4}),
-    ):
+    ]
+    for key, label, style in styles:
         points = [(row["step"], row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, **style)

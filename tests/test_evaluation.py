@@ -1,0 +1,66 @@
+"""Perplexity: every token once, the state carried, the same for any window."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rnn_hf import RNNConfig, RNNForCausalLM
+from rnn_hf.evaluation import evaluate, unigram_loss
+
+
+def model_of(cell_type):
+    torch.manual_seed(0)
+    config = RNNConfig(vocab_size=11, hidden_size=6, cell_type=cell_type, hidden_dropout=0.5, initializer_range=1.0)
+    return RNNForCausalLM(config).double()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.lists(st.integers(0, 10), min_size=1, max_size=40),
+    window=st.integers(1, 50),
+    cell_type=st.sampled_from(["lstm", "gru", "rnn"]),
+)
+def test_perplexity_is_that_of_one_pass_over_all_tokens_for_any_window(tokens, window, cell_type):
+    model = model_of(cell_type).eval()
+    score = evaluate(model, np.array(tokens), start=0, window=window)
+    with torch.no_grad():
+        logits = model(torch.tensor([[0, *tokens[:-1]]])).logits
+    expected = -logits.log_softmax(-1)[0, torch.arange(len(tokens)), torch.tensor(tokens)].mean()
+    assert score.num_tokens == len(tokens)
+    assert score.loss == pytest.approx(expected.item(), abs=1e-9)
+    assert score.perplexity == pytest.approx(math.exp(expected.item()), abs=1e-6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(columns=st.integers(1, 5), window=st.integers(1, 12))
+def test_columns_are_scored_as_separate_texts_and_weighted_by_tokens(columns, window):
+    model, tokens = model_of("lstm"), np.random.default_rng(0).integers(0, 11, 43)
+    score = evaluate(model, tokens, start=0, columns=columns, window=window)
+    length = len(tokens) // columns
+    pieces = [tokens[i * length : (i + 1) * length] for i in range(columns)]
+    starts = [0, *(int(piece[-1]) for piece in pieces[:-1])]
+    alone = [evaluate(model, piece, start).loss for piece, start in zip(pieces, starts, strict=True)]
+    assert score.loss == pytest.approx(np.mean(alone), abs=1e-9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_model_is_restored_and_dropout_is_off(training):
+    model = model_of("lstm").train(training)
+    first, second = (evaluate(model, np.arange(10), start=0) for _ in range(2))
+    assert first == second and model.training is training
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    with pytest.raises(ValueError, match="another tokenizer"):
+        evaluate(model_of("gru"), np.array([3, 11]), start=0)
+
+
+def test_the_unigram_model_is_a_distribution_that_knows_frequencies():
+    train = np.array([0, 0, 0, 1])
+    losses = [unigram_loss(train, np.array([token]), vocab_size=3) for token in range(3)]
+    assert sum(math.exp(-loss) for loss in losses) == pytest.approx(1)
+    assert [math.exp(-loss) for loss in losses] == pytest.approx([4 / 7, 2 / 7, 1 / 7])

@@ -1,0 +1,206 @@
+"""The loop: it learns, resumed equals uninterrupted, what it leaves behind is whole and loads."""
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.evaluation import evaluate
+from rnn_hf.training import loop
+from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Sentences of a small grammar: the next word depends on the one before it, so a unigram model is beaten."""
+    directory, generator = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    sentences = [" ".join(str((start + i) % 12) for i in range(8)) for start in generator.integers(0, 12, 400)]
+    (directory / "train.txt").write_text("\n".join(sentences))
+    (directory / "validation.txt").write_text("\n".join(sentences[:40]))
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """Accelerate keeps one state a process; runs of another precision need a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def run(text, tmp_path):
+    """Train a tiny model with dropout of every kind; returns the content of run.json."""
+
+    def run(name, **flags):
+        values = {
+            "train_file": text / "train.txt", "validation_file": text / "validation.txt",
+            "output_dir": tmp_path / name, "hidden_size": 12, "embedding_dropout": 0.1, "hidden_dropout": 0.1,
+            "recurrent_dropout": 0.1, "per_device_train_batch_size": 6, "window": 10, "learning_rate": 5,
+            "num_train_epochs": 2, "logging_steps": 7, "disable_tqdm": True, "use_cpu": True, **flags,
+        }  # fmt: skip
+        argv = [part for name, value in values.items() for part in (f"--{name}", str(value))]
+        return train(parse_arguments(argv))
+
+    return run
+
+
+def weights(directory):
+    return AutoModelForCausalLM.from_pretrained(directory).state_dict()
+
+
+def assert_equal_weights(a, b):
+    assert all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+
+def rows(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, text):
+    record = run("a", num_train_epochs=5)
+    result, directory = record["result"], tmp_path / "a"
+    assert result["best_validation_perplexity"] < record["data"]["unigram_validation_perplexity"] / 2
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    tokens = encode_stream((text / "validation.txt").read_text().splitlines(), tokenizer)
+    score = evaluate(model, tokens, tokenizer.eos_token_id, columns=10)
+    assert score.loss == pytest.approx(result["best_validation_loss"], abs=1e-5)
+    assert result["is_complete"] and result["steps"] == 5 * record["steps_per_epoch"]
+    assert record == json.loads((directory / "run.json").read_text())
+    assert record["parameters"] == model.num_parameters()
+    assert record["arguments"]["training"]["seed"] == 42 and record["versions"]["torch"] == torch.__version__
+    assert (directory / "curve.png").read_bytes().startswith(b"\x89PNG")
+    steps = [row["step"] for row in rows(directory)]
+    assert steps == sorted(steps) and any("train_loss" in row for row in rows(directory))
+    assert [path.name for path in directory.glob("checkpoint-*")] == [f"checkpoint-{result['steps']}"]
+    assert not [path for path in directory.rglob("*writing*")]
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw"])
+@pytest.mark.parametrize("stop_at", [7, 52, 60])  # in an epoch, within the second, at an epoch's end
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, optim, stop_at):
+    common = {"optim": optim, "learning_rate": 0.01 if optim == "adamw" else 5, "momentum": 0.5, "eval_steps": 25}
+    whole = run("whole", **common)
+    assert whole["steps_per_epoch"] == 60
+    run("parts", max_steps=stop_at, **common)
+    resumed = run("parts", resume_from_checkpoint="last", **common)
+    last = f"checkpoint-{whole['result']['steps']}"
+    assert_equal_weights(weights(tmp_path / "whole" / last), weights(tmp_path / "parts" / last))
+    evaluations = [[row for row in rows(tmp_path / name) if "validation_loss" in row and row["step"] % 25 == 0]
+                   for name in ("whole", "parts")]  # fmt: skip
+    assert evaluations[0] == evaluations[1] and len(evaluations[0]) == 4
+    assert resumed["result"]["steps"] == whole["result"]["steps"]
+
+
+def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(run, tmp_path, monkeypatch):
+    original, calls = loop.TrainingRun._step, []
+
+    def step(self, bar):
+        original(self, bar)
+        calls.append(1)
+        if len(calls) == 9:
+            signal.raise_signal(signal.SIGINT)
+
+    run("whole")
+    monkeypatch.setattr(loop.TrainingRun, "_step", step)
+    stopped = run("parts")
+    assert stopped["result"]["steps"] == 9 and not stopped["result"]["is_complete"]
+    run("parts", resume_from_checkpoint="last")
+    assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_seed_decides_the_run(run, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(name, seed=seed, max_steps=3)
+    a, b, c = (weights(tmp_path / name) for name in "abc")
+    assert_equal_weights(a, b)
+    assert not torch.equal(a["lm_head.weight"], c["lm_head.weight"])
+
+
+def test_accumulated_windows_average_their_gradients(run, tmp_path):
+    """One step over two windows moves the weights by the mean of what the windows say with the state carried."""
+    plain = {"embedding_dropout": 0, "hidden_dropout": 0, "recurrent_dropout": 0, "max_grad_norm": 0}
+    plain |= {"lr_scheduler_type": "constant", "max_steps": 1, "learning_rate": 1}
+    run("start", **{**plain, "learning_rate": 1e-30})
+    run("two", gradient_accumulation_steps=2, **plain)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "start").train()
+    arguments = parse_arguments(["--train_file", "unused"]).training
+    corpus = loop.prepare_corpus(parse_arguments(_data_flags(tmp_path / "start")).data)
+    stream = loop.TokenStream(corpus.streams["train"], 0, 6, 10)
+    state = None
+    for window in range(2):
+        inputs, targets = stream[window]
+        outputs = model(inputs, past_key_values=state, shift_labels=targets)
+        (outputs.loss / 2).backward()
+        state = outputs.past_key_values.detach()
+    assert arguments.gradient_accumulation_steps == 1
+    moved = weights(tmp_path / "two")
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(moved[name], parameter.detach() - parameter.grad, atol=1e-6, rtol=1e-5)
+
+
+def _data_flags(directory: Path):
+    data = json.loads((directory / "run.json").read_text())["arguments"]["data"]
+    return [part for name, value in data.items() if value is not None for part in (f"--{name}", str(value))]
+
+
+def test_early_stopping_and_the_best_checkpoint(run, tmp_path):
+    record = run("a", learning_rate=30, lr_scheduler_type="constant", eval_steps=4, early_stopping_patience=2,
+                 num_train_epochs=20)  # fmt: skip
+    losses = [row["validation_loss"] for row in rows(tmp_path / "a") if "validation_loss" in row]
+    assert record["result"]["steps"] < 20 * record["steps_per_epoch"] and record["result"]["is_complete"]
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert record["result"]["best_validation_loss"] == min(losses)
+
+
+def test_checkpoints_are_pruned_to_the_limit(run, tmp_path):
+    run("a", save_steps=3, save_total_limit=2, max_steps=10)
+    assert sorted(path.name for path in (tmp_path / "a").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]
+    run("b", save_total_limit=0, max_steps=2)
+    assert not list((tmp_path / "b").glob("checkpoint-*"))
+
+
+def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
+    run("a", max_steps=2)
+    with pytest.raises(FileExistsError, match="--overwrite_output_dir"):
+        run("a", max_steps=2)
+    for flag, value in (("hidden_size", 13), ("learning_rate", 4), ("seed", 5), ("window", 9)):
+        with pytest.raises(ValueError, match=f"another run: {flag} was"):
+            run("a", resume_from_checkpoint="last", **{flag: value})
+    with pytest.raises(ValueError, match="train_sha1"):
+        run("a", resume_from_checkpoint="last", train_file=text / "validation.txt")
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        run("new", resume_from_checkpoint="last")
+    run("a", max_steps=1, overwrite_output_dir=True)
+    assert [path.name for path in (tmp_path / "a").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(run, tmp_path):
+    with pytest.raises(FloatingPointError, match="lower --learning_rate"):
+        run("a", learning_rate=1e38, max_grad_norm=0, lr_scheduler_type="constant")
+
+
+@pytest.mark.parametrize("flags", [{"bf16": True}, {"optim": "adam", "learning_rate": 0.02}])
+def test_other_ways_to_train_learn_too(run, flags):
+    record = run("a", num_train_epochs=4, **flags)
+    assert record["result"]["best_validation_perplexity"] < record["data"]["unigram_validation_perplexity"]
+
+
+def test_trackers_get_the_metrics(run, tmp_path):
+    run("a", report_to="tensorboard", max_steps=8)
+    assert list((tmp_path / "a").rglob("events.out.tfevents*"))
+
+
+def test_a_corpus_without_validation_sets_some_lines_aside(run, text, tmp_path):
+    argv = ["--train_file", str(text / "train.txt"), "--validation_split_percentage", "10"]
+    corpus = loop.prepare_corpus(parse_arguments(argv).data)
+    assert len(corpus.streams["validation"]) == pytest.approx(0.1 * 400 * 9)
+    assert math.isclose(len(corpus.streams["train"]), 0.9 * 400 * 9)

@@ -1,0 +1,69 @@
+"""Optimizers and schedules: each rate at each step is what its name says."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rnn_hf.training.arguments import TrainingArguments
+from rnn_hf.training.optim import build_optimizer, build_scheduler
+
+
+def rates(steps_per_epoch=10, epochs=4, **arguments):
+    options = TrainingArguments(num_train_epochs=epochs, learning_rate=8.0, **arguments)
+    optimizer = build_optimizer(nn.Linear(2, 2), options)
+    scheduler = build_scheduler(optimizer, options, steps_per_epoch)
+    seen = []
+    for _ in range(steps_per_epoch * epochs):
+        seen.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return seen
+
+
+def test_constant_stays_and_warms_up():
+    assert set(rates(lr_scheduler_type="constant")) == {8.0}
+    warming = rates(lr_scheduler_type="constant", warmup_steps=4)
+    assert warming[:4] == pytest.approx([0, 2, 4, 6]) and set(warming[4:]) == {8.0}
+
+
+def test_cosine_and_linear_fall_to_zero_at_the_last_epoch():
+    cosine, linear = rates(lr_scheduler_type="cosine"), rates(lr_scheduler_type="linear")
+    for step in range(40):
+        assert cosine[step] == pytest.approx(4 * (1 + math.cos(math.pi * step / 40)))
+        assert linear[step] == pytest.approx(8 * (1 - step / 40))
+
+
+def test_step_decays_once_an_epoch_after_the_first_ones():
+    seen = rates(lr_scheduler_type="step", lr_decay=0.5, lr_decay_start=2)
+    assert [seen[epoch * 10] for epoch in range(4)] == [8, 8, 4, 2]
+    assert all(len(set(seen[epoch * 10 : epoch * 10 + 10])) == 1 for epoch in range(4))
+
+
+def test_one_cycle_rises_to_the_rate_and_falls_below_its_start():
+    seen = rates(lr_scheduler_type="one_cycle")
+    top = seen.index(max(seen))
+    assert max(seen) == pytest.approx(8, rel=0.01) and 0 < top < 20
+    assert seen[:top] == sorted(seen[:top]) and seen[top:] == sorted(seen[top:], reverse=True)
+    assert seen[-1] < seen[0]
+
+
+def test_plateau_divides_when_validation_stops_improving():
+    options = TrainingArguments(lr_scheduler_type="reduce_lr_on_plateau", learning_rate=8.0, lr_decay=0.25)
+    optimizer = build_optimizer(nn.Linear(2, 2), options)
+    scheduler = build_scheduler(optimizer, options, 10)
+    for loss, expected in ((3.0, 8.0), (2.0, 8.0), (2.5, 2.0), (1.0, 2.0), (1.0, 0.5)):
+        scheduler.step(loss)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_the_named_optimizer_gets_its_arguments(name, kind):
+    options = TrainingArguments(optim=name, weight_decay=0.5, momentum=0.25, adam_beta1=0.75, adam_beta2=0.875)
+    optimizer = build_optimizer(nn.Linear(2, 2), options)
+    group = optimizer.param_groups[0]
+    assert type(optimizer) is kind and group["weight_decay"] == 0.5
+    assert group.get("momentum", 0.25) == 0.25 and group.get("betas", (0.75, 0.875)) == (0.75, 0.875)
