@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rnn_hf.data.streams import TokenStream
 
@@ -23,6 +23,19 @@ class Score:
     def perplexity(self) -> float:
         """exp(loss), infinite where that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
+
+
+def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, by directory or name on the Hub.
+
+    Raises:
+        ValueError: There is neither.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"no model {name}: not a directory with a checkpoint, and the Hub says: {reason}") from error
 
 
 @torch.no_grad()
@@ -67,7 +80,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     total, state = 0.0, None
-    windows: Iterable = tqdm(stream, desc="evaluating", leave=False, disable=not progress)
+    windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
     for inputs, targets in windows:
         inputs, targets = inputs.to(model.device), targets.to(model.device)
         outputs = model(inputs, past_key_values=state, shift_labels=targets, use_cache=True, skip_logits=True)

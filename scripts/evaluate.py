@@ -12,12 +12,11 @@ from argparse import ArgumentParser
 from dataclasses import fields, replace
 from pathlib import Path
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.data.corpora import SPLITS, lines_of
 from rnn_hf.data.tokenization import encode_stream
-from rnn_hf.evaluation import evaluate
+from rnn_hf.evaluation import evaluate, load_model
 from rnn_hf.training.arguments import DataArguments
 from rnn_hf.training.setup import data_arguments_of, read_corpus
 
@@ -49,8 +48,7 @@ def main() -> int:
         corpus = read_corpus(replace(source, **given))
         if arguments.split not in corpus:
             raise ValueError(f"the corpus has no split {arguments.split!r}, only {', '.join(corpus)}")
-        model = AutoModelForCausalLM.from_pretrained(arguments.model)
-        tokenizer = AutoTokenizer.from_pretrained(arguments.model)
+        model, tokenizer = load_model(arguments.model)
         tokens = encode_stream(lines_of(corpus[arguments.split]), tokenizer)
         end = tokenizer.eos_token_id
         score = evaluate(model, tokens, end, arguments.batch_size, arguments.window, progress=not arguments.json)

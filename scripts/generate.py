@@ -6,10 +6,10 @@ python scripts/generate.py MODEL --prompt "the government" [--max_new_tokens 40]
 import sys
 from argparse import ArgumentParser
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
+from transformers import pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-import rnn_hf  # noqa: F401 (registers the models)
+from rnn_hf.evaluation import load_model
 
 
 def main() -> int:
@@ -32,8 +32,7 @@ def main() -> int:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
     past_end = options.pop("past_end")
     try:
-        model = AutoModelForCausalLM.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model, tokenizer = load_model(name)
         if past_end:
             model.generation_config.eos_token_id = None
         set_seed(seed)

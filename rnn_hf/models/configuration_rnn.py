@@ -83,14 +83,14 @@ class RNNConfig(PreTrainedConfig):
 
     def validate_rnn(self):
         """Part of the `@strict` validation: ranges, and fields that must fit each other."""
-        for name in ("vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"):
+        for name in ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(self, name)}")
-        if self.initializer_range <= 0:
-            raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}")
+        if not 0 < self.initializer_range < float("inf"):
+            raise ValueError(f"`initializer_range` must be positive and finite, got {self.initializer_range}")
         if self.cell_type != "rnn" and self.hidden_act is not None:
             raise ValueError(
                 f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"

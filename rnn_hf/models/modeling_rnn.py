@@ -356,7 +356,6 @@ class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
         past_key_values: RNNCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -367,11 +366,11 @@ class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
 
         Args:
             labels: `(B, T)`, the input ids themselves; shifted inside, -100 is ignored.
-            shift_labels: `(B, T)`, the token after each position, for a caller who knows the one after the window.
             logits_to_keep: Positions to predict at: the last n (0 for all), or indices `(n,)` or `(B, n)`,
                 or a boolean `(B, T)`, which gives `(number of true, V)`.
             skip_logits: With labels, compute the loss chunk by chunk and return no logits: less memory and time.
-            kwargs: `num_items_in_batch` divides the summed loss in place of the number of labels.
+            kwargs: `shift_labels` `(B, T)`, the token after each position, for a caller who knows the one after the
+                window; `num_items_in_batch`, which divides the summed loss in place of the number of labels.
 
         Returns:
             `loss` (mean negative log-likelihood in nats), `logits` `(B, T, V)`, `past_key_values`, `hidden_states`.
@@ -379,6 +378,8 @@ class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
         Raises:
             ValueError: As in [`RNNModel.forward`]; labels with `logits_to_keep`; `skip_logits` without labels.
         """
+        # Not an argument by name: Trainer takes each one with "label" in its name for a column of every data set.
+        shift_labels = kwargs.pop("shift_labels", None)
         has_labels = labels is not None or shift_labels is not None
         if has_labels and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
             raise ValueError("`logits_to_keep` does not go with `labels`: the loss needs every position")
@@ -391,6 +392,7 @@ class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
+            return_dict=True,
             **kwargs,
         )
         hidden = outputs.last_hidden_state
@@ -440,9 +442,9 @@ def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Te
     """The positions of `(B, T, H)` that `logits_to_keep` names, as transformers defines its forms."""
     if isinstance(logits_to_keep, int):
         return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.dtype == torch.bool:
-        return hidden_states[logits_to_keep]
     if logits_to_keep.ndim == 2:
+        if logits_to_keep.dtype == torch.bool:
+            return hidden_states[logits_to_keep]
         return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
     return hidden_states[:, logits_to_keep]
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -111,6 +112,7 @@ class TrainingRun:
         last = self.total_steps if options.max_steps < 0 else min(options.max_steps, self.total_steps)
         bar = tqdm(
             total=last, initial=progress.step, desc="training", unit="step",
+            mininterval=1 if sys.stderr.isatty() else 30,
             disable=options.disable_tqdm or not self.accelerator.is_main_process,
         )  # fmt: skip
         self.model.train()

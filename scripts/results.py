@@ -1,0 +1,73 @@
+"""Write the tables of README.md from the files under results/: what runs and benchmarks wrote, never typed.
+
+    python scripts/results.py [--check]
+
+results/NAME/ holds run.json of a run and validation.json and test.json of scripts/evaluate.py --json;
+results/benchmark_train.json is what scripts/benchmark.py train --json wrote.
+"""
+
+import json
+import re
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def perplexities(root: Path) -> str:
+    """One row a run: sizes and time from run.json, perplexity over every token from scripts/evaluate.py."""
+    rows = ["| recipe | parameters | epochs | minutes (threads) | seed | validation | test |", "|" + " --- |" * 7]
+    for directory in sorted((root / "results").glob("*/")):
+        run, scores = read(directory / "run.json"), [read(directory / f"{s}.json") for s in ("validation", "test")]
+        result, seed = run["result"], run["arguments"]["training"]["seed"]
+        validation, test = (f"{score['perplexity']:.2f}" for score in scores)
+        rows.append(
+            f"| `{directory.name}` | {run['parameters']:,} | {result['epochs']:g} | "
+            f"{result['minutes']:.0f} ({run['threads']}) | {seed} | {validation} | **{test}** |"
+        )
+    return "\n".join(rows)
+
+
+def speed(root: Path) -> str:
+    """One row a size of the training benchmark."""
+    benchmark = read(root / "results" / "benchmark_train.json")
+    names = list(benchmark["rows"][0]["ratio"])
+    rows = ["| size | " + " | ".join(f"to {name}" for name in names) + " |", "|" + " --- |" * (1 + len(names))]
+    for row in benchmark["rows"]:
+        rows.append(f"| {row['size']} | " + " | ".join(f"{row['ratio'][name]:.2f}" for name in names) + " |")
+    about = f"{benchmark['rounds']} rounds, {benchmark['threads']} threads, torch {benchmark['versions']['torch']}"
+    return "\n".join([*rows, "", f"({about}, device {benchmark['device']})"])
+
+
+def render(text: str, root: Path) -> str:
+    """`text` with what stands between `<!-- NAME -->` and `<!-- end NAME -->` written anew."""
+    for name, table in (("results", perplexities(root)), ("speed", speed(root))):
+        pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
+        text, count = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"README.md needs one pair of marks <!-- {name} --> and <!-- end {name} -->")
+    return text
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is out of date")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    rendered = render(text, ROOT)
+    if arguments.check:
+        print("README.md is up to date" if rendered == text else "README.md is out of date: run scripts/results.py")
+        return int(rendered != text)
+    readme.write_text(rendered, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

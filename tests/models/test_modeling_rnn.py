@@ -1,0 +1,696 @@
+"""The models as transformers models: outputs, losses, dropouts, checkpointing, types, saving, initialisation."""
+
+import copy
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
+
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.models import modeling_rnn
+
+
+# The names that the older of the supported transformers versions know as well.
+old_names = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
+
+DROPOUTS = ["embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"]
+
+
+def some_ids(batch: int = 2, time: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randint(11, (batch, time), generator=torch.Generator().manual_seed(seed))
+
+
+def left_padded(batch: int = 2, time: int = 5) -> torch.Tensor:
+    mask = torch.ones(batch, time, dtype=torch.long)
+    mask[0, :2] = 0
+    return mask
+
+
+def gradients_of(model) -> dict[str, torch.Tensor]:
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return gradients
+
+
+def assert_same_gradients(got: dict, expected: dict, **tolerance):
+    assert got.keys() == expected.keys()
+    for name in got:
+        torch.testing.assert_close(got[name], expected[name], msg=lambda text, n=name: f"{n}: {text}", **tolerance)
+
+
+def recurrent_modules(model) -> list[nn.RNNBase]:
+    return [module for module in model.modules() if isinstance(module, nn.RNNBase)]
+
+
+# Outputs
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_logits_to_keep_selects_positions_in_every_form(make_model, cell, padded):
+    model, ids = make_model(cell), some_ids(3, 5)
+    mask = left_padded(3) if padded else None
+    logits = model(ids, mask).logits
+
+    def keep(form):
+        return model(ids, mask, logits_to_keep=form).logits
+
+    def same(got, expected):
+        assert got.shape == expected.shape
+        torch.testing.assert_close(got, expected)
+
+    same(keep(0), logits)
+    same(keep(1), logits[:, -1:])
+    same(keep(3), logits[:, -3:])
+    same(keep(torch.tensor([4, 0])), logits[:, [4, 0]])
+    same(keep(torch.tensor([-1])), logits[:, -1:])
+    rows = torch.tensor([[0, 1], [4, 4], [2, 0]])
+    same(keep(rows), torch.stack([logits[i, rows[i]] for i in range(3)]))
+    chosen = torch.rand(3, 5, generator=torch.Generator().manual_seed(1)) < 0.5
+    same(keep(chosen), logits[chosen])
+
+
+def test_logits_to_keep_takes_a_boolean_per_position(make_model):
+    # As transformers defines it: a 1D tensor holds for every row. With as many rows as positions, rows and
+    # positions would be mixed up without a word.
+    model, ids = make_model({}), some_ids(5, 5)
+    chosen = torch.tensor([True, False, False, True, False])
+    kept = model(ids, logits_to_keep=chosen).logits
+    assert kept.shape == (5, 2, 11)
+    torch.testing.assert_close(kept, model(ids).logits[:, chosen])
+
+
+@pytest.mark.parametrize("form", [1, torch.tensor([0])], ids=["count", "positions"])
+def test_labels_with_logits_to_keep_are_refused(make_model, form):
+    with pytest.raises(ValueError, match="`logits_to_keep`.*`labels`"):
+        make_model({})(some_ids(), labels=some_ids(), logits_to_keep=form)
+
+
+def test_without_return_dict_the_same_outputs_come_as_a_tuple(make_model, cell):
+    model, ids = make_model(cell), some_ids()
+    named = model(ids, labels=ids, output_hidden_states=True)
+    loss, logits, state, hidden_states = model(ids, labels=ids, output_hidden_states=True, return_dict=False)
+    torch.testing.assert_close((loss, logits, hidden_states), (named.loss, named.logits, named.hidden_states))
+    assert state.get_seq_length() == 5
+    only_logits = model(ids, use_cache=False, return_dict=False)
+    assert isinstance(only_logits, tuple) and len(only_logits) == 1
+    hidden, state = model.model(ids, return_dict=False)
+    torch.testing.assert_close(hidden, named.hidden_states[-1])
+
+
+def test_return_dict_of_the_configuration_counts(make_model):
+    model, ids = make_model({}), some_ids()
+    expected = model(ids).logits
+    model.config.return_dict = False
+    logits, _ = model(ids)
+    torch.testing.assert_close(logits, expected)
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_hidden_states_are_the_embeddings_and_each_layer(make_model, cell, num_layers):
+    model, ids = make_model(cell, num_hidden_layers=num_layers), some_ids()
+    output = model.model(ids, output_hidden_states=True)
+    widths = [3] + [model.config.projection_size or hidden for _, hidden in model.config.layer_sizes]
+    assert [tuple(hidden.shape) for hidden in output.hidden_states] == [(2, 5, width) for width in widths]
+    torch.testing.assert_close(output.hidden_states[0], model.get_input_embeddings()(ids))
+    torch.testing.assert_close(output.hidden_states[-1], output.last_hidden_state, rtol=0, atol=0)
+    for index, layer in enumerate(model.model.layers):
+        expected = layer(output.hidden_states[index])[0]
+        torch.testing.assert_close(output.hidden_states[index + 1], expected)
+    assert model.model(ids).hidden_states is None
+    model.config.output_hidden_states = True
+    assert len(model(ids).hidden_states) == num_layers + 1
+
+
+def test_the_head_on_the_last_hidden_state_gives_the_logits(make_model, cell):
+    # Trainers that compute the loss themselves take these two and skip the model's forward, dropout included.
+    model, ids = make_model(cell, output_dropout=0.5).train(), some_ids()
+    head = model.get_output_embeddings()
+    torch.manual_seed(0)
+    hidden = model.base_model(ids).last_hidden_state
+    torch.manual_seed(0)
+    torch.testing.assert_close(hidden @ head.weight.T + head.bias, model(ids).logits)
+
+
+# Inputs that are refused
+
+
+def test_exactly_one_kind_of_input_is_required(make_model, cell):
+    model, ids = make_model(cell), some_ids()
+    for arguments in ({}, {"input_ids": ids, "inputs_embeds": model.get_input_embeddings()(ids)}):
+        with pytest.raises(ValueError, match="exactly one of `input_ids` and `inputs_embeds`"):
+            model(**arguments)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5, 1), (2, 0)], ids=str)
+def test_ids_of_a_wrong_shape_are_refused(make_model, shape):
+    with pytest.raises(ValueError, match="`input_ids`"):
+        make_model({})(torch.zeros(shape, dtype=torch.long))
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3), (2, 0, 3)], ids=str)
+def test_embeddings_of_a_wrong_shape_are_refused(make_model, shape):
+    with pytest.raises(ValueError, match="`inputs_embeds`"):
+        make_model({})(inputs_embeds=torch.zeros(shape, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(2, 4), (3, 5), (1, 5), (5,), (2, 1, 5), (2, 1, 5, 5)], ids=str)
+def test_masks_of_a_wrong_shape_are_refused(make_model, shape):
+    with pytest.raises(ValueError, match=r"`attention_mask`.*2, 5"):
+        make_model({})(some_ids(), torch.ones(shape, dtype=torch.long))
+
+
+def test_head_masks_are_refused(make_model, cell):
+    with pytest.raises(ValueError, match="`head_mask`"):
+        make_model(cell)(some_ids(), head_mask=torch.ones(2, 1))
+
+
+def test_skip_logits_without_labels_is_refused(make_model):
+    with pytest.raises(ValueError, match="`skip_logits=True`.*`labels`"):
+        make_model({})(some_ids(), skip_logits=True)
+
+
+def test_arguments_that_other_tools_pass_are_accepted(make_model, cell):
+    model, ids = make_model(cell), some_ids()
+    torch.testing.assert_close(model(ids, output_attentions=False, head_mask=None).logits, model(ids).logits)
+
+
+# Loss
+
+
+def test_loss_is_the_mean_over_the_labels_that_count(make_model, cell):
+    model, ids = make_model(cell), some_ids(3, 6)
+    labels = ids.clone()
+    labels[0, :3] = labels[2, 4] = -100
+    output = model(ids, labels=labels)
+    log_probabilities = output.logits.log_softmax(-1)
+    counted = [(b, t) for b in range(3) for t in range(1, 6) if labels[b, t] != -100]
+    expected = -sum(log_probabilities[b, t - 1, labels[b, t]] for b, t in counted) / len(counted)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_shift_labels_say_the_token_after_each_position(make_model, cell):
+    model, ids = make_model(cell), some_ids(2, 6)
+    inside = model(ids[:, :5], shift_labels=ids[:, 1:]).loss
+    torch.testing.assert_close(inside, model(ids, labels=ids).loss)
+    assert not torch.allclose(inside, model(ids[:, :5], labels=ids[:, :5]).loss)
+
+
+@pytest.mark.parametrize("skip_logits", [False, True])
+@pytest.mark.parametrize("count", [7, torch.tensor(7)], ids=["int", "tensor"])
+def test_num_items_in_batch_divides_the_sum(make_model, cell, count, skip_logits):
+    # Seven are fewer than there are labels: with accumulated batches the count is that of all of them.
+    model, ids = make_model(cell), some_ids(3, 5)
+    loss = model(ids, labels=ids, num_items_in_batch=count, skip_logits=skip_logits).loss
+    torch.testing.assert_close(loss, model(ids, labels=ids).loss * 12 / 7)
+
+
+@pytest.mark.parametrize("rows_at_a_time", [4, 256])
+@pytest.mark.parametrize("reduction", ["mean", "num_items_in_batch"])
+def test_skip_logits_gives_the_plain_loss_and_gradients(make_model, cell, monkeypatch, rows_at_a_time, reduction):
+    monkeypatch.setattr(modeling_rnn, "LOSS_CHUNK_ROWS", rows_at_a_time)
+    for dtype, digits in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        model, ids = make_model(cell, dtype=dtype), some_ids(5, 6)
+        labels = torch.where(some_ids(5, 6, seed=1) < 3, -100, ids)
+        arguments = {"labels": labels} | ({"num_items_in_batch": 9} if reduction != "mean" else {})
+        plain = model(ids, left_padded(5, 6), **arguments)
+        plain.loss.backward()
+        expected = gradients_of(model)
+        skipped = model(ids, left_padded(5, 6), skip_logits=True, **arguments)
+        skipped.loss.backward()
+        assert skipped.logits is None and plain.logits is not None
+        torch.testing.assert_close(skipped.loss, plain.loss, rtol=digits, atol=digits)
+        assert_same_gradients(gradients_of(model), expected, rtol=digits, atol=digits)
+
+
+def test_skip_logits_gives_the_plain_loss_without_gradients(make_model, cell):
+    model, ids = make_model(cell), some_ids()
+    with torch.no_grad():
+        loss = model(ids, labels=ids, skip_logits=True).loss
+    torch.testing.assert_close(loss, model(ids, labels=ids).loss)
+
+
+# Dropouts
+
+
+@pytest.mark.parametrize("name", DROPOUTS)
+def test_dropout_acts_in_training_and_not_in_eval(make_model, cell, name):
+    model, ids = make_model(cell, **{name: 0.5}), some_ids()
+    expected = make_model(cell)(ids).logits
+    torch.manual_seed(0)
+    torch.testing.assert_close(model(ids).logits, expected, rtol=0, atol=0)
+    first, second = model.train()(ids).logits, model(ids).logits
+    assert not torch.allclose(first, expected)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(model.eval()(ids).logits, expected, rtol=0, atol=0)
+
+
+def test_embedding_dropout_drops_word_types_everywhere_in_the_batch(make_model):
+    model = make_model({}, vocab_size=40, embedding_dropout=0.25).train()
+    ids = torch.randint(40, (6, 30), generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    seen = model.model(ids, output_hidden_states=True).hidden_states[0]
+    factors = seen / model.get_input_embeddings()(ids)
+    kept = []
+    for word in range(40):
+        of_word = factors[ids == word]
+        assert of_word.unique().numel() == 1 or torch.allclose(of_word, of_word[0, 0].expand_as(of_word))
+        kept.append(of_word[0, 0].item())
+    assert all(math.isclose(factor, 4 / 3) or factor == 0 for factor in kept)
+    assert 0 < kept.count(0) < 20
+
+
+@pytest.mark.parametrize("name", ["input_dropout", "hidden_dropout", "output_dropout"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_locked_dropout_has_one_mask_for_all_steps_and_one_a_row(make_model, cell, name, padded):
+    fields = {"embedding_size": 6, "hidden_size": 8, "num_hidden_layers": 3}
+    if cell.get("projection_size"):
+        fields["projection_size"] = 6
+    model = make_model({**cell, **fields}, **{name: 0.25}).train()
+    entering = []  # what locked dropout returned: the inputs of the layers, and the output
+    original = modeling_rnn.locked_dropout
+
+    def recorded(inputs, *args):
+        output = original(inputs, *args)
+        entering.append((inputs, output))
+        return output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modeling_rnn, "locked_dropout", recorded)
+        torch.manual_seed(0)
+        last = model.model(some_ids(8, 5), left_padded(8) if padded else None).last_hidden_state
+    assert len(entering) == 4 and entering[-1][1] is last
+    acting = {"input_dropout": [0], "hidden_dropout": [1, 2], "output_dropout": [3]}[name]
+    for place, (before, after) in enumerate(entering):
+        if place not in acting:
+            assert before is after
+            continue
+        rows = []
+        for b in range(8):
+            factors = [(after[b, t] / before[b, t])[before[b, t] != 0] for t in range(5)]
+            zeros = [(after[b, t] == 0) & (before[b, t] != 0) for t in range(5)]
+            alive = (before[b] != 0).all(0)
+            assert all(torch.isclose(f, torch.tensor(4 / 3, dtype=f.dtype)) or f == 0 for f in torch.cat(factors))
+            assert all(torch.equal(zeros[0][alive], z[alive]) for z in zeros)
+            rows.append(tuple((after[b] == 0).all(0).tolist()))
+        assert len(set(rows)) > 1
+
+
+def test_recurrent_dropout_is_one_mask_on_the_recurrent_weights(make_model, cell):
+    """The network that ran is the one with the masked weights, and the raw weights receive the gradient."""
+    model = make_model(cell, num_hidden_layers=1, recurrent_dropout=0.25)
+    ids = some_ids(4, 6)
+    with torch.no_grad():
+        # No unit of a ReLU may be dead, so that a weight without gradient is a dropped one.
+        if cell.get("hidden_act") == "relu":
+            recurrent_modules(model)[0].bias_ih_l0.fill_(6.0)
+            recurrent_modules(model)[0].weight_hh_l0.abs_()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    torch.manual_seed(3)
+    trained = model.train()(ids).logits
+    (trained * torch.rand_like(trained)).sum().backward()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
+        assert parameter.is_leaf and isinstance(parameter, nn.Parameter)
+    weight = model.model.layers[0].rnn.weight_hh_l0
+    dropped = weight.grad == 0
+    assert dropped.any() and not dropped.all()
+    masked = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        masked.model.layers[0].rnn.weight_hh_l0.copy_(torch.where(dropped, 0, weight / 0.75))
+    torch.testing.assert_close(masked(ids).logits, trained)
+
+
+def test_recurrent_dropout_works_again_after_eval(make_model, cell):
+    model, ids = make_model(cell, recurrent_dropout=0.5), some_ids()
+    names = [name for name, _ in model.named_parameters()]
+    outputs = []
+    for _ in range(3):
+        torch.manual_seed(0)
+        outputs.append((model.train()(ids).logits, model.eval()(ids).logits))
+    for trained, evaluated in outputs[1:]:
+        assert torch.equal(trained, outputs[0][0]) and torch.equal(evaluated, outputs[0][1])
+    assert not torch.allclose(*outputs[0])
+    assert [name for name, _ in model.named_parameters()] == names
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.train()(ids).logits.sum().backward()
+    assert all(module.weight_hh_l0.grad.abs().sum() > 0 for module in recurrent_modules(model))
+
+
+def test_output_dropout_lives_in_the_backbone(make_model, cell):
+    model = make_model(cell, output_dropout=0.5).train()
+    output = model.model(some_ids(4), output_hidden_states=True)
+    raw, dropped = output.hidden_states[-1], output.last_hidden_state
+    assert torch.where(dropped == 0, raw * 0, raw * 2).allclose(dropped)
+    assert (dropped == 0).any() and (dropped != 0).any()
+
+
+@pytest.mark.parametrize("name", ["input_dropout", "output_dropout"])
+def test_locked_dropout_preserves_the_expectation(make_model, name):
+    # Each of the 4000 rows draws its own mask, and where a ReLU is positive the layer is linear in its input.
+    model = make_model({"cell_type": "rnn", "hidden_act": "relu"}, num_hidden_layers=1, **{name: 0.25}).train()
+    with torch.no_grad():
+        recurrent_modules(model)[0].bias_ih_l0.fill_(6.0)
+        recurrent_modules(model)[0].weight_hh_l0.abs_()
+    ids = some_ids(1, 3).expand(4000, 3)
+    torch.manual_seed(0)
+    draws = model.model(ids).last_hidden_state
+    expected = model.eval().model(ids[:1]).last_hidden_state[0]
+    assert ((draws.mean(0) - expected).abs() < 5 * draws.std(0) / 4000**0.5).all()
+    assert (draws.std(0) > 0.05).all()
+
+
+def test_embedding_dropout_preserves_the_expectation(make_model):
+    model = make_model({}, vocab_size=4000, embedding_dropout=0.25).train()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(1.0)
+    torch.manual_seed(0)
+    seen = model.model(torch.arange(4000)[None], output_hidden_states=True).hidden_states[0]
+    assert abs(seen.mean().item() - 1) < 5 * (1 / 3) ** 0.5 / 4000**0.5
+
+
+def test_recurrent_dropout_preserves_the_expectation(make_model):
+    # With its factor held by the test above, what is left is how many weights are dropped: 60 x 60 draws.
+    cell = {"cell_type": "rnn", "hidden_act": "tanh", "hidden_size": 60, "embedding_size": 60}
+    model = make_model(cell, num_hidden_layers=1, recurrent_dropout=0.25).train()
+    torch.manual_seed(0)
+    model(some_ids()).logits.sum().backward()
+    kept = (recurrent_modules(model)[0].weight_hh_l0.grad != 0).double().mean().item()
+    assert abs(kept - 0.75) < 5 * (0.75 * 0.25) ** 0.5 / 60
+
+
+# Gradient checkpointing
+
+
+@old_names
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["not reentrant", "reentrant"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradient_checkpointing_gives_equal_gradients(make_model, cell, use_reentrant, padded, dropout):
+    model, ids = make_model(cell, **dict.fromkeys(DROPOUTS, dropout)).train(), some_ids(3, 5)
+    calls = []
+    for module in recurrent_modules(model):
+        module.register_forward_pre_hook(lambda *_: calls.append(1))  # not after: a replay may stop early
+
+    def loss_and_gradients():
+        calls.clear()
+        torch.manual_seed(5)
+        loss = model(ids, left_padded(3) if padded else None, labels=ids).loss
+        loss.backward()
+        return loss, gradients_of(model), len(calls)
+
+    loss, expected, num_calls = loss_and_gradients()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    checkpointed, got, num_calls_checkpointed = loss_and_gradients()
+    torch.testing.assert_close(checkpointed, loss)
+    assert_same_gradients(got, expected)
+    assert num_calls_checkpointed == 2 * num_calls  # or nothing was checkpointed
+    model.gradient_checkpointing_disable()
+    assert loss_and_gradients()[2] == num_calls
+
+
+@old_names
+@pytest.mark.parametrize("use_reentrant", [False, True], ids=["not reentrant", "reentrant"])
+def test_gradient_checkpointing_keeps_the_gradient_through_a_carried_state(make_model, cell, use_reentrant):
+    model, ids = make_model(cell).train(), some_ids(2, 6)
+
+    def gradients():
+        state = model(ids[:, :3]).past_key_values
+        model(ids[:, 3:], past_key_values=state).logits.sum().backward()
+        return gradients_of(model)
+
+    expected = gradients()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    assert_same_gradients(gradients(), expected)
+
+
+# Vocabulary and tying
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("size", [14, 8])
+@pytest.mark.filterwarnings("ignore:.*mean_resizing.*")
+def test_resizing_the_vocabulary_keeps_what_the_words_were(make_model, cell, tmp_path, tied, size):
+    model = make_model(cell, tie_word_embeddings=tied)
+    ids = some_ids() % 8
+    with torch.no_grad():
+        before = model(ids).logits
+    model.resize_token_embeddings(size, mean_resizing=False)
+    assert model.config.vocab_size == size
+    assert model.get_input_embeddings().weight.shape[0] == size
+    logits = model(ids).logits
+    assert logits.shape[-1] == size
+    both = min(size, 11)
+    torch.testing.assert_close(logits[..., :both], before[..., :both])
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) == tied
+    model(ids, labels=ids, skip_logits=True).loss.backward()
+    model.save_pretrained(tmp_path)
+    loaded = RNNForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(loaded(ids).logits, logits)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_tying_survives_saving(make_model, cell, tmp_path, tied):
+    model = make_model(cell, tie_word_embeddings=tied)
+    model.save_pretrained(tmp_path)
+    assert ("lm_head.weight" in load_file(tmp_path / "model.safetensors")) == (not tied)
+    loaded = RNNForCausalLM.from_pretrained(tmp_path, dtype="auto")
+    assert (loaded.lm_head.weight is loaded.get_input_embeddings().weight) == tied
+    copied = copy.deepcopy(loaded)
+    assert (copied.lm_head.weight is copied.get_input_embeddings().weight) == tied
+
+
+# Types
+
+
+@pytest.mark.parametrize("dtype, digits", [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_modules_of_each_type_are_right(make_model, cell, dtype, digits, padded):
+    model, ids = make_model(cell, dtype=dtype), some_ids(3, 5)
+    mask = left_padded(3) if padded else None
+    exact = copy.deepcopy(model).double()
+    exact(ids, mask, labels=ids).loss.backward()
+    expected = gradients_of(exact)
+    for skip_logits in (False, True):
+        output = model(ids, mask, labels=ids, skip_logits=skip_logits)
+        output.loss.backward()
+        assert all(part.dtype == dtype for layer in output.past_key_values.layers for part in [layer.keys])
+        torch.testing.assert_close(output.loss.double(), exact(ids, mask, labels=ids).loss, rtol=digits, atol=digits)
+        gradients = gradients_of(model)
+        assert {gradient.dtype for gradient in gradients.values()} == {dtype}
+        got = {name: gradient.double() for name, gradient in gradients.items()}
+        assert_same_gradients(got, expected, rtol=digits, atol=digits)
+    assert model(ids, mask).logits.dtype == dtype
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_autocast_to_bfloat16_is_right_and_leaves_the_recurrence_alone(make_model, cell, weights, training, padded):
+    fields = dict.fromkeys(DROPOUTS, 0.2) if training else {}
+    model, ids = make_model(cell, dtype=weights, **fields).train(training), some_ids(3, 5)
+    mask = left_padded(3) if padded else None
+
+    def run(context, **arguments):
+        torch.manual_seed(2)
+        with context:
+            output = model(ids, mask, labels=ids, output_hidden_states=True, **arguments)
+        output.loss.backward()
+        return output, gradients_of(model)
+
+    plain, expected = run(torch.autocast("cpu", enabled=False))
+    for arguments in ({}, {"skip_logits": True}):
+        cast, gradients = run(torch.autocast("cpu", dtype=torch.bfloat16), **arguments)
+        assert {hidden.dtype for hidden in cast.hidden_states} == {weights}
+        assert {layer.keys.dtype for layer in cast.past_key_values.layers} == {weights}
+        torch.testing.assert_close(cast.hidden_states, plain.hidden_states)
+        torch.testing.assert_close(cast.loss, plain.loss, rtol=0.03, atol=0.03)
+        assert_same_gradients(gradients, expected, rtol=0.1, atol=0.03)
+        if not arguments:
+            assert cast.logits.dtype == torch.bfloat16
+            torch.testing.assert_close(cast.logits.float(), plain.logits.float(), rtol=0.05, atol=0.05)
+
+
+# Saving and loading
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_saved_and_loaded_parameters_are_equal_to_the_bit(make_model, cell, tmp_path, dtype):
+    model = make_model(cell, dtype=dtype)
+    model.save_pretrained(tmp_path)
+    for loaded in (
+        RNNForCausalLM.from_pretrained(tmp_path, dtype="auto"),
+        AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto", device_map="cpu"),
+    ):
+        assert type(loaded) is RNNForCausalLM and not loaded.training
+        got, expected = dict(loaded.named_parameters()), dict(model.named_parameters())
+        assert got.keys() == expected.keys()
+        for name in got:
+            assert got[name].dtype == dtype and torch.equal(got[name], expected[name]), name
+        ids = some_ids()
+        torch.testing.assert_close(loaded(ids, left_padded()).logits, model(ids, left_padded()).logits)
+
+
+def test_backbone_of_a_saved_language_model_loads(make_model, cell, tmp_path):
+    model, ids = make_model(cell), some_ids()
+    model.save_pretrained(tmp_path)
+    backbone = AutoModel.from_pretrained(tmp_path, dtype="auto")
+    assert type(backbone) is RNNModel
+    torch.testing.assert_close(backbone(ids).last_hidden_state, model.model(ids).last_hidden_state)
+
+
+def test_weights_are_laid_out_for_cudnn_after_loading(make_model, cell, tmp_path, monkeypatch):
+    make_model(cell, seed=4, num_hidden_layers=3).save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    flattened = []  # modules, and what they held: construction calls this too, on weights that are still to come
+
+    def record(module):
+        weight = module._parameters.get("weight_hh_l0")
+        flattened.append((module, None if weight is None or weight.is_meta else weight.detach().clone()))
+
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", record)
+    for kwargs in ({}, {"device_map": "cpu"}, {"output_loading_info": True}):
+        flattened.clear()
+        loaded = RNNForCausalLM.from_pretrained(tmp_path, dtype="auto", **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        assert len(recurrent_modules(model)) == 3
+        for index, module in enumerate(recurrent_modules(model)):
+            held = [weight for other, weight in flattened if other is module and weight is not None]
+            assert held and torch.equal(held[-1], saved[f"model.layers.{index}.rnn.weight_hh_l0"])
+
+
+# Initialisation
+
+
+def assert_recurrent_module_is_initialised(module: nn.RNNBase):
+    size = module.hidden_size
+    for gate in module.weight_hh_l0.detach().split(size):
+        small = gate.T @ gate  # square, or tall under a projection: orthonormal columns either way
+        torch.testing.assert_close(small, torch.eye(len(small), dtype=small.dtype), rtol=1e-5, atol=1e-5)
+    assert module.weight_ih_l0.abs().max() <= size**-0.5
+    assert module.weight_ih_l0.std() > 0.3 * size**-0.5
+    bias = module.bias_ih_l0 + module.bias_hh_l0
+    expected = torch.zeros_like(bias)
+    if isinstance(module, nn.LSTM):
+        expected[size : 2 * size] = 1
+    torch.testing.assert_close(bias, expected, rtol=0, atol=0)
+
+
+def test_initialisation_is_as_documented(cell):
+    config = RNNConfig(vocab_size=50, embedding_size=3, hidden_size=6, initializer_range=0.05, **cell)
+    torch.manual_seed(0)
+    model = RNNForCausalLM(config)
+    for module in recurrent_modules(model):
+        assert_recurrent_module_is_initialised(module)
+    weight = model.get_input_embeddings().weight
+    assert 0.04 < weight.abs().max() <= 0.05
+    assert not model.lm_head.bias.any()
+
+
+def test_initialisation_is_determined_by_the_seed(cell):
+    config = RNNConfig(vocab_size=11, embedding_size=3, hidden_size=5, tie_word_embeddings=False, **cell)
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config).state_dict()
+
+    first, second, other = draw(0), draw(0), draw(1)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    changed = {name for name in first if not torch.equal(first[name], other[name])}
+    assert changed == {name for name in first if "bias" not in name}
+
+
+@pytest.mark.parametrize("missing", ["rnn", "weight_hh", "bias_ih", "layers.0", "lm_head", "embed_tokens"])
+def test_missing_keys_are_initialised_and_the_others_left_alone(make_model, cell, tmp_path, missing):
+    model = make_model(cell, tie_word_embeddings=False)
+    with torch.no_grad():
+        for module in recurrent_modules(model):
+            module.bias_hh_l0.zero_()  # so that the sum of the biases is that of the initialised one
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    saved = load_file(path)
+    kept = {name: tensor for name, tensor in saved.items() if missing not in name}
+    assert len(kept) < len(saved)
+    save_file(kept, path, metadata={"format": "pt"})
+    torch.manual_seed(0)
+    loaded, info = RNNForCausalLM.from_pretrained(tmp_path, dtype="auto", output_loading_info=True)
+    assert set(info["missing_keys"]) == saved.keys() - kept.keys()
+    for name, parameter in loaded.named_parameters():
+        assert parameter.isfinite().all(), name
+        assert not parameter.is_meta
+        if name in kept:
+            assert torch.equal(parameter, kept[name]), name
+        else:
+            assert not torch.equal(parameter, saved[name]) or not saved[name].any(), name
+            if "lm_head.weight" in name or "embed_tokens" in name:
+                assert 0.05 < parameter.abs().max() <= loaded.config.initializer_range
+    for index, module in enumerate(recurrent_modules(loaded)):
+        whole = missing == "rnn" or (missing == "layers.0" and index == 0)
+        if whole:
+            assert_recurrent_module_is_initialised(module)
+        elif missing == "weight_hh":
+            for gate in module.weight_hh_l0.detach().split(module.hidden_size):
+                torch.testing.assert_close(gate.T @ gate, torch.eye(gate.shape[1], dtype=gate.dtype))
+        elif missing == "bias_ih":
+            expected = torch.zeros_like(module.bias_ih_l0)
+            if isinstance(module, nn.LSTM):
+                expected[module.hidden_size : 2 * module.hidden_size] = 1
+            assert torch.equal(module.bias_ih_l0, expected)
+
+
+# Training
+
+
+def test_a_tiny_batch_is_learned_by_heart(cell):
+    fields = {**cell, "projection_size": 32} if cell.get("projection_size") else cell
+    embedding_size = fields.get("projection_size", 48)
+    config = RNNConfig(vocab_size=11, embedding_size=embedding_size, hidden_size=48, num_hidden_layers=1, **fields)
+    torch.manual_seed(0)
+    model, ids = RNNForCausalLM(config).train(), some_ids(4, 8)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    losses = []
+    for _ in range(60):
+        loss = model(ids, labels=ids).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@old_names
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trainer_trains_and_evaluates_on_padded_sequences(make_model, tmp_path, checkpointing):
+    model = make_model({"cell_type": "lstm"}, dtype=torch.float32)
+    rows = []
+    for row in range(4):
+        ids, mask = some_ids(1, 5, seed=row)[0], torch.tensor([0] * row + [1] * (5 - row))
+        rows.append({"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask.bool(), ids, -100)})
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        learning_rate=1e-2,
+        per_device_train_batch_size=2,
+        per_device_eval_batch_size=4,
+        gradient_checkpointing=checkpointing,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+    trainer.train()
+    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    with torch.no_grad():
+        expected = model.eval()(**batch)
+    metrics = trainer.evaluate()
+    assert "eval_loss" in metrics  # Trainer looks for every argument of forward that is named like a label
+    assert math.isclose(metrics["eval_loss"], expected.loss.item(), rel_tol=1e-5)
+    predictions = trainer.predict(rows).predictions
+    torch.testing.assert_close(torch.tensor(predictions), expected.logits)

@@ -1,0 +1,108 @@
+"""The commands: each answers --help, trains two steps, reads what another left, and says in one line what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+
+
+def command(*argv, **environment):
+    program = [sys.executable, *map(str, argv)]
+    return subprocess.run(
+        program, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+def script(name, *argv):
+    return command(ROOT / "scripts" / name, *argv)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("the cat sat on the mat\nthe dog sat on the cat\n" * 60)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(text, tmp_path_factory):
+    """A model that two steps of scripts/train.py made, by a recipe of the project."""
+    directory = tmp_path_factory.mktemp("runs") / "model"
+    recipe = ROOT / "scripts" / "recipes" / "ptb_lstm_small.yaml"
+    files = {"train_file": text, "validation_file": text, "test_file": text, "output_dir": directory}
+    small = {"hidden_size": 8, "max_steps": 2, "per_device_train_batch_size": 4, "bf16": False}
+    flags = [part for name, value in {**files, **small}.items() for part in (f"--{name}", value)]
+    # The recipe names Penn Treebank; a text file takes its place only when the name is taken back.
+    own = directory.parent / "recipe.yaml"
+    own.write_text(recipe.read_text().replace("dataset_name: ptb\n", ""))
+    result = script("train.py", own, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "go on with --resume_from_checkpoint last" in result.stdout
+    return directory
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_answers_help(name):
+    if name == "demo.py":
+        pytest.skip("its flags are those of train.py")
+    result = script(name, "--help")
+    assert result.returncode == 0 and "usage:" in result.stdout
+
+
+def test_evaluate_reads_the_runs_own_corpus_and_gives_one_number_for_any_window(trained, text):
+    results = [script("evaluate.py", trained, "--split", "test", "--json", "--window", n) for n in (7, 200)]
+    first, second = (json.loads(result.stdout) for result in results)
+    assert first["tokens"] == 120 * 7
+    assert first["loss_nats"] == pytest.approx(second["loss_nats"], abs=1e-5)
+    told = script("evaluate.py", trained, "--split", "test", "--test_file", text)
+    assert f"perplexity {first['perplexity']:.2f} over 840 tokens" in told.stdout
+
+
+def test_generate_goes_on_from_each_prompt(trained):
+    result = script("generate.py", trained, "--prompt", "the cat", "--prompt", "the", "--max_new_tokens", 3,
+                    "--past_end")  # fmt: skip
+    lines = result.stdout.splitlines()
+    assert result.returncode == 0, result.stderr
+    assert len(lines) == 2 and lines[0].startswith("the cat ") and len(lines[1].split()) == 4
+
+
+def test_accelerate_launches_two_processes_that_share_the_columns(text, tmp_path):
+    flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 4, "--use_cpu", True]
+    one = ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "one", *flags]
+    two = ["--per_device_train_batch_size", 2, "--output_dir", tmp_path / "two", *flags]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", 2, "--mixed_precision", "no"]
+    launched = command(*launch, ROOT / "scripts" / "train.py", *two)
+    assert launched.returncode == 0, launched.stderr[-3000:]
+    assert script("train.py", *one).returncode == 0
+    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
+    assert [record["processes"] for record in records] == [1, 2]
+    losses = [record["result"]["best_validation_loss"] for record in records]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train.py", "nothing.yaml"], "error: no recipe nothing.yaml"),
+        (["train.py", "--learning_rat", "1"], "did you mean '--learning_rate'"),
+        (["train.py"], "error: name a corpus"),
+        (["train.py", "--ptb_dir", "nowhere"], "error: no file nowhere/ptb.train.txt"),
+        (["train.py", "--dataset_name", "sotu", "--cell_type", "gru", "--projection_size", "3"], "projection_size"),
+        (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: no file"),
+        (["generate.py", "./nowhere"], "error: no model ./nowhere"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, monkeypatch):
+    output = ["--output_dir", tmp_path / "out"] if argv[0] == "train.py" else []
+    result = script(*argv, *output)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "out" / "run.json").exists()
