@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rnn_hf.data.streams import TokenStream
 
@@ -25,7 +26,7 @@ class Score:
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
 
-def load_model(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(name: str) -> tuple[PreTrainedModel, Any]:
     """A causal language model and its tokenizer, by directory or name on the Hub.
 
     Raises:

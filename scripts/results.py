@@ -48,10 +48,11 @@ def speed(root: Path) -> str:
 def render(text: str, root: Path) -> str:
     """`text` with what stands between `<!-- NAME -->` and `<!-- end NAME -->` written anew."""
     for name, table in (("results", perplexities(root)), ("speed", speed(root))):
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)"
-        text, count = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL)
-        if count != 1:
+        parts = re.split(rf"(<!-- (?:end )?{name} -->\n)", text)
+        if len(parts) != 5:
             raise ValueError(f"README.md needs one pair of marks <!-- {name} --> and <!-- end {name} -->")
+        before, start, _, end, after = parts
+        text = f"{before}{start}{table}\n{end}{after}"
     return text
 
 

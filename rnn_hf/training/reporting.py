@@ -91,7 +91,8 @@ def plot_curve(metrics: Path, png: Path) -> None:
     axes.set_yticks([t for t in ticks if low <= t <= high], [str(t) for t in ticks if low <= t <= high])
     axes.set_yticks([], minor=True)
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.lines:
+        axes.legend()
     beside = png.with_name(f".writing-{png.name}")
     figure.savefig(beside, dpi=130)
     os.replace(beside, png)

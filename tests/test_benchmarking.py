@@ -1,0 +1,38 @@
+"""The benchmark compares like with like: its hand-written model computes what the package computes."""
+
+import pytest
+import torch
+
+from rnn_hf import RNNConfig, RNNForCausalLM
+from rnn_hf.benchmarking import BareLanguageModel, TrainingSize, in_turn, ratio, training_steps
+
+
+@pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
+def test_the_hand_written_model_has_the_same_loss(cell_type):
+    config = RNNConfig(vocab_size=9, hidden_size=4, cell_type=cell_type, tie_word_embeddings=False)
+    ours, bare = RNNForCausalLM(config), BareLanguageModel(config)
+    bare.embedding.load_state_dict(ours.model.embed_tokens.state_dict())
+    bare.output.load_state_dict(ours.lm_head.state_dict())
+    for index, layer in enumerate(ours.model.layers):
+        for name, parameter in layer.rnn.named_parameters():
+            getattr(bare.rnn, name.replace("_l0", f"_l{index}")).data.copy_(parameter)
+    tokens = torch.randint(9, (3, 6))
+    expected = ours(tokens[:, :-1], shift_labels=tokens[:, 1:]).loss
+    for kind in ("plain", "fused") if hasattr(torch.nn.functional, "linear_cross_entropy") else ("plain",):
+        loss, _ = bare(tokens[:, :-1], tokens[:, 1:].contiguous(), None, kind)
+        torch.testing.assert_close(loss, expected)
+
+
+def test_every_candidate_trains():
+    size = TrainingSize("gru", 8, 2, 2, 3, vocab_size=20)
+    for candidate in training_steps(size, torch.device("cpu")).values():
+        candidate()
+        candidate()
+
+
+def test_ratios_are_taken_within_rounds():
+    times = {"a": [1.0, 4.0, 9.0], "b": [2.0, 4.0, 3.0]}
+    assert ratio(times, "a", "b") == 1.0
+    calls = []
+    in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
+    assert calls == ["a", "b"] * 3

@@ -1,0 +1,51 @@
+"""metrics.jsonl, run.json and the curve."""
+
+import builtins
+import json
+
+import pytest
+
+from rnn_hf.training.reporting import Metrics, plot_curve, read_metrics, write_json
+
+
+def test_metrics_of_a_run_that_goes_on_are_cut_to_where_it_goes_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    metrics = Metrics(path)
+    for step in (5, 10, 15):
+        metrics.write(step=step, train_loss=1.0)
+    Metrics(path, step=10).write(step=12, train_loss=2.0)
+    assert [row["step"] for row in read_metrics(path)] == [5, 10, 12]
+    Metrics(path)
+    assert read_metrics(path) == []
+
+
+def test_json_is_replaced_in_one_piece(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [{"step": 1, "train_perplexity": 9.0}, {"step": 2, "validation_perplexity": 8.0}]]
+)
+def test_the_curve_is_a_picture_even_of_nothing(tmp_path, rows):
+    metrics = Metrics(tmp_path / "metrics.jsonl")
+    for row in rows:
+        metrics.write(**row)
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_curve_names_the_extra(tmp_path, monkeypatch):
+    original = builtins.__import__
+
+    def no_matplotlib(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_matplotlib)
+    with pytest.raises(ImportError, match=r"rnn_hf\[plot\]"):
+        plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
