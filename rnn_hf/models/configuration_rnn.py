@@ -35,7 +35,8 @@ class RNNConfig(PreTrainedConfig):
         use_cache: Whether the model returns its recurrent state.
 
     Raises:
-        ValueError: A value is outside its range or does not fit another one; the message names the field.
+        huggingface_hub.errors.StrictDataclassError: A value is of the wrong type or outside its range, or does not
+            fit another one; the message names the field.
 
     Example:
 

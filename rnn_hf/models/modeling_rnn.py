@@ -65,14 +65,8 @@ class RNNLayer(GradientCheckpointingLayer):
         state = None if hidden is None else hidden[None].contiguous()
         if cell is not None:
             state = (state, cell[None].contiguous())
-        weights = self._weights()
-        # Autocast casts some of these operators and not others, to a type that not every CPU has: keep the weights'.
-        autocast = torch.is_autocast_enabled(inputs.device.type)
-        with torch.autocast(inputs.device.type, enabled=False) if autocast else nullcontext():
-            arguments = (sequence, state)
-            outputs, state = (
-                torch.func.functional_call(self.rnn, weights, arguments) if weights else self.rnn(*arguments)
-            )
+        weights, arguments = self._weights(), (sequence, state)
+        outputs, state = torch.func.functional_call(self.rnn, weights, arguments) if weights else self.rnn(*arguments)
         outputs = outputs if batch_sizes is None else outputs.data
         hidden, cell = state if isinstance(state, tuple) else (state, None)
         if self.is_sigmoid:
@@ -94,7 +88,23 @@ class RNNLayer(GradientCheckpointingLayer):
                 "bias_ih_l0": self.rnn.bias_ih_l0 / 2,
                 "bias_hh_l0": self.rnn.bias_hh_l0 / 2 + recurrent.sum(dim=1),
             }
+        if weights:
+            # One block, in the module's own order, as cuDNN wants it.
+            weights = {name: weights.get(name, parameter) for name, parameter in self.rnn.named_parameters()}
+            block = torch.cat([weight.flatten() for weight in weights.values()])
+            parts = block.split([weight.numel() for weight in weights.values()])
+            weights = {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
         return weights
+
+
+def without_autocast(device: torch.device):
+    """A context in which autocast is off.
+
+    Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has; so these
+    layers keep the type of their weights.
+    """
+    enabled = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 def locked_dropout(inputs: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
@@ -163,6 +173,10 @@ class RNNPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["RNNLayer"]
     _is_stateful = True
+
+    def __init__(self, config: RNNConfig, *args, **kwargs):
+        config.validate()  # a field may have been set after the configuration was made
+        super().__init__(config, *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -261,6 +275,17 @@ class RNNModel(RNNPreTrainedModel):
         states = self._read_state(past_key_values, embeds)
         packing = self._packing(attention_mask, embeds)
 
+        with without_autocast(embeds.device):
+            outputs, hidden_states = self._run_layers(embeds, states, packing)
+
+        return BaseModelOutputWithPast(
+            last_hidden_state=outputs,
+            past_key_values=self._write_state(past_key_values, states, embeds.shape[1]) if use_cache else None,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+        )
+
+    def _run_layers(self, embeds: torch.Tensor, states: list[tuple], packing: Packing | None):
+        """Outputs, and the hidden states before each layer and after the last; replaces the entries of `states`."""
         hidden_states = [embeds]
         outputs = locked_dropout(embeds, self.config.input_dropout, self.training)
         for index, layer in enumerate(self.layers):
@@ -273,12 +298,7 @@ class RNNModel(RNNPreTrainedModel):
             is_last = index + 1 == len(self.layers)
             dropout = self.config.output_dropout if is_last else self.config.hidden_dropout
             outputs = locked_dropout(raw, dropout, self.training)
-
-        return BaseModelOutputWithPast(
-            last_hidden_state=outputs,
-            past_key_values=self._write_state(past_key_values, states, embeds.shape[1]) if use_cache else None,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
-        )
+        return outputs, hidden_states
 
     def _embed(self, input_ids, inputs_embeds) -> torch.Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -306,9 +326,21 @@ class RNNModel(RNNPreTrainedModel):
                 "`past_key_values` is not a state of this network: pass what the model returned, or an empty "
                 f"RNNCache(model.config); got {type(cache).__name__} with {len(layers)} layers of state"
             )
-        for layer in layers:
-            if layer.is_initialized and len(layer.keys) != len(embeds):
+        for layer, (_, hidden_size) in zip(layers, self.config.layer_sizes, strict=True):
+            if not layer.is_initialized:
+                continue
+            if len(layer.keys) != len(embeds):
                 raise ValueError(f"`past_key_values` holds {len(layer.keys)} rows, the input has {len(embeds)}")
+            expected = (
+                self.config.projection_size or hidden_size,
+                hidden_size if self.config.cell_type == "lstm" else None,
+            )
+            got = layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]
+            if got != expected:
+                raise ValueError(
+                    "`past_key_values` is the state of another network: "
+                    f"widths of (h, c) should be {expected}, are {got}"
+                )
         return [(layer.keys, layer.values) for layer in layers]
 
     def _write_state(self, cache, states: list[tuple], num_tokens: int):

@@ -30,7 +30,7 @@ from rnn_hf.training.checkpoint import (
 )
 from rnn_hf.training.optim import build_optimizer, build_scheduler
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions, write_json
-from rnn_hf.training.setup import build_model, prepare_corpus, prepare_output_dir
+from rnn_hf.training.setup import build_model, check_model, check_output_dir, prepare_corpus
 
 
 # Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
@@ -67,7 +67,8 @@ class TrainingRun:
 
     def __init__(self, arguments: Arguments):
         self.arguments, options = arguments, arguments.training
-        self.output_dir = prepare_output_dir(arguments)
+        check_model(arguments)
+        self.output_dir = check_output_dir(arguments)
         trackers = [name for name in options.report_to.split(",") if name and name != "none"]
         self.accelerator = Accelerator(
             cpu=options.use_cpu,
@@ -253,6 +254,8 @@ class TrainingRun:
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
 
     def _start_files(self, trackers: list[str]) -> None:
+        if self.accelerator.is_main_process:
+            self.output_dir.mkdir(parents=True, exist_ok=True)
         if trackers:
             flat = {
                 k: v for part in asdict(self.arguments).values() if isinstance(part, dict) for k, v in part.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import lines_of, load_corpus
@@ -74,12 +75,20 @@ def prepare_corpus(arguments: DataArguments) -> Corpus:
     return Corpus(tokenizer, streams)
 
 
-def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
-    """A fresh model for the tokenizer, initialised from the run's seed.
+def check_model(arguments: Arguments) -> None:
+    """Refuse model arguments that are out of range or do not fit each other, before any data is read.
 
     Raises:
-        ValueError: The model's arguments are out of range or do not fit each other.
+        ValueError: Naming the argument.
     """
+    try:
+        RNNConfig(**asdict(arguments.model))
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
+
+
+def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
+    """A fresh model for the tokenizer, initialised from the run's seed."""
     set_seed(arguments.training.seed)
     end = tokenizer.eos_token_id
     start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -93,8 +102,8 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
     return RNNForCausalLM(config)
 
 
-def prepare_output_dir(arguments: Arguments) -> Path:
-    """The output directory, refused if it holds a run that this one would overwrite.
+def check_output_dir(arguments: Arguments) -> Path:
+    """The output directory, not made yet; refused if it holds a run that this one would overwrite.
 
     Raises:
         FileExistsError: It holds another run and neither resuming nor overwriting was asked for.
@@ -109,7 +118,6 @@ def prepare_output_dir(arguments: Arguments) -> Path:
             f"--output_dir {output_dir} holds a run: go on with --resume_from_checkpoint last, "
             "replace it with --overwrite_output_dir true, or choose another directory"
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
     return output_dir
 
 

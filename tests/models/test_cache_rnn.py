@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import pytest
 import torch
@@ -335,3 +336,19 @@ def test_inputs_are_not_written_to(make_model, cell):
     model(inputs_embeds=embeds, attention_mask=mask)
     for tensor, old in zip(tensors, before, strict=True):
         assert torch.equal(tensor, old) and tensor._version == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "widths"),
+    [
+        ({"cell_type": "gru"}, (3, None)),
+        ({"cell_type": "lstm", "projection_size": 3}, (3, 5)),
+        ({"cell_type": "lstm", "tie_word_embeddings": False}, (5, 5)),
+    ],
+)
+def test_the_state_of_another_network_is_refused(make_model, other, widths):
+    ids = torch.tensor([[1, 2]])
+    state = make_model(other, num_hidden_layers=1)(ids).past_key_values
+    model = make_model({"cell_type": "lstm"}, num_hidden_layers=1)
+    with pytest.raises(ValueError, match=re.escape(f"should be (3, 3), are {widths}")):
+        model(ids, past_key_values=state)

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from rnn_hf import RNNConfig
+from rnn_hf import RNNConfig, RNNModel
 
 
 DROPOUTS = ["embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"]
@@ -238,3 +238,10 @@ def test_configurations_do_not_share_their_auto_map():
     first, second = RNNConfig(), RNNConfig()
     first.auto_map["AutoModel"] = "elsewhere.Model"
     assert second.auto_map["AutoModel"] == "modeling_rnn.RNNModel"
+
+
+def test_a_wrong_value_set_later_is_refused_when_a_model_is_made():
+    config = RNNConfig(vocab_size=5, hidden_size=4)
+    config.hidden_dropout = 1.5
+    with pytest.raises(StrictDataclassError, match="`hidden_dropout`"):
+        RNNModel(config)
