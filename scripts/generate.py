@@ -35,6 +35,7 @@ def main() -> int:
         model, tokenizer = load_model(name)
         if past_end:
             model.generation_config.eos_token_id = None
+            options["skip_special_tokens"] = False
         set_seed(seed)
         generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
         for texts in generator(prompts or [tokenizer.bos_token], **options):
