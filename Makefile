@@ -29,10 +29,10 @@ demo: $(VENV)/.demo  ## train a small model on the offline corpus and write text
 	$(BIN)/python scripts/demo.py
 
 test: $(VENV)/.dev  ## run the tests that need no GPU, no network and no patience
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 test-slow: $(VENV)/.dev  ## run the slow tests too
-	$(BIN)/python -m pytest -m "not gpu and not network"
+	$(BIN)/python -m pytest -n auto -m "not gpu and not network"
 
 quality: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check
@@ -44,7 +44,7 @@ style: $(VENV)/.dev  ## repair style
 	$(BIN)/ruff format
 
 benchmark: $(VENV)/.demo  ## measure speed on this machine
-	$(BIN)/python scripts/benchmark.py
+	$(BIN)/python scripts/benchmark.py train
 
 clean:  ## remove caches and build outputs; the virtual environment and runs/ stay
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

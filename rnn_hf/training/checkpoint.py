@@ -27,7 +27,7 @@ class Progress:
     best_loss: float = float("inf")
     best_step: int = 0
     evaluations_without_gain: int = 0
-    epoch_loss: float = 0.0
+    loss_since_log: float = 0.0
     seconds: float = 0.0
 
 

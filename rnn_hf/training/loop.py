@@ -77,6 +77,7 @@ class TrainingRun:
             project_dir=str(self.output_dir),
         )
         self.corpus = prepare_corpus(arguments.data)
+        self.counts = self.corpus.counts()
         self.end = self.corpus.tokenizer.eos_token_id
         ranks = self.accelerator.num_processes
         self.stream = TokenStream(
@@ -170,14 +171,14 @@ class TrainingRun:
                 f"the loss is {loss} at step {progress.step} (learning rate {rate:g}): "
                 "lower --learning_rate or --max_grad_norm; the last checkpoint is untouched"
             )
-        progress.epoch_loss += loss
+        progress.loss_since_log += loss
         bar.update()
         since, seconds = self.logged
         count = progress.step - since
         if count < every:
             return
-        mean = progress.epoch_loss / count
-        progress.epoch_loss = 0.0
+        mean = progress.loss_since_log / count
+        progress.loss_since_log = 0.0
         elapsed = progress.seconds - seconds
         self.logged = (progress.step, progress.seconds)
         tokens = count * self.stream.num_tokens / self.steps_per_epoch * self.accelerator.num_processes
@@ -237,7 +238,7 @@ class TrainingRun:
 
     def _identity(self) -> dict[str, Any]:
         training = {name: value for name, value in asdict(self.arguments.training).items() if name not in FREE}
-        data = {"train_sha1": self.corpus.counts()["train_sha1"], "vocab_size": len(self.corpus.tokenizer)}
+        data = {name: self.counts[name] for name in ("train_sha1", "vocab_size")}
         return {**asdict(self.arguments.model), **training, **data, "processes": self.accelerator.num_processes}
 
     def _save(self) -> None:
@@ -267,7 +268,7 @@ class TrainingRun:
         self.record = {
             "arguments": self.arguments.to_dict(),
             "command": command_line(),
-            "data": self.corpus.counts(),
+            "data": self.counts,
             "device": str(self.accelerator.device),
             "parameters": self.bare_model.num_parameters(),
             "processes": self.accelerator.num_processes,
