@@ -141,9 +141,9 @@ def _from_hub(what: str, *args: Any, **kwargs: Any) -> DatasetDict:
 
 def _one_column(corpus: DatasetDict, column: str) -> DatasetDict:
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
-    if "train" not in corpus:
-        raise ValueError("the data set has no split 'train'")
-    columns = corpus["train"].column_names
+    if not corpus:
+        raise ValueError(f"the data set has none of the splits {', '.join(SPLITS)}")
+    columns = next(iter(corpus.values())).column_names
     if column not in columns:
         raise ValueError(f"no column {column!r}: set --text_column to one of {', '.join(columns)}")
     corpus = corpus.select_columns([column])

@@ -48,6 +48,8 @@ def test_any_data_set_with_a_text_column_loads(tmp_path):
     assert list(lines_of(corpus["train"])) == ["a b", "c", "d"]
     with pytest.raises(ValueError, match="--text_column to one of sentence, label"):
         load_corpus(dataset_name=str(tmp_path))
+    (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")  # enough to evaluate on
+    assert list(load_corpus(dataset_name=str(tmp_path), text_column="sentence")) == ["test"]
 
 
 @pytest.mark.parametrize(
