@@ -23,7 +23,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     result, directory = record["result"], arguments.training.output_dir
-    print(f"best validation perplexity {result['best_validation_perplexity']:.2f} (step {result['best_step']})")
+    if result["best_step"]:
+        print(f"best validation perplexity {result['best_validation_perplexity']:.2f} (step {result['best_step']})")
     if result["is_complete"]:
         print(f"model, run.json, metrics.jsonl and curve.png are in {directory}")
     else:

@@ -288,14 +288,15 @@ class TrainingRun:
     def finish(self) -> dict[str, Any]:
         """Write the results into run.json, draw the curve, close the trackers; returns the content of run.json."""
         progress = self.progress
+        is_validated = progress.best_step > 0
         self.record["result"] = {
             "steps": progress.step,
             "epochs": round(progress.step / self.steps_per_epoch, 4),
             "is_complete": progress.step >= self.total_steps or self._stopped_early(),
             "minutes": round(progress.seconds / 60, 2),
             "best_step": progress.best_step,
-            "best_validation_loss": progress.best_loss,
-            "best_validation_perplexity": math.exp(min(progress.best_loss, 700)),
+            "best_validation_loss": progress.best_loss if is_validated else None,
+            "best_validation_perplexity": math.exp(min(progress.best_loss, 700)) if is_validated else None,
         }
         if self.accelerator.is_main_process:
             write_json(self.output_dir / "run.json", self.record)

@@ -112,6 +112,7 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(run, tmp_path
     monkeypatch.setattr(loop.TrainingRun, "_step", step)
     stopped = run("parts")
     assert stopped["result"]["steps"] == 9 and not stopped["result"]["is_complete"]
+    assert stopped["result"]["best_validation_loss"] is None  # it was stopped before the first validation
     run("parts", resume_from_checkpoint="last")
     assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
