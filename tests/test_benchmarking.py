@@ -23,11 +23,25 @@ def test_the_hand_written_model_has_the_same_loss(cell_type):
         torch.testing.assert_close(loss, expected)
 
 
-def test_every_candidate_trains():
-    size = TrainingSize("gru", 8, 2, 2, 3, vocab_size=20)
-    for candidate in training_steps(size, torch.device("cpu")).values():
+def test_every_candidate_takes_a_step_of_the_same_size(monkeypatch):
+    """A candidate that skipped its optimizer step, or its backward pass, would win the comparison."""
+    taken = []
+    original = torch.optim.SGD.step
+    monkeypatch.setattr(
+        torch.optim.SGD, "step", lambda self: (taken.append(gradients(self)), original(self))
+    )  # fmt: skip
+
+    def gradients(optimizer):
+        parameters = optimizer.param_groups[0]["params"]
+        assert all(parameter.grad is not None for parameter in parameters)
+        return sum(parameter.numel() for parameter in parameters)
+
+    candidates = training_steps(TrainingSize("gru", 8, 2, 2, 3, vocab_size=20), torch.device("cpu"))
+    for candidate in candidates.values():
         candidate()
         candidate()
+    assert {"ours", "by hand, cross_entropy"} <= set(candidates)
+    assert len(taken) == 2 * len(candidates) and len(set(taken)) == 1
 
 
 def test_ratios_are_taken_within_rounds():
