@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.models.modeling_rnn import LOSS_CHUNK_ROWS
 
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -36,7 +37,7 @@ class BareLanguageModel(nn.Module):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         if loss == "plain":
             return F.cross_entropy(self.output(hidden), targets), state
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=256)
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
         weight, bias = self.output.weight, self.output.bias
         return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=options), state
 
