@@ -51,8 +51,6 @@ def trained(text, tmp_path_factory):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_script_answers_help(name):
-    if name == "demo.py":
-        pytest.skip("its flags are those of train.py")
     result = script(name, "--help")
     assert result.returncode == 0 and "usage:" in result.stdout
 
