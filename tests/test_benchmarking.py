@@ -49,4 +49,4 @@ def test_ratios_are_taken_within_rounds():
     assert ratio(times, "a", "b") == 1.0
     calls = []
     in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
-    assert calls == ["a", "b"] * 3
+    assert calls == ["a", "a", "b", "b"] * 2
