@@ -16,7 +16,9 @@ from rnn_hf.training.reporting import versions, write_json
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train"])
-    parser.add_argument("--rounds", type=int, default=9, help="counted rounds; in each, everything runs once uncounted and once counted")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="rounds, in which each candidate runs twice and the second run counts"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--json", help="also write the result to this file")
     arguments = parser.parse_args()
