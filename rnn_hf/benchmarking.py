@@ -11,10 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rnn_hf.models import RNNConfig, RNNForCausalLM
-from rnn_hf.models.modeling_rnn import LOSS_CHUNK_ROWS
-
-
-CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS
 
 
 class BareLanguageModel(nn.Module):
@@ -28,7 +25,7 @@ class BareLanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.rnn = CELLS[config.cell_type](
-            config.hidden_size, config.hidden_size, config.num_hidden_layers, batch_first=True
+            config.hidden_size, config.hidden_size, num_layers=config.num_hidden_layers, batch_first=True
         )
         self.output = nn.Linear(config.hidden_size, config.vocab_size)
 

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 from argparse import ArgumentParser
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -45,7 +45,7 @@ def main() -> int:
         source = DataArguments(**given) if given else data_arguments_of(Path(arguments.model))
         if source is None:
             raise ValueError("name a corpus: --dataset_name, --ptb_dir or --test_file and its like")
-        corpus = read_corpus(replace(source, **given))
+        corpus = read_corpus(source)
         if arguments.split not in corpus:
             raise ValueError(f"the corpus has no split {arguments.split!r}, only {', '.join(corpus)}")
         model, tokenizer = load_model(arguments.model)

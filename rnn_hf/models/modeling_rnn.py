@@ -3,6 +3,7 @@
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary, N real tokens of a padded batch.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
 
 
-CELLS: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 # Rows of logits that the fused loss holds at a time. On a CPU with a vocabulary of 10,000, 128 is slower, 256 to 1024
 # differ little, and 350 is the best of them by a percent or two.

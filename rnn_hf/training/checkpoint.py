@@ -53,16 +53,6 @@ def find_checkpoint(name: str, output_dir: Path) -> Path:
     return Path(name)
 
 
-def replace_directory(target: Path, write: Callable[[Path], None]) -> None:
-    """Fill a directory beside `target` by `write` and move it into place."""
-    beside = target.with_name(f".{target.name}.writing")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write(beside)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(beside, target)
-
-
 def write_into(target: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a directory beside, then move its files into `target`, each in one piece, weights last."""
     beside = target / ".writing"

@@ -86,7 +86,7 @@ def plot_curve(metrics: Path, png: Path) -> None:
     axes.set(xlabel="optimizer steps", ylabel="perplexity (log scale)", yscale="log")
     if best is not None:
         axes.set_title(f"best validation perplexity {best:.1f}", fontsize=10)
-    ticks = [t for t in (10, 20, 50, 70, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10000)]
+    ticks = (10, 20, 50, 70, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10000)
     low, high = axes.get_ylim()
     axes.set_yticks([t for t in ticks if low <= t <= high], [str(t) for t in ticks if low <= t <= high])
     axes.set_yticks([], minor=True)
