@@ -8,7 +8,7 @@ REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
 .DEFAULT_GOAL := help
 # Two pip processes in one environment break each other.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow quality style benchmark clean
+.PHONY: help venv demo test test-slow quality style cards verify benchmark clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -42,6 +42,13 @@ quality: $(VENV)/.dev  ## check style and types
 style: $(VENV)/.dev  ## repair style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+cards: $(VENV)/.demo  ## write code and cards of model_cards/, and README.md's tables, from the files of the runs
+	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/))
+	$(BIN)/python scripts/results.py
+
+verify: $(VENV)/.demo  ## evaluate the weights of model_cards/ again; Penn Treebank's need PTB_DIR=DIR
+	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/)) --verify $(if $(PTB_DIR),--ptb_dir $(PTB_DIR))
 
 benchmark: $(VENV)/.demo  ## measure speed on this machine
 	$(BIN)/python scripts/benchmark.py train

@@ -2,15 +2,27 @@
 
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import DatasetDict
+from huggingface_hub import hf_hub_download
+from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.data.streams import TokenStream
+from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.files import read_json, sha256_of, write_json
+
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
 
 
 @dataclass(frozen=True)
@@ -25,18 +37,97 @@ class Score:
         """exp(loss), infinite where that overflows."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
+    def to_dict(self) -> dict[str, float]:
+        """What evaluation.json says of a split."""
+        loss = {"loss_nats": self.loss, "bits_per_token": self.loss / math.log(2)}
+        return {"perplexity": self.perplexity, **loss, "tokens": self.num_tokens}
 
-def load_model(name: str) -> tuple[PreTrainedModel, Any]:
+
+def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
     """A causal language model and its tokenizer, by directory or name on the Hub.
 
     Raises:
-        ValueError: There is neither.
+        ValueError: There is neither, or what is there does not load.
     """
     try:
-        return AutoModelForCausalLM.from_pretrained(name), AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
+        return model, AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"no model {name}: not a directory with a checkpoint, and the Hub says: {reason}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot load the model {name}: {reason}") from error
+
+
+def load_corpus_of(name: str, revision: str | None = None, **given: str) -> DatasetDict:
+    """The corpus that the run behind a model was trained on, by its run.json; or the one that `given` names.
+
+    Args:
+        name: Directory of the model, or its name on the Hub.
+        revision: Branch, tag or commit on the Hub.
+        given: Arguments of `rnn_hf.data.corpora.load_corpus`, which then count alone.
+
+    Raises:
+        ValueError: Nothing is given and there is no run.json; or as `load_corpus`.
+    """
+    if given:
+        return load_corpus(**given)
+    path = Path(name) / "run.json"
+    if not Path(name).is_dir():
+        with suppress(OSError, ValueError):  # not there, not reachable, not a name: the corpus must be given
+            path = Path(hf_hub_download(name, "run.json", revision=revision))
+    run = read_json(path)
+    if run is None:
+        raise ValueError(f"{name} has no run.json: name a corpus by --dataset_name, --ptb_dir or --test_file")
+    data = run["arguments"]["data"]
+    return load_corpus(**{key: data[key] for key in signature(load_corpus).parameters if key in data})
+
+
+def evaluate_splits(
+    name: str, splits: Iterable[str], corpus: DatasetDict, revision: str | None = None, progress: bool = False,
+    columns: int = 1, window: int = 256,
+) -> dict[str, Score]:  # fmt: skip
+    """The scores of a checkpoint on splits of a corpus; arguments as in `load_model` and `evaluate`.
+
+    Raises:
+        ValueError: The corpus lacks a split, before the model is loaded; or as `load_model` and `evaluate`.
+    """
+    for split in splits:
+        if split not in corpus:
+            raise ValueError(f"the corpus has no split {split!r}, only {', '.join(corpus)}")
+    model, tokenizer = load_model(name, revision)
+    scores = {}
+    for split in splits:
+        tokens = encode_stream(lines_of(corpus[split]), tokenizer)
+        scores[split] = evaluate(model, tokens, tokenizer.eos_token_id, columns, window, progress)
+    return scores
+
+
+def save_scores(model_dir: Path, scores: dict[str, Score]) -> None:
+    """Add scores to `evaluation.json` beside the weights, which it names by checksum: those of others are dropped."""
+    path = model_dir / "evaluation.json"
+    weights = describe_weights(model_dir)
+    before = read_json(path) or {}
+    kept = before["scores"] if before.get("weights") == weights else {}
+    new = {split: score.to_dict() for split, score in scores.items()}
+    write_json(path, {"weights": weights, "scores": kept | new})
+
+
+def describe_weights(model_dir: Path) -> dict[str, Any]:
+    """Size in bytes, type, number of parameters and checksum of the weights in a directory.
+
+    Raises:
+        FileNotFoundError: It has no model.safetensors.
+    """
+    path = model_dir / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights {path}")
+    parameters, dtypes = 0, set()
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_slice(name)
+            parameters += math.prod(tensor.get_shape())
+            dtypes.add(tensor.get_dtype())
+    dtype = "/".join(sorted(DTYPES.get(dtype, dtype) for dtype in dtypes))
+    return {"bytes": path.stat().st_size, "dtype": dtype, "parameters": parameters, "sha256": sha256_of(path)}
 
 
 @torch.no_grad()

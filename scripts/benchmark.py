@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from rnn_hf.benchmarking import benchmark_training
-from rnn_hf.training.reporting import versions, write_json
+from rnn_hf.files import write_json
+from rnn_hf.training.reporting import versions
 
 
 def main() -> int:

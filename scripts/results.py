@@ -2,8 +2,8 @@
 
     python scripts/results.py [--check]
 
-results/NAME/ holds run.json of a run and validation.json and test.json of scripts/evaluate.py --json;
-results/benchmark_train.json is what scripts/benchmark.py train --json wrote.
+model_cards/NAME/ holds the run.json of a run and the evaluation.json that scripts/evaluate.py --save wrote of the
+weights there; results/benchmark_train.json is what scripts/benchmark.py train --json wrote.
 """
 
 import json
@@ -23,10 +23,10 @@ def read(path: Path) -> dict:
 def perplexities(root: Path) -> str:
     """One row a run: sizes and time from run.json, perplexity over every token from scripts/evaluate.py."""
     rows = ["| recipe | parameters | epochs | minutes (threads) | seed | validation | test |", "|" + " --- |" * 7]
-    for directory in sorted((root / "results").glob("*/")):
-        run, scores = read(directory / "run.json"), [read(directory / f"{s}.json") for s in ("validation", "test")]
+    for directory in sorted((root / "model_cards").glob("*/")):
+        run, scores = read(directory / "run.json"), read(directory / "evaluation.json")["scores"]
         result, seed = run["result"], run["arguments"]["training"]["seed"]
-        validation, test = (f"{score['perplexity']:.2f}" for score in scores)
+        validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
         rows.append(
             f"| `{directory.name}` | {run['parameters']:,} | {result['epochs']:g} | "
             f"{result['minutes']:.0f} ({run['threads']}) | {seed} | {validation} | **{test}** |"

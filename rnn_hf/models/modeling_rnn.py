@@ -3,12 +3,18 @@
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary, N real tokens of a padded batch.
 """
 
+import hashlib
+import os
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -27,6 +33,8 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "
 # Rows of logits that the fused loss holds at a time. On a CPU with a vocabulary of 10,000, 128 is slower, 256 to 1024
 # differ little, and 350 is the best of them by a percent or two.
 LOSS_CHUNK_ROWS = 350
+
+REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
 
 
 class RNNLayer(GradientCheckpointingLayer):
@@ -166,6 +174,32 @@ class Packing:
         return self.unpack(data, state[0]), state_after
 
 
+def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
+    """Compare weights in the Hub's cache with their checksum, which is the name of the file that they link to.
+
+    A download is checked by length alone, and a safetensors file with a wrong byte loads.
+
+    Raises:
+        OSError: They differ.
+    """
+    if name is None or os.path.exists(name):
+        return
+    revision = getattr(config, "_commit_hash", None) or options.get("revision")
+    found = try_to_load_from_cache(name, "config.json", cache_dir=options.get("cache_dir"), revision=revision)
+    if not isinstance(found, str):
+        return
+    for path in Path(found).parent.joinpath(options.get("subfolder") or "").glob("*.safetensors"):
+        expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+        if not re.fullmatch("[0-9a-f]{64}", expected):
+            continue  # a small file that is not stored by checksum, or a file system without links
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+        if digest.hexdigest() != expected:
+            raise OSError(f"the weights of {name} are damaged (checksum of {path}); {REPAIR}")
+
+
 class RNNPreTrainedModel(PreTrainedModel):
     """What all models of this package share: initialisation, and weights that stay in one block for cuDNN."""
 
@@ -181,9 +215,20 @@ class RNNPreTrainedModel(PreTrainedModel):
         super().__init__(config, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
-        loaded = super().from_pretrained(*args, **kwargs)
-        (loaded[0] if isinstance(loaded, tuple) else loaded).flatten_parameters()
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load a checkpoint as any model of transformers; damaged weights are refused.
+
+        Raises:
+            OSError: The weights are not whole, or not those that the Hub has by its checksum; or there are none.
+        """
+        name = pretrained_model_name_or_path
+        try:
+            loaded = super().from_pretrained(name, *args, **kwargs)
+        except SafetensorError as error:
+            raise OSError(f"the weights of {name} are damaged ({error}); {REPAIR}") from error
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        check_download(name, model.config, kwargs)
+        model.flatten_parameters()
         return loaded
 
     def flatten_parameters(self) -> None:

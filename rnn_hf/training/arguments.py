@@ -103,6 +103,14 @@ class TrainingArguments:
         default=None, metadata={"help": "a checkpoint-N directory, or 'last' for the newest one in output_dir"}
     )
     report_to: str = field(default="none", metadata={"help": "Accelerate trackers, comma-separated: tensorboard, ..."})
+    push_to_hub: bool = field(default=False, metadata={"help": "push the best model to the Hub at the end"})
+    hub_model_id: str | None = field(
+        default=None, metadata={"help": "repository to push to, [USER/]NAME; default: the name of output_dir"}
+    )
+    hub_private_repo: bool | None = field(default=None, metadata={"help": "a new repository is private"})
+    hub_strategy: Literal["end", "all_checkpoints"] = field(
+        default="end", metadata={"help": "all_checkpoints: push at each checkpoint too, with the checkpoints kept"}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
     disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
 

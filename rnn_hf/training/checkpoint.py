@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,6 @@ def find_checkpoint(name: str, output_dir: Path) -> Path:
     if not (Path(name) / "progress.json").is_file():
         raise FileNotFoundError(f"--resume_from_checkpoint {name}: not a checkpoint of a run")
     return Path(name)
-
-
-def write_into(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory beside, then move its files into `target`, each in one piece, weights last."""
-    beside = target / ".writing"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    write(beside)
-    for path in sorted(beside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
-        os.replace(path, target / path.name)
-    beside.rmdir()
 
 
 def save_checkpoint(

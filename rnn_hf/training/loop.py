@@ -18,6 +18,8 @@ from tqdm.auto import tqdm
 
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.evaluation import evaluate
+from rnn_hf.files import write_into, write_json
+from rnn_hf.hub import HubError
 from rnn_hf.models import RNNCache
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import (
@@ -26,10 +28,10 @@ from rnn_hf.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
-    write_into,
 )
 from rnn_hf.training.optim import build_optimizer, build_scheduler
-from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions, write_json
+from rnn_hf.training.pushing import Pusher
+from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
 from rnn_hf.training.setup import build_model, check_model, check_output_dir, prepare_corpus
 
 
@@ -37,6 +39,7 @@ from rnn_hf.training.setup import build_model, check_model, check_output_dir, pr
 FREE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
     "logging_steps", "report_to", "disable_tqdm", "use_cpu", "early_stopping_patience", "per_device_eval_batch_size",
+    "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
 }  # fmt: skip
 EVALUATION_WINDOW = 64
 
@@ -46,7 +49,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     The best model by validation loss stands in the directory itself, ready for `from_pretrained`, beside
     `run.json`, `metrics.jsonl` and `curve.png`; checkpoints to go on from stand in `checkpoint-N`. SIGINT and
-    SIGTERM end the run after the current step, with a checkpoint.
+    SIGTERM end the run after the current step, with a checkpoint. With `--push_to_hub` the model goes to the Hub
+    as well.
 
     Returns:
         The content of run.json.
@@ -54,12 +58,15 @@ def train(arguments: Arguments) -> dict[str, Any]:
     Raises:
         ValueError: Arguments that do not fit each other, the data, or the checkpoint.
         FloatingPointError: The loss is no longer finite.
-        OSError: A file or directory is missing or in the way.
+        OSError: A file or directory is missing or in the way; or the Hub refused, before the first step or, with
+            all files of the run in place, at the end.
     """
     run = TrainingRun(arguments)
     with stop_signals() as stop:
         run.train(stop)
-    return run.finish()
+    record = run.finish()
+    run.push(was_stopped=bool(stop))
+    return record
 
 
 class TrainingRun:
@@ -106,6 +113,9 @@ class TrainingRun:
         elif self.accelerator.is_main_process and options.overwrite_output_dir:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
+        self.pusher = None
+        if options.push_to_hub and self.accelerator.is_main_process:
+            self.pusher = Pusher(options, self.output_dir, tqdm.write)
         self._start_files(trackers)
 
     def train(self, stop: list[int]) -> None:
@@ -246,6 +256,8 @@ class TrainingRun:
             self.output_dir, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.progress,
             self.state, self._identity(), self.arguments.training.save_total_limit,
         )  # fmt: skip
+        if self.pusher is not None and self.pusher.with_checkpoints:
+            self.pusher.start(f"Step {self.progress.step}")
 
     def _resume(self, path: Path) -> None:
         self.progress, self.state = load_checkpoint(
@@ -306,6 +318,20 @@ class TrainingRun:
                 self.accelerator.print(f"no curve.png: {error}")
         self.accelerator.end_training()
         return self.record
+
+    def push(self, was_stopped: bool) -> None:
+        """The last push, with `--push_to_hub`; not of a run that a signal ended, which should end at once."""
+        if self.pusher is None:
+            return
+        by_hand = f"python scripts/push_to_hub.py {self.output_dir} {self.pusher.repo_id}"
+        if was_stopped:
+            tqdm.write(f"not pushed, as the run was stopped; by hand: {by_hand}")
+            return
+        try:
+            tqdm.write(f"pushed: {self.pusher.finish(f'Trained for {self.progress.step} steps')}")
+        except OSError as error:
+            message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
+            raise HubError(message) from error
 
 
 @contextmanager

@@ -28,13 +28,6 @@ def command_line() -> str:
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write beside and move into place."""
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(beside, path)
-
-
 class Metrics:
     """The file metrics.jsonl: one JSON object a line, each with its `step`.
 

@@ -1,7 +1,6 @@
 """From arguments to what a run works on: token streams, tokenizer and a fresh model, all checked before long work."""
 
 import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -119,9 +118,3 @@ def check_output_dir(arguments: Arguments) -> Path:
             "replace it with --overwrite_output_dir true, or choose another directory"
         )
     return output_dir
-
-
-def data_arguments_of(model_dir: Path) -> DataArguments | None:
-    """The data arguments of the run that made a model, from its run.json; `None` where there is none."""
-    path = model_dir / "run.json"
-    return DataArguments(**json.loads(path.read_text())["arguments"]["data"]) if path.is_file() else None

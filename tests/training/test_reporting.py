@@ -1,11 +1,10 @@
 """metrics.jsonl, run.json and the curve."""
 
 import builtins
-import json
 
 import pytest
 
-from rnn_hf.training.reporting import Metrics, plot_curve, read_metrics, write_json
+from rnn_hf.training.reporting import Metrics, plot_curve, read_metrics
 
 
 def test_metrics_of_a_run_that_goes_on_are_cut_to_where_it_goes_on(tmp_path):
@@ -17,14 +16,6 @@ def test_metrics_of_a_run_that_goes_on_are_cut_to_where_it_goes_on(tmp_path):
     assert [row["step"] for row in read_metrics(path)] == [5, 10, 12]
     Metrics(path)
     assert read_metrics(path) == []
-
-
-def test_json_is_replaced_in_one_piece(tmp_path):
-    path = tmp_path / "run.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 @pytest.mark.parametrize(

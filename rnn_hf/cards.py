@@ -1,0 +1,182 @@
+"""Model cards: rendered from what a run left beside the weights, so that no figure in them is typed."""
+
+import json
+from pathlib import Path
+from statistics import median_low
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from rnn_hf import __version__
+from rnn_hf.evaluation import describe_weights, evaluate_splits, load_corpus_of
+from rnn_hf.files import read_json, write_text
+from rnn_hf.models import RNNConfig
+
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+# A card without it was written by hand and is left alone.
+MARK = "<!-- Rendered by rnn_hf from the files beside it: change those, not this. -->"
+TOLERANCE = 0.05
+
+CELL_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "Elman"}
+CORPUS_NAMES = {"ptb": "Penn Treebank", "sotu": "State of the Union addresses"}
+CORPUS_PROMPTS = {"ptb": "the company said", "sotu": "The United States"}
+CORPUS_IDS = {"ptb": "ptb-text-only/ptb_text_only"}  # on the Hub
+CITATIONS = {
+    "lstm": """@article{hochreiter1997long,
+  title = {Long Short-Term Memory},
+  author = {Hochreiter, Sepp and Schmidhuber, J{\\"u}rgen},
+  journal = {Neural Computation}, volume = {9}, number = {8}, pages = {1735--1780}, year = {1997}
+}""",
+    "gru": """@inproceedings{cho2014learning,
+  title = {Learning Phrase Representations using {RNN} Encoder--Decoder for Statistical Machine Translation},
+  author = {Cho, Kyunghyun and others}, booktitle = {EMNLP}, year = {2014}
+}""",
+    "rnn": """@article{elman1990finding,
+  title = {Finding Structure in Time},
+  author = {Elman, Jeffrey L.},
+  journal = {Cognitive Science}, volume = {14}, number = {2}, pages = {179--211}, year = {1990}
+}""",
+    "ptb": """@article{marcus1993building,
+  title = {Building a Large Annotated Corpus of {English}: The {Penn Treebank}},
+  author = {Marcus, Mitchell P. and Santorini, Beatrice and Marcinkiewicz, Mary Ann},
+  journal = {Computational Linguistics}, volume = {19}, number = {2}, pages = {313--330}, year = {1993}
+}""",
+}
+
+
+def render_card(model_dir: Path, model_id: str | None = None, license: str | None = None) -> str:
+    """The card of a model, from `config.json`, `run.json`, `metrics.jsonl`, `evaluation.json` and the weights.
+
+    Scores of other weights than those in the directory are left out. Without `run.json` the card says what the
+    configuration says.
+
+    Args:
+        model_dir: Directory of the model.
+        model_id: Name under which the card's examples load the model; `None` is the path of the directory.
+        license: Of the weights, as the Hub spells it (`apache-2.0`); `None` keeps that of the card there is.
+
+    Raises:
+        FileNotFoundError: The directory has no model.
+    """
+    config = RNNConfig.from_pretrained(model_dir)
+    weights, run = describe_weights(model_dir), read_json(model_dir / "run.json") or {}
+    evaluation = read_json(model_dir / "evaluation.json") or {}
+    scores = evaluation["scores"] if evaluation.get("weights") == weights else {}
+    data = run.get("arguments", {}).get("data", {})
+    corpus, dtype = data.get("dataset_name"), str(config.dtype).removeprefix("torch.")
+    model_id = model_id or model_dir.as_posix().rstrip("/")
+    values = {
+        "article": "A" if config.cell_type == "gru" else "An",
+        "cell": CELL_NAMES[config.cell_type],
+        "citation": "\n\n".join(CITATIONS[key] for key in (config.cell_type, corpus) if key in CITATIONS),
+        "config": config,
+        "corpus": corpus,
+        "corpus_name": CORPUS_NAMES.get(corpus, corpus),
+        "curve": (model_dir / "curve.png").is_file(),
+        "data": data,
+        "dtype": dtype,
+        "files": [Path(data[name]).name for name in ("train_file", "validation_file") if data.get(name)],
+        "mark": MARK,
+        "model_id": model_id,
+        "name": model_id.rpartition("/")[2],
+        "prompt": CORPUS_PROMPTS.get(corpus, "The"),
+        "result": run.get("result"),
+        "run": run,
+        "scores": scores,
+        "speed": _speed(model_dir / "metrics.jsonl"),
+        "training": run.get("arguments", {}).get("training", {}),
+        "unigram": run.get("data", {}).get("unigram_validation_perplexity"),
+        # What training measured is of the weights as they were, not as another type rounds them.
+        "validation": None if scores or weights["dtype"] != dtype else _validation(run),
+        "version": __version__,
+        "weights": weights,
+    }
+    metadata = _metadata(values, license or _license_of(model_dir))
+    card = ModelCard.from_template(metadata, template_path=str(TEMPLATE), **values)
+    return str(card).rstrip() + "\n"
+
+
+def write_card(model_dir: Path, model_id: str | None = None, license: str | None = None) -> None:
+    """Render README.md of a model's directory; one that was written by hand stays."""
+    path = model_dir / "README.md"
+    if not path.is_file() or MARK in path.read_text(encoding="utf-8"):
+        write_text(path, render_card(model_dir, model_id, license))
+
+
+def needs_ptb(model_dir: Path) -> bool:
+    """Whether a model is of Penn Treebank, which its license keeps out of any package."""
+    run = read_json(model_dir / "run.json") or {}
+    return run.get("arguments", {}).get("data", {}).get("dataset_name") == "ptb"
+
+
+def verify_card(model_dir: Path, ptb_dir: str | None = None) -> dict[str, tuple[float, float]]:
+    """Evaluate the weights in a directory again: the card's perplexity and the one found, by split.
+
+    Args:
+        model_dir: Directory with a card.
+        ptb_dir: Where Penn Treebank is, for a model of that corpus; `None` is the Hub's copy.
+
+    Raises:
+        ValueError: The card has no results; or as `rnn_hf.evaluation.evaluate_splits`.
+    """
+    card = model_dir / "README.md"
+    results = (ModelCard.load(card).data.eval_results or []) if card.is_file() else []
+    printed = {result.dataset_split: result.metric_value for result in results}
+    if not printed:
+        raise ValueError(f"no results in {card}: run scripts/evaluate.py {model_dir} --save and scripts/cards.py")
+    given = {"ptb_dir": ptb_dir} if ptb_dir and needs_ptb(model_dir) else {}
+    found = evaluate_splits(str(model_dir), list(printed), load_corpus_of(str(model_dir), **given))
+    return {split: (value, found[split].perplexity) for split, value in printed.items()}
+
+
+def _metadata(values: dict[str, Any], license: str | None) -> ModelCardData:
+    corpus, name = values["corpus"], values["corpus_name"]
+    scores = values["scores"] or ({"validation": values["validation"]} if values["validation"] else {})
+    results = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Language modeling",
+            dataset_type=CORPUS_IDS.get(corpus, corpus or "text"),
+            dataset_name=name or "text files",
+            dataset_config="penn_treebank" if corpus == "ptb" else None,
+            dataset_split=split,
+            metric_type="perplexity",
+            metric_name=f"Perplexity ({split})",
+            metric_value=round(score["perplexity"], 2),
+        )
+        for split, score in scores.items()
+    ]
+    on_hub = CORPUS_IDS.get(corpus, None if corpus in CORPUS_NAMES else corpus)
+    return ModelCardData(
+        language="en" if corpus in CORPUS_NAMES else None,
+        license=license,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["rnn_hf", "rnn", values["cell"].lower()],
+        datasets=[on_hub] if on_hub else None,
+        metrics=["perplexity"] if results else None,
+        model_name=values["name"],
+        eval_results=results or None,
+    )
+
+
+def _validation(run: dict[str, Any]) -> dict[str, float] | None:
+    """The score of training's own validation, for a model that was not evaluated."""
+    result = run.get("result") or {}
+    if not result.get("best_step"):
+        return None
+    loss, tokens = result["best_validation_loss"], run["data"]["tokens"]["validation"]
+    return {"loss_nats": loss, "perplexity": result["best_validation_perplexity"], "tokens": tokens}
+
+
+def _speed(metrics: Path) -> float | None:
+    """Tokens a second of training, a middle one of those that were logged."""
+    rows = map(json.loads, metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else ()
+    speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+    return median_low(speeds) if speeds else None
+
+
+def _license_of(model_dir: Path) -> str | None:
+    path = model_dir / "README.md"
+    return ModelCard.load(path).data.license if path.is_file() else None

@@ -1,0 +1,295 @@
+"""A trained model as a repository of the Hub: one folder, one commit, on top of the revision that was seen."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from transformers import AutoConfig, AutoTokenizer
+
+from rnn_hf import models
+from rnn_hf.cards import write_card
+from rnn_hf.files import read_json, sha256_of, write_into, write_json
+
+
+Result = TypeVar("Result")
+
+# The error of a connection in the HTTP library of this client: httpx2 today, httpx before.
+TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
+
+# What a repository holds beside model, tokenizer, code and card: what the card's figures come from.
+RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
+TRIES = 3
+WAIT_SECONDS = 2.0  # before the second try; twice as long before the third
+TOKEN_HELP = (
+    "make one with the role 'write' at https://huggingface.co/settings/tokens, then `hf auth login` or set HF_TOKEN"
+)
+
+
+class HubError(OSError):
+    """The Hub did not do what was asked; the message says why and what to do. Nothing was changed there."""
+
+
+def push(
+    model_dir: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    tag: str | None = None,
+    commit_message: str = "Push a model of rnn_hf",
+    license: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Push a model to the Hub as one commit, with tokenizer, code, card and the files of its run.
+
+    What the repository has beside these files stays. Pushing the same again changes nothing, and after a failure it
+    finishes the work: what was uploaded is not sent twice.
+
+    Args:
+        model_dir: Directory of a run, or of any model of this package that `save_pretrained` wrote.
+        repo_id: `NAME` or `USER/NAME` or `ORGANISATION/NAME`; made if it is not there.
+        private: Whether a new repository is private; `None` leaves that to the account's settings.
+        revision: Branch to commit to, made from `main` if it is not there; `None` is `main`.
+        tag: Tag to put on the commit.
+        commit_message: First line of the commit's message.
+        license: Of the weights, as the Hub spells it; `None` keeps that of the card in `model_dir`.
+        token: Access token with the right to write; `None` is that of `hf auth login` or `HF_TOKEN`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        OSError: `model_dir` has no model, or one that does not load.
+        HubError: The Hub refused or could not be reached, or somebody else committed in between.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        build_repository(Path(model_dir), Path(folder), repo_id, license)
+        repo_id = check_access(repo_id, private, token)
+        return push_folder(Path(folder), repo_id, commit_message, revision, tag, token)
+
+
+def build_repository(
+    model_dir: Path, target: Path, model_id: str | None = None, license: str | None = None, dtype: str | None = None
+) -> None:
+    """Write a model's complete repository into a directory: weights, code, tokenizer, files of the run, card.
+
+    The model is loaded on the way, so weights that are damaged or incomplete are refused. Paths of this machine are
+    taken out of `run.json`.
+
+    Args:
+        model_dir: Directory of a run or a model.
+        target: Directory to write to; files in the way are replaced when all is written.
+        model_id: Name that the card's examples use; see `rnn_hf.cards.render_card`.
+        license: See there.
+        dtype: Type of the weights in the file (`float16`, `bfloat16`), which load as what they are now; `None` keeps.
+
+    Raises:
+        OSError: There is no model, or it does not load.
+    """
+    config_file = model_dir / "config.json"
+    if not config_file.is_file():
+        raise FileNotFoundError(f"no model in {model_dir}: it has no config.json")
+    config = AutoConfig.from_pretrained(model_dir)
+    name = (config.architectures or ["RNNForCausalLM"])[0]
+    if not hasattr(models, name):
+        raise OSError(f"{model_dir} holds a {name}, which is no model of this package")
+    model, info = getattr(models, name).from_pretrained(model_dir, output_loading_info=True)
+    wrong = {kind: list(keys) for kind, keys in info.items() if keys}
+    if wrong:
+        raise OSError(f"the weights in {model_dir} are not those of its config.json: {wrong}")
+
+    def write(folder: Path) -> None:
+        model.to(getattr(torch, dtype) if dtype else model.dtype).save_pretrained(folder)
+        if dtype is None and (model_dir / "model.safetensors").is_file():
+            # As they are: a file of half precision loads as float32, and would be saved as that.
+            shutil.copyfile(model_dir / "model.safetensors", folder / "model.safetensors")
+        else:
+            written = read_json(folder / "config.json")
+            write_json(folder / "config.json", written | {"dtype": str(config.dtype).removeprefix("torch.")})
+        if (model_dir / "tokenizer_config.json").is_file():
+            AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+        if run := read_json(model_dir / "run.json"):
+            write_json(folder / "run.json", without_paths(run))
+        for file in (*RUN_FILES, "README.md"):
+            if (model_dir / file).is_file():
+                shutil.copyfile(model_dir / file, folder / file)
+        write_card(folder, model_id or target.as_posix(), license)
+
+    write_into(target, write)
+
+
+def without_paths(run: dict[str, Any]) -> dict[str, Any]:
+    """The content of run.json without the directories of the machine: files by their names alone.
+
+    >>> data = {"ptb_dir": "/home/me/ptb", "train_file": "/home/me/a.txt"}
+    >>> run = {"arguments": {"data": {"ptb_dir": "/home/me/ptb"}}, "command": "train.py --ptb_dir /home/me/ptb"}
+    >>> without_paths(run)
+    {'arguments': {'data': {'ptb_dir': None}}, 'command': 'train.py --ptb_dir DIR'}
+    """
+    arguments = run["arguments"]
+    values = [value for part in arguments.values() if isinstance(part, dict) for value in part.values()]
+    text = json.dumps(run)
+    corpus = arguments["data"].get("ptb_dir")
+    if corpus:
+        quoted = json.dumps(corpus)
+        # Its own field becomes the Hub's copy of the corpus, which a stranger can load.
+        text = text.replace(f'"ptb_dir": {quoted}', '"ptb_dir": null').replace(quoted[1:-1], "DIR")
+    for value in [*values, arguments.get("recipe")]:
+        if isinstance(value, str) and value != corpus and (Path(value).is_absolute() or value[:1] in ("~", ".")):
+            text = text.replace(json.dumps(value)[1:-1], Path(value).name)
+    return json.loads(text)
+
+
+def check_access(repo_id: str, private: bool | None = None, token: str | None = None) -> str:
+    """Make the repository if it is not there, and make sure that the token may write to it.
+
+    Returns:
+        The full name, `USER/NAME`.
+
+    Raises:
+        HubError: No token or a wrong one, no right to write, no Hub; or a private repository that is public.
+    """
+    api = HfApi(token=token)
+
+    def check() -> str:
+        api.whoami()  # without a token, says so before a request that would fail for other reasons
+        full_name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        # create_repo with exist_ok succeeds with a token that may only read.
+        api.auth_check(full_name, write=True)
+        if private and not api.model_info(full_name).private:
+            raise HubError(f"{full_name} is there and public: make it private in its settings, or choose another name")
+        return full_name
+
+    return try_again(check, repo_id)
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    commit_message: str,
+    revision: str | None = None,
+    tag: str | None = None,
+    token: str | None = None,
+    delete: Callable[[str], bool] = lambda path: False,
+) -> str:
+    """Commit a folder to a repository that is there; arguments, errors and result as in `push`.
+
+    Args:
+        delete: Which folders at the top of the repository to delete in the same commit, if `folder` lacks them.
+    """
+    api = HfApi(token=token)
+
+    def look() -> tuple[str | None, str | None, set[str]]:
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        refs = api.list_repo_refs(repo_id)
+        tagged = {ref.name: ref.target_commit for ref in refs.tags}.get(tag) if tag else None
+        head = api.model_info(repo_id, revision=revision)
+        names = [file.rfilename for file in head.siblings or ()]
+        return head.sha, tagged, {name.split("/")[0] for name in names if "/" in name}
+
+    seen, tagged, folders = try_again(look, repo_id)
+    if tagged:
+        if not try_again(lambda: is_same(api, repo_id, tagged, folder), repo_id):
+            raise HubError(f"{repo_id} has a tag {tag} already, on other files: choose another --tag")
+        return f"{api.endpoint}/{repo_id}/commit/{tagged}"
+
+    def commit() -> Any:
+        # Made anew for each try: after a lost answer the client finds that nothing is left to commit.
+        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files_below(folder)]
+        gone = [name for name in folders if delete(name) and not (folder / name).is_dir()]
+        operations += [CommitOperationDelete(f"{name}/", is_folder=True) for name in gone]
+        return api.create_commit(
+            repo_id, operations, commit_message=commit_message, revision=revision, parent_commit=seen
+        )
+
+    # Not upload_folder: with xet it may split a folder into several commits.
+    done = try_again(commit, repo_id)
+    if tag:
+        try_again(lambda: api.create_tag(repo_id, tag=tag, revision=done.oid, exist_ok=True), repo_id)
+    return done.commit_url
+
+
+def files_below(folder: Path) -> list[tuple[str, Path]]:
+    """Each file under a folder, with its path in a repository."""
+    return [(path.relative_to(folder).as_posix(), path) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def is_same(api: HfApi, repo_id: str, revision: str, folder: Path) -> bool:
+    """Whether a revision holds each file of a folder, by checksum."""
+    files = dict(files_below(folder))
+    there = {}
+    for entry in api.get_paths_info(repo_id, list(files), revision=revision):
+        if isinstance(entry, RepoFile):
+            there[entry.path] = entry.lfs.sha256 if entry.lfs else entry.blob_id
+    return all(there.get(name) in (sha256_of(path), git_sha1_of(path)) for name, path in files.items())
+
+
+def git_sha1_of(path: Path) -> str:
+    """The name under which git keeps a file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def try_again(call: Callable[[], Result], repo_id: str) -> Result:
+    """Call the Hub, three times where what goes wrong may pass; errors become a `HubError` that says what to do."""
+    for attempt in range(TRIES):
+        try:
+            return call()
+        except HubError:
+            raise
+        except (TRANSPORT_ERROR, LocalTokenNotFoundError, ConnectionError, RuntimeError, ValueError) as error:
+            if attempt + 1 == TRIES or not may_pass(error):
+                raise HubError(explain(error, repo_id)) from error
+        time.sleep(WAIT_SECONDS * 2**attempt)
+    raise AssertionError("unreachable")
+
+
+def status_of(error: Exception) -> int | None:
+    """The HTTP status behind an error, if the Hub answered."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
+    status = status_of(error)
+    if status is not None:
+        return status in (408, 429) or status >= 500
+    # An upload that failed (RuntimeError) was tried five times by the client already.
+    return isinstance(error, TRANSPORT_ERROR | ConnectionError)
+
+
+def explain(error: Exception, repo_id: str) -> str:
+    """What went wrong and what to do about it."""
+    status = status_of(error)
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if isinstance(error, LocalTokenNotFoundError):
+        return f"no access token: {TOKEN_HELP}"
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return f"the Hub has no {repo_id} that this token may see: check the name, and {TOKEN_HELP}"
+    if status == 401:
+        return f"the Hub does not accept the access token: {TOKEN_HELP}"
+    if status == 403:
+        return (
+            f"this access token may not write to {repo_id}: the name must begin with your user name or an "
+            f"organisation that lets you write, and the token must have the role 'write'; {TOKEN_HELP}"
+        )
+    if status == 412:
+        return (
+            f"somebody else committed to {repo_id} during this push: their commit stays, and nothing of yours was "
+            "committed. Look at it, then push again to go on top of it"
+        )
+    if status == 429:
+        return "the Hub wants fewer requests: wait some minutes, then push again"
+    if may_pass(error) or isinstance(error, RuntimeError):
+        return f"the Hub could not be reached or broke off ({reason}): push again; what was uploaded is not sent twice"
+    return reason

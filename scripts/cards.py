@@ -1,0 +1,68 @@
+"""Write code and card of stored models anew, or evaluate their weights again and compare with the cards.
+
+python scripts/cards.py MODEL [MODEL ...] [--check]
+python scripts/cards.py MODEL [MODEL ...] --verify [--ptb_dir DIR]
+"""
+
+import sys
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from rnn_hf.cards import TOLERANCE, needs_ptb, verify_card
+from rnn_hf.hub import build_repository
+
+
+def check(model_dir: Path) -> bool:
+    """Whether code and card are what would be written; prints those that are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        build_repository(model_dir, Path(folder), model_dir.as_posix())
+        paths = [*Path(folder).glob("*.py"), Path(folder) / "README.md"]
+        old = [p.name for p in paths if not (model_dir / p.name).is_file()
+               or p.read_bytes() != (model_dir / p.name).read_bytes()]  # fmt: skip
+    print(f"{model_dir}: {', '.join(old) + ' out of date, run make cards' if old else 'up to date'}")
+    return not old
+
+
+def verify(model_dir: Path, ptb_dir: str | None) -> bool:
+    """Whether a card's figures are those of the weights; prints each."""
+    if needs_ptb(model_dir) and not ptb_dir:
+        print(f"{model_dir}: NOT VERIFIED, needs --ptb_dir DIR (make verify PTB_DIR=DIR)")
+        return True
+    holds = True
+    for split, (printed, found) in verify_card(model_dir, ptb_dir).items():
+        differs = abs(found - printed) > TOLERANCE
+        holds = holds and not differs
+        print(f"{model_dir}: {split} perplexity {printed:.2f} on the card, {found:.2f} found{' DIFFERS' * differs}")
+    return holds
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+", help="directories of models")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="write nothing; exit 1 if code or card is out of date")
+    what.add_argument("--verify", action="store_true", help="evaluate again; exit 1 if a figure is off by over 0.05")
+    parser.add_argument("--ptb_dir", help="directory with ptb.{train,valid,test}.txt, for the models of that corpus")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    is_well = True
+    try:
+        for model_dir in map(Path, arguments.models):
+            if arguments.verify:
+                is_well = verify(model_dir, arguments.ptb_dir) and is_well
+            elif arguments.check:
+                is_well = check(model_dir) and is_well
+            else:
+                build_repository(model_dir, model_dir, model_dir.as_posix())
+                print(f"{model_dir}: code and card written")
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if is_well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
