@@ -5,51 +5,14 @@ import math
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import evaluate
 from rnn_hf.training import loop
 from rnn_hf.training.arguments import parse_arguments
-from rnn_hf.training.loop import train
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory):
-    """Sentences of a small grammar: the next word depends on the one before it, so a unigram model is beaten."""
-    directory, generator = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
-    sentences = [" ".join(str((start + i) % 12) for i in range(8)) for start in generator.integers(0, 12, 400)]
-    (directory / "train.txt").write_text("\n".join(sentences))
-    (directory / "validation.txt").write_text("\n".join(sentences[:40]))
-    return directory
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps one state a process; runs of another precision need a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.fixture
-def run(text, tmp_path):
-    """Train a tiny model with dropout of every kind; returns the content of run.json."""
-
-    def run(name, **flags):
-        values = {
-            "train_file": text / "train.txt", "validation_file": text / "validation.txt",
-            "output_dir": tmp_path / name, "hidden_size": 12, "embedding_dropout": 0.1, "hidden_dropout": 0.1,
-            "recurrent_dropout": 0.1, "per_device_train_batch_size": 6, "window": 10, "learning_rate": 5,
-            "num_train_epochs": 2, "logging_steps": 7, "disable_tqdm": True, "use_cpu": True, **flags,
-        }  # fmt: skip
-        argv = [part for name, value in values.items() for part in (f"--{name}", str(value))]
-        return train(parse_arguments(argv))
-
-    return run
 
 
 def weights(directory):
