@@ -209,7 +209,10 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         self.parts = [unquote(part) for part in url.path.strip("/").split("/")]
-        what = self.hub.take_fault(self.kind(), isinstance(self, HubHandler))
+        is_hub = isinstance(self, HubHandler)
+        if is_hub:
+            self.hub.requests.append((self.command, self.path))
+        what = self.hub.take_fault(self.kind(), is_hub)
         if callable(what):
             what = what()
         if what == "hang":
@@ -283,7 +286,6 @@ class HubHandler(Handler):
         return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, path)), None)
 
     def handle_request(self, what):
-        self.hub.requests.append((self.command, self.path))
         self.content = self.body()
         if what == "drop":
             return self.hang_up()

@@ -167,7 +167,7 @@ from transformers import AutoModelForCausalLM
 try:
     model = AutoModelForCausalLM.from_pretrained("me/large", **options, **eval(__import__("sys").argv[1]))
 except OSError as error:
-    print("refused:", error)
+    print("refused:", *str(error).split())
 else:
     print("loaded", float(model.lm_head.weight.sum()))
 """
