@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rnn_hf import __version__
+from rnn_hf.data.corpora import SPLITS
 from rnn_hf.evaluation import describe_weights, evaluate_splits, load_corpus_of
 from rnn_hf.files import read_json, write_text
 from rnn_hf.models import RNNConfig
@@ -63,6 +64,7 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
     weights, run = describe_weights(model_dir), read_json(model_dir / "run.json") or {}
     evaluation = read_json(model_dir / "evaluation.json") or {}
     scores = evaluation["scores"] if evaluation.get("weights") == weights else {}
+    scores = {split: scores[split] for split in SPLITS if split in scores}
     data = run.get("arguments", {}).get("data", {})
     corpus, dtype = data.get("dataset_name"), str(config.dtype).removeprefix("torch.")
     model_id = model_id or model_dir.as_posix().rstrip("/")

@@ -3,6 +3,7 @@
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary, N real tokens of a padded batch.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
@@ -34,6 +35,7 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "
 # differ little, and 350 is the best of them by a percent or two.
 LOSS_CHUNK_ROWS = 350
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
 
 
@@ -219,13 +221,19 @@ class RNNPreTrainedModel(PreTrainedModel):
         """Load a checkpoint as any model of transformers; damaged weights are refused.
 
         Raises:
-            OSError: The weights are not whole, or not those that the Hub has by its checksum; or there are none.
+            OSError: The weights are not whole, or not those that the Hub has by its checksum; there are none; or the
+                disk is full.
         """
         name = pretrained_model_name_or_path
         try:
             loaded = super().from_pretrained(name, *args, **kwargs)
         except SafetensorError as error:
             raise OSError(f"the weights of {name} are damaged ({error}); {REPAIR}") from error
+        except OSError as error:
+            if error.errno in NO_SPACE:
+                where = os.path.abspath(kwargs.get("cache_dir") or constants.HF_HUB_CACHE)
+                raise OSError(f"no space for {name} in {where}: free some, or set HF_HOME to a larger disk") from error
+            raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         check_download(name, model.config, kwargs)
         model.flatten_parameters()

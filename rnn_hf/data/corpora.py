@@ -1,10 +1,11 @@
 """Named corpora through `datasets`: Penn Treebank, the offline one, text files, any data set of the Hub."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 
 
 SPLITS = ("train", "validation", "test")
@@ -13,7 +14,8 @@ SPLITS = ("train", "validation", "test")
 PTB_TOKENS = {"train": 929_589, "validation": 73_760, "test": 82_430}
 PTB_FILES = {"train": "ptb.train.txt", "validation": "ptb.valid.txt", "test": "ptb.test.txt"}
 # The data set's own repository still holds a loading script, which `datasets` refuses; the converted branch does not.
-PTB_PARQUET = "hf://datasets/ptb-text-only/ptb_text_only@refs%2Fconvert%2Fparquet/penn_treebank/{split}/0000.parquet"
+PTB_HUB, PTB_REVISION = "ptb-text-only/ptb_text_only", "refs/convert/parquet"
+PTB_PARQUET = "penn_treebank/{split}/0000.parquet"
 
 
 def load_corpus(
@@ -73,9 +75,7 @@ def load_ptb(ptb_dir: str | None = None) -> DatasetDict:
         ValueError: A split does not have the published number of tokens.
     """
     if ptb_dir is None:
-        files = {split: PTB_PARQUET.format(split=split) for split in SPLITS}
-        corpus = _from_hub("Penn Treebank (or give --ptb_dir DIR)", "parquet", data_files=files)
-        corpus = _one_column(corpus, "sentence")
+        corpus = _one_column(_from_hub("Penn Treebank (or give --ptb_dir DIR)", _load_ptb_of_hub), "sentence")
     else:
         corpus = load_text_files({split: str(Path(ptb_dir) / name) for split, name in PTB_FILES.items()})
     for split, expected in PTB_TOKENS.items():
@@ -124,14 +124,23 @@ def load_text_files(files: dict[str, str]) -> DatasetDict:
 
 def load_hub_dataset(name: str, config: str | None, revision: str | None, text_column: str) -> DatasetDict:
     """The splits `train`, `validation` and `test` of a data set of the Hub that it has, `text_column` alone."""
-    corpus = _from_hub(f"--dataset_name {name}", name, name=config, revision=revision)
+    corpus = _from_hub(f"--dataset_name {name}", lambda: load_dataset(name, name=config, revision=revision))
     return _one_column(corpus, text_column)
 
 
-def _from_hub(what: str, *args: Any, **kwargs: Any) -> DatasetDict:
+def _load_ptb_of_hub() -> DatasetDict:
+    # Not by hf:// addresses, which datasets cannot look up without a network, whatever its cache holds.
+    files = {
+        split: hf_hub_download(PTB_HUB, PTB_PARQUET.format(split=split), repo_type="dataset", revision=PTB_REVISION)
+        for split in SPLITS
+    }
+    return load_dataset("parquet", data_files=files)
+
+
+def _from_hub(what: str, load: Callable[[], DatasetDict]) -> DatasetDict:
     try:
-        return load_dataset(*args, **kwargs)
-    except (ConnectionError, FileNotFoundError) as error:
+        return load()
+    except (ConnectionError, FileNotFoundError, HfHubHTTPError) as error:
         raise ConnectionError(f"cannot load {what} from the Hub: {_first_line(error)}") from error
     except (RuntimeError, ValueError) as error:  # a loading script, a wrong configuration
         raise ValueError(

@@ -103,6 +103,7 @@ def test_what_the_hub_refuses_says_what_to_do(monkeypatch, raised, expected, mes
         raise raised
 
     monkeypatch.setattr(corpora, "load_dataset", fail)
+    monkeypatch.setattr(corpora, "hf_hub_download", fail)
     with pytest.raises(expected, match=message):
         load_corpus(dataset_name="someone/something")
     with pytest.raises(expected, match="--ptb_dir DIR"):

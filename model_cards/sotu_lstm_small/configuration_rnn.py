@@ -1,0 +1,146 @@
+"""The configuration of a recurrent network: every number that shapes a checkpoint."""
+
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+DROPOUTS = ("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout")
+
+
+@strict
+class RNNConfig(PreTrainedConfig):
+    r"""Configuration of [`RNNModel`] and the models built on it.
+
+    Args:
+        vocab_size: Number of token types, at least 1.
+        embedding_size: Width of the token embeddings; `None` means `hidden_size`.
+        hidden_size: Width of the recurrent state of each layer. With `tie_word_embeddings` the last layer is
+            `embedding_size` wide instead, as in AWD-LSTM (Merity et al., 2018, section 4.5).
+        num_hidden_layers: Number of recurrent layers, at least 1.
+        cell_type: `"lstm"` (Hochreiter and Schmidhuber, 1997, with forget gates of Gers et al., 2000), `"gru"`
+            (Cho et al., 2014, in the variant of cuDNN that resets after the matrix product) or `"rnn"` (Elman, 1990).
+        hidden_act: Activation of an Elman cell: `"tanh"` (default), `"relu"` or `"sigmoid"`. Must stay `None`
+            for LSTM and GRU, whose activations are part of the cell.
+        projection_size: Width to which an LSTM projects its output and fed-back state (Sak et al., 2014);
+            0 for none.
+        tie_word_embeddings: Use the embedding matrix as the output matrix (Press and Wolf, 2017; Inan et al., 2017).
+        embedding_dropout: Probability of dropping a word type everywhere in a batch (Gal and Ghahramani, 2016).
+        input_dropout: Probability of dropping a unit of the embedded input; one mask for all time steps.
+        hidden_dropout: The same, between recurrent layers.
+        output_dropout: The same, on the output of the last layer.
+        recurrent_dropout: Probability of dropping a hidden-to-hidden weight (DropConnect; Merity et al., 2018).
+        initializer_range: Embeddings and output matrix start uniform in `[-initializer_range, initializer_range]`.
+        use_cache: Whether the model returns its recurrent state.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: A value is of the wrong type or outside its range, or does not
+            fit another one; the message names the field.
+
+    Example:
+
+    >>> from rnn_hf import RNNConfig
+    >>> config = RNNConfig(vocab_size=10_000, embedding_size=400, hidden_size=1150, num_hidden_layers=3)
+    >>> config.layer_sizes  # (input, hidden) of each layer: tied, so the last is as wide as the embedding
+    [(400, 1150), (1150, 1150), (1150, 400)]
+    """
+
+    model_type = "rnn_hf"
+    keys_to_ignore_at_inference = ["past_key_values"]
+
+    vocab_size: int = 10_000
+    embedding_size: int | None = None
+    hidden_size: int = 256
+    num_hidden_layers: int = 2
+    cell_type: Literal["lstm", "gru", "rnn"] = "lstm"
+    hidden_act: Literal["tanh", "relu", "sigmoid"] | None = None
+    projection_size: int = 0
+    tie_word_embeddings: bool = True
+    embedding_dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
+    hidden_dropout: float | int = 0.0
+    output_dropout: float | int = 0.0
+    recurrent_dropout: float | int = 0.0
+    initializer_range: float | int = 0.1
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs):
+        if self.embedding_size is None:
+            self.embedding_size = self.hidden_size
+        if self.cell_type == "rnn" and self.hidden_act is None:
+            self.hidden_act = "tanh"
+        super().__post_init__(**kwargs)
+        if getattr(self, "auto_map", None) is None:
+            # Saving writes only the entry of the class that is saved; a stranger's AutoModel needs its own.
+            self.auto_map = {
+                "AutoConfig": "configuration_rnn.RNNConfig",
+                "AutoModel": "modeling_rnn.RNNModel",
+                "AutoModelForCausalLM": "modeling_rnn.RNNForCausalLM",
+            }
+
+    def validate_rnn(self):
+        """Part of the `@strict` validation: ranges, and fields that must fit each other."""
+        for name in ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in DROPOUTS:
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is a probability in [0, 1), got {getattr(self, name)}")
+        if not 0 < self.initializer_range < float("inf"):
+            raise ValueError(f"`initializer_range` must be positive and finite, got {self.initializer_range}")
+        if self.cell_type != "rnn" and self.hidden_act is not None:
+            raise ValueError(
+                f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"
+            )
+        self._validate_projection()
+
+    def _validate_projection(self):
+        if self.projection_size < 0:
+            raise ValueError(f"`projection_size` must be 0 (none) or positive, got {self.projection_size}")
+        if not self.projection_size:
+            return
+        if self.cell_type != "lstm":
+            raise ValueError(
+                f"`projection_size` is for cell_type='lstm' only, got {self.projection_size} "
+                f"with cell_type={self.cell_type!r}"
+            )
+        if self.projection_size >= self.hidden_size:
+            raise ValueError(
+                f"`projection_size` ({self.projection_size}) must be smaller than `hidden_size` ({self.hidden_size})"
+            )
+        if self.tie_word_embeddings and self.projection_size != self.embedding_size:
+            raise ValueError(
+                f"`tie_word_embeddings` needs an output as wide as the embedding: set `projection_size` "
+                f"({self.projection_size}) equal to `embedding_size` ({self.embedding_size}), "
+                "or `tie_word_embeddings=False`"
+            )
+
+    def validate_layer_type(self):
+        """Accept this package's own layer type, which transformers' list of attention layers does not have."""
+
+    @property
+    def layer_types(self) -> list[str]:
+        """Kind of state of each layer: what transformers' cache classes build their layers from."""
+        return ["recurrent_state"] * self.num_hidden_layers
+
+    @property
+    def layer_sizes(self) -> list[tuple[int, int]]:
+        """`(input size, hidden size)` of each recurrent layer, first layer first."""
+        between = self.projection_size or self.hidden_size
+        inputs = [self.embedding_size] + [between] * (self.num_hidden_layers - 1)
+        hiddens = [self.hidden_size] * self.num_hidden_layers
+        if self.tie_word_embeddings and not self.projection_size:
+            hiddens[-1] = self.embedding_size
+        return list(zip(inputs, hiddens, strict=True))
+
+    @property
+    def output_size(self) -> int:
+        """Width of the last layer's output, which is what heads are built on."""
+        return self.projection_size or self.layer_sizes[-1][1]
+
+
+__all__ = ["RNNConfig"]
