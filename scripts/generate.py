@@ -22,6 +22,7 @@ def main() -> int:
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
     parser.add_argument("--top_k", type=int, default=50)
     parser.add_argument("--top_p", type=float, default=1.0)
+    parser.add_argument("--with_unknown", action="store_true", help="let the token for unknown words be generated")
     parser.add_argument("--past_end", action="store_true", help="do not stop at the end of a sentence")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args())
@@ -30,12 +31,14 @@ def main() -> int:
     options["do_sample"] = options["temperature"] > 0 and options["num_beams"] == 1
     if not options["do_sample"]:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
-    past_end = options.pop("past_end")
+    past_end, with_unknown = options.pop("past_end"), options.pop("with_unknown")
     try:
         model, tokenizer = load_model(name)
         if past_end:
             model.generation_config.eos_token_id = None
             options["skip_special_tokens"] = False
+        if tokenizer.unk_token_id is not None and not with_unknown:
+            options["bad_words_ids"] = [[tokenizer.unk_token_id]]
         set_seed(seed)
         generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
         for texts in generator(prompts or [tokenizer.bos_token], **options):

@@ -22,18 +22,16 @@ def read(path: Path) -> dict:
 
 def perplexities(root: Path) -> str:
     """One row a run: sizes and time from run.json, perplexity over every token from scripts/evaluate.py."""
-    rows = [
-        "| recipe | corpus | parameters | epochs | minutes (threads) | seed | validation | test |",
-        "|" + " --- |" * 8,
-    ]
+    titles = ("recipe", "corpus", "parameters", "epochs", "minutes (threads)", "seed", "unigram", "validation", "test")
+    rows = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
     for directory in sorted((root / "model_cards").glob("*/")):
         run, scores = read(directory / "run.json"), read(directory / "evaluation.json")["scores"]
         result, seed = run["result"], run["arguments"]["training"]["seed"]
-        corpus = run["arguments"]["data"]["dataset_name"]
+        corpus, unigram = run["arguments"]["data"]["dataset_name"], run["data"]["unigram_validation_perplexity"]
         validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
         rows.append(
             f"| `{directory.name}` | {corpus} | {run['parameters']:,} | {result['epochs']:g} | "
-            f"{result['minutes']:.0f} ({run['threads']}) | {seed} | {validation} | **{test}** |"
+            f"{result['minutes']:.0f} ({run['threads']}) | {seed} | {unigram:.1f} | {validation} | **{test}** |"
         )
     return "\n".join(rows)
 

@@ -96,7 +96,7 @@ def test_two_processes_share_the_columns_and_give_what_one_gives(text, tmp_path)
         (["train.py", "--ptb_dir", "nowhere"], "error: no file nowhere/ptb.train.txt"),
         (["train.py", "--dataset_name", "sotu", "--cell_type", "gru", "--projection_size", "3"], "projection_size"),
         (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: no file"),
-        (["generate.py", "./nowhere"], "error: no model ./nowhere"),
+        (["generate.py", "./nowhere"], "error: cannot load the model ./nowhere"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, monkeypatch):
