@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -53,7 +54,15 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
         return model, AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = " ".join(str(error).split()) or type(error).__name__
+        cause = error.__cause__
+        # A repository that is not there is answered with 401 as well.
+        if (
+            isinstance(cause, HfHubHTTPError)
+            and not isinstance(cause, RepositoryNotFoundError)
+            and (cause.response.status_code == 401)
+        ):
+            reason = "the Hub does not accept the access token: log in anew by `hf auth login`, or unset HF_TOKEN"
         raise ValueError(f"cannot load the model {name}: {reason}") from error
 
 

@@ -115,6 +115,7 @@ def pushed(tmp_path_factory):
 
 def client(server, home, code, *argv, preexec=None, **environment):
     """Run code in a process whose Hub is the server; `home` keeps its caches."""
+    home.mkdir(exist_ok=True)
     variables = os.environ | server.environment(home, "hf_write") | {"OMP_NUM_THREADS": "1"} | environment
     variables.pop("PYTHONPATH", None)
     if FRIEND in code:
@@ -156,8 +157,38 @@ def test_who_has_the_package_loads_and_does_it_offline_and_transformers_own_push
     assert len(server.requests) == asked
     assert set(server.files("me/by-transformers")) >= CODE | {"model.safetensors", "tokenizer.json", "README.md"}
     for who in (STRANGER, FRIEND):
-        result = client(server, tmp_path / "..", who + LOAD_PUSHED, HF_HOME=str(tmp_path / who[:8].strip()))
+        result = client(server, tmp_path / str(len(who)), who + LOAD_PUSHED)
         assert result.stdout.split() == ["7", "rnn"], result.stderr[-2000:]
+
+
+LOAD_NAMES = """
+import os, sys
+from rnn_hf.evaluation import load_model
+
+for name, token in (("me/missing", ""), ("me/gru", "hf_nonsense"), ("me/secret", ""), ("me/secret", "hf_read")):
+    os.environ["HF_TOKEN"] = token
+    try:
+        load_model(name)
+    except ValueError as error:
+        print(error)
+    else:
+        print("loaded", name)
+"""
+
+
+def test_a_name_that_does_not_load_says_what_to_do(pushed, tmp_path, monkeypatch):
+    server, _ = pushed
+    server.connect(monkeypatch)
+    save_model(tmp_path / "secret", "gru", seed=4)
+    hub.push(tmp_path / "secret", "me/secret", private=True)
+    result = client(server, tmp_path, FRIEND + LOAD_NAMES)
+    missing, wrong_token, no_token, loaded = result.stdout.splitlines()
+    for message in (missing, no_token):
+        assert "is not a valid model identifier" in message and "hf auth login" in message
+    assert "cannot load the model me/gru: the Hub does not accept the access token" in wrong_token
+    assert loaded == "loaded me/secret"
+    offline = client(server, tmp_path / "cold", FRIEND + LOAD_NAMES, HF_HUB_OFFLINE="1")
+    assert offline.stdout.count("couldn't find them in the cached files") == 4
 
 
 # Downloads that go wrong.
