@@ -60,7 +60,7 @@ def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel,
         if (
             isinstance(cause, HfHubHTTPError)
             and not isinstance(cause, RepositoryNotFoundError)
-            and (cause.response.status_code == 401)
+            and cause.response.status_code == 401
         ):
             reason = "the Hub does not accept the access token: log in anew by `hf auth login`, or unset HF_TOKEN"
         raise ValueError(f"cannot load the model {name}: {reason}") from error
