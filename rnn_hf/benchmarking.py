@@ -1,17 +1,22 @@
 """Speed as ratios: two or more things run in turn in one process, medians of several rounds."""
 
+import io
 import statistics
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from rnn_hf.models import RNNConfig, RNNForCausalLM
-from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS
+from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS, RNNLayer
 
 
 class BareLanguageModel(nn.Module):
@@ -40,7 +45,7 @@ class BareLanguageModel(nn.Module):
 
 
 def in_turn(
-    candidates: dict[str, Callable[[], object]], rounds: int, synchronize: Callable[[], None] = lambda: None
+    candidates: Mapping[str, Callable[[], object]], rounds: int, synchronize: Callable[[], None] = lambda: None
 ) -> dict[str, list[float]]:
     """Seconds of each candidate in each round, all candidates in every round.
 
@@ -135,6 +140,155 @@ def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callab
         candidates["by hand, same loss"] = lambda: by_hand(bare_sgd, "fused")
     candidates["by hand, cross_entropy"] = lambda: by_hand(bare_sgd, "plain")
     return candidates
+
+
+@dataclass(frozen=True)
+class DecodingSize:
+    """One row of the generation benchmark."""
+
+    cell_type: Any
+    hidden_size: int
+    num_hidden_layers: int
+    batch_size: int
+    vocab_size: int = 10_000
+
+    def __str__(self) -> str:
+        return f"{self.cell_type} {self.num_hidden_layers}x{self.hidden_size}, batch {self.batch_size}"
+
+
+DECODING_SIZES = [
+    DecodingSize(cell_type, hidden_size, layers, batch_size)
+    for cell_type, hidden_size, layers in (
+        ("lstm", 200, 2), ("lstm", 650, 2), ("lstm", 1150, 3), ("gru", 650, 2), ("rnn", 650, 2)
+    )
+    for batch_size in (1, 32)
+]  # fmt: skip
+SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.9}
+
+
+@contextmanager
+def stock_generation(model: RNNForCausalLM) -> Iterator[None]:
+    """`generate()` by transformers' own loop, each step through the fused modules."""
+    model.decodes_directly = RNNLayer.steps_directly = False
+    try:
+        yield
+    finally:
+        model.decodes_directly = RNNLayer.steps_directly = True
+
+
+def bare_copy(model: RNNForCausalLM) -> BareLanguageModel:
+    """The same network written by hand, with the same weights."""
+    bare = BareLanguageModel(model.config).to(model.device).eval()
+    bare.embedding.load_state_dict(model.model.embed_tokens.state_dict())
+    bare.output.load_state_dict(model.lm_head.state_dict())
+    for index, layer in enumerate(model.model.layers):
+        weights = {name.replace("_l0", f"_l{index}"): value for name, value in layer.rnn.state_dict().items()}
+        bare.rnn.load_state_dict(weights, strict=False)
+    return bare
+
+
+@torch.no_grad()
+def decode_by_hand(bare: BareLanguageModel, tokens: torch.Tensor, count: int) -> torch.Tensor:
+    """The greedy loop that one writes by hand, from `(B, 1)` to `(B, count + 1)` tokens."""
+    found, state = [tokens], None
+    for _ in range(count):
+        hidden, state = bare.rnn(bare.embedding(found[-1]), state)
+        found.append(bare.output(hidden).argmax(dim=-1))
+    return torch.cat(found, dim=1)
+
+
+def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """`count` tokens by the package's `generate()`, by transformers' loop, and by hand; greedy, and sampled."""
+    torch.manual_seed(0)
+    config = RNNConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=size.hidden_size,
+        num_hidden_layers=size.num_hidden_layers,
+        cell_type=size.cell_type,
+        tie_word_embeddings=False,
+        initializer_range=0.5,
+    )
+    model = RNNForCausalLM(config).eval()
+    model.flatten_parameters()
+    bare = bare_copy(model)
+    prompt = torch.randint(size.vocab_size, (size.batch_size, 1))
+    mask = torch.ones_like(prompt)
+    options = {"attention_mask": mask, "max_new_tokens": count, "pad_token_id": 0}
+
+    def stock(**how: Any) -> torch.Tensor:
+        with stock_generation(model):
+            return model.generate(prompt, **options, **how)
+
+    runs = {
+        "ours": lambda: model.generate(prompt, do_sample=False, **options),
+        "by hand": lambda: decode_by_hand(bare, prompt, count),
+        "stock generate()": lambda: stock(do_sample=False),
+        "ours, sampling": lambda: model.generate(prompt, **options, **SAMPLING),
+        "stock generate(), sampling": lambda: stock(**SAMPLING),
+    }
+    if size.cell_type == "lstm" and find_spec("onnxruntime") and find_spec("onnx"):
+        runs["ONNX Runtime by hand"] = onnx_loop(config, bare, prompt, count)
+    return runs
+
+
+def onnx_loop(
+    config: RNNConfig, bare: BareLanguageModel, prompt: torch.Tensor, count: int
+) -> Callable[[], torch.Tensor]:
+    """The greedy loop over ONNX Runtime for an LSTM, on as many threads as torch has."""
+    import onnxruntime
+
+    class Step(BareLanguageModel):
+        def forward(self, tokens, hidden, cell):  # type: ignore[override]
+            outputs, (hidden, cell) = self.rnn(self.embedding(tokens), (hidden, cell))
+            return self.output(outputs[:, -1]), hidden, cell
+
+    step = Step(config).eval().requires_grad_(False)
+    step.load_state_dict(bare.state_dict())
+
+    shape = (bare.rnn.num_layers, len(prompt), bare.rnn.hidden_size)
+    zeros, file = torch.zeros(shape), io.BytesIO()
+    names = ["tokens", "hidden", "cell"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the old exporter says at length that there is a new one
+        torch.onnx.export(step, (prompt, zeros, zeros), file, input_names=names, dynamo=False)  # type: ignore[arg-type]
+    session_options = onnxruntime.SessionOptions()
+    session_options.intra_op_num_threads = torch.get_num_threads()
+    # Its idle threads would wait by spinning, on the cores of whoever runs next.
+    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(file.getvalue(), session_options, providers=["CPUExecutionProvider"])
+
+    def run() -> torch.Tensor:
+        tokens, hidden, cell = prompt.numpy(), zeros.numpy(), zeros.numpy()
+        found = [tokens]
+        for _ in range(count):
+            logits, hidden, cell = session.run(None, {"tokens": found[-1], "hidden": hidden, "cell": cell})
+            found.append(logits.argmax(axis=-1)[:, None])
+        return torch.from_numpy(np.concatenate(found, axis=1))
+
+    return run
+
+
+def benchmark_generation(rounds: int = 9) -> list[dict[str, Any]]:
+    """Time of `generate()` on a CPU against loops written by hand and transformers' own, a row a `DECODING_SIZES`.
+
+    Returns:
+        Rows of `size`, `milliseconds` a token step of the package, greedy, and `ratio` of its time to that of each
+        other candidate, sampling to sampling; below 1 the package is faster.
+    """
+    rows: list[dict[str, Any]] = []
+    for size in DECODING_SIZES:
+        count = max(8, int(2e8 / (size.batch_size**0.5 * size.hidden_size * (size.vocab_size + 8 * size.hidden_size))))
+        runs = decoding_runs(size, count)
+        greedy = [run() for name, run in runs.items() if "sampling" not in name]
+        if not all(torch.equal(tokens, greedy[0]) for tokens in greedy):
+            raise AssertionError(f"the loops do not find the same tokens at {size}")
+        times = in_turn(runs, rounds)
+        row: dict[str, Any] = {"size": str(size)}
+        row["milliseconds"] = round(1000 * statistics.median(times["ours"]) / count, 3)
+        pairs = [("ours, sampling" if "sampling" in name else "ours", name) for name in times if "ours" not in name]
+        row["ratio"] = {name: round(ratio(times, ours, name), 3) for ours, name in pairs}
+        rows.append(row)
+    return rows
 
 
 def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import socket
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -71,7 +72,7 @@ class HubServer:
     def __init__(self, lfs=True, multipart_size=None):
         self.lfs, self.multipart_size = lfs, multipart_size
         self.repositories, self.objects, self.parts = {}, {}, {}
-        self.requests, self.uploads, self.faults = [], [], []
+        self.requests, self.uploads, self.faults, self.errors = [], [], [], []
         self.lock, self.stopped = threading.RLock(), threading.Event()
         self.ports = [Port(self, handler) for handler in (HubHandler, StoreHandler)]
         self.endpoint, self.store = (f"http://127.0.0.1:{port.server_port}" for port in self.ports)
@@ -86,6 +87,7 @@ class HubServer:
         for port in self.ports:
             port.shutdown()
             port.server_close()
+        assert not self.errors, self.errors
 
     def environment(self, home, token=None):
         """Variables of a process whose Hub is this one."""
@@ -170,7 +172,9 @@ class Port(ThreadingHTTPServer):
         self.hub = hub
 
     def handle_error(self, request, client_address):
-        """Clients hang up, and here they are made to."""
+        """Clients hang up, and here they are made to; anything else is a fault of the server."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            self.hub.errors.append(sys.exc_info()[1])
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -209,6 +213,8 @@ class Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         self.parts = [unquote(part) for part in url.path.strip("/").split("/")]
+        if self.hub.stopped.is_set():  # a connection that is still open
+            return self.hang_up()
         is_hub = isinstance(self, HubHandler)
         if is_hub:
             self.hub.requests.append((self.command, self.path))
@@ -423,6 +429,8 @@ class HubHandler(Handler):
         if name in self.repository.branches:
             return self.answer(409, {"error": "Reference already exists"})
         start = self.repository.find(self.json().get("startingPoint") or "main")
+        if start is None:
+            return self.missing("RevisionNotFound")
         self.repository.branches[name] = [start]
         return self.answer(200, {})
 

@@ -44,7 +44,7 @@ def test_rendering_a_stored_card_again_changes_nothing(model_dir):
 @stored
 def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_dir):
     names = {path.name for path in model_dir.iterdir()}
-    code = {"cache_rnn.py", "configuration_rnn.py", "modeling_rnn.py"}
+    code = {"cache_rnn.py", "configuration_rnn.py", "generation_rnn.py", "modeling_rnn.py"}
     files = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert names == code | files | {"README.md", "curve.png", "evaluation.json", "metrics.jsonl", "model.safetensors",
                                     "run.json"}  # fmt: skip

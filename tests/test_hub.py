@@ -18,7 +18,7 @@ from rnn_hf.hub import HubError, build_repository, push, without_paths
 
 
 ROOT = Path(__file__).parents[1]
-CODE = {"cache_rnn.py", "configuration_rnn.py", "modeling_rnn.py"}
+CODE = {"cache_rnn.py", "configuration_rnn.py", "generation_rnn.py", "modeling_rnn.py"}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RUN = {"run.json", "metrics.jsonl", "evaluation.json"}
 

@@ -18,7 +18,7 @@ from rnn_hf.data.tokenization import build_tokenizer
 ROOT = Path(__file__).parents[1]
 CELL_TYPES = ("lstm", "gru", "rnn")
 IDS = torch.tensor([[2, 3, 4], [5, 6, 2]])
-CODE = {"modeling_rnn.py", "cache_rnn.py", "configuration_rnn.py"}
+CODE = {"modeling_rnn.py", "generation_rnn.py", "cache_rnn.py", "configuration_rnn.py"}
 
 STRANGER = """
 import importlib.abc, sys

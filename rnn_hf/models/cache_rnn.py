@@ -8,6 +8,10 @@ from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLaye
 from .configuration_rnn import RNNConfig
 
 
+# Steps that a recording state can go back: more than a draft of transformers' assisted generation is long.
+RECORDED_STEPS = 128
+
+
 class RecurrentStateLayer(CacheLayerMixin):
     """State of one recurrent layer.
 
@@ -25,21 +29,35 @@ class RecurrentStateLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__()
         self.cumulative_length = 0
+        self.record_past = False
+        self.past: list[tuple] = []  # (cumulative_length, keys, values) before each of the last steps
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor | None) -> None:
         self.keys, self.values, self.is_initialized = key_states, value_states, True
 
     def update(self, key_states, value_states, num_tokens: int = 1, *args, **kwargs):
         """Replace the state by the one after `num_tokens` more positions and return it."""
+        if self.record_past and num_tokens == 1:
+            self.past.append((self.cumulative_length, self.keys, self.values))
+            del self.past[:-RECORDED_STEPS]
+        elif self.record_past:
+            self.past.clear()  # what was recorded lies further back than can be gone
         self.lazy_initialization(key_states, value_states)
         self.cumulative_length += num_tokens
         return self.keys, self.values
 
+    def activate_past_recording(self) -> None:
+        """Keep the states before the last steps from now on, so that `crop` can go back to them."""
+        self.record_past = True
+
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace each tensor of the state by `function` of it."""
-        if self.is_initialized:
-            self.keys = function(self.keys)
-            self.values = function(self.values) if self.values is not None else None
+        """Replace each tensor of the state, and of those recorded, by `function` of it."""
+
+        def of(tensor):
+            return None if tensor is None else function(tensor)
+
+        self.keys, self.values = of(self.keys), of(self.values)
+        self.past = [(length, of(keys), of(values)) for length, keys, values in self.past]
 
     @property
     def batch_size(self) -> int:
@@ -60,12 +78,24 @@ class RecurrentStateLayer(CacheLayerMixin):
         """Forget all: the next token is the first one again."""
         self.keys = self.values = None
         self.is_initialized, self.cumulative_length = False, 0
+        self.past.clear()
 
     def crop(self, tokens_to_remove: int) -> None:
-        raise ValueError(
-            "A recurrent state holds no past positions to go back to: keep a copy (copy.deepcopy) "
-            "of the state before the tokens that may be taken back."
-        )
+        """Go back by so many steps, given as a negative number as transformers does; forget what was recorded.
+
+        Raises:
+            ValueError: These steps were not recorded.
+        """
+        steps = abs(tokens_to_remove)
+        if steps > len(self.past):
+            raise ValueError(
+                f"cannot go back {steps} steps: {len(self.past)} are recorded. Call `activate_past_recording()` "
+                f"before them (the last {RECORDED_STEPS} are kept), or keep a copy (copy.deepcopy) of the state"
+            )
+        if steps:
+            self.cumulative_length, self.keys, self.values = self.past[-steps]
+            self.is_initialized = self.keys is not None
+        self.past.clear()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.batch_select_indices(beam_idx)
@@ -87,6 +117,7 @@ class RecurrentStateLayer(CacheLayerMixin):
     def __deepcopy__(self, memo) -> "RecurrentStateLayer":
         copy = type(self)()
         copy.__dict__.update(self.__dict__)
+        copy.past = list(self.past)
         copy.apply(lambda tensor: tensor.detach().clone())  # torch cannot deep-copy a tensor inside a graph
         memo[id(self)] = copy
         return copy
@@ -135,4 +166,4 @@ class RNNCache(Cache):
         return self
 
 
-__all__ = ["RNNCache", "RecurrentStateLayer"]
+__all__ = ["RECORDED_STEPS", "RNNCache", "RecurrentStateLayer"]

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from rnn_hf import RNNCache
 
@@ -340,6 +340,54 @@ def test_caches_that_make_no_sense_are_refused_with_words(model, implementation)
         model.generate(some_ids(), cache_implementation=implementation, max_new_tokens=2)
 
 
-def test_generation_that_goes_back_is_refused(model):
-    with pytest.raises(ValueError, match="(?i)stateful"):
-        model.generate(some_ids(1), prompt_lookup_num_tokens=2, max_new_tokens=4)
+# Speculative decoding: the state goes back to before what was drafted in vain.
+
+
+def draft_of(make_model, cell_type="gru"):
+    draft = make_model({"cell_type": cell_type}, seed=9, embedding_size=4, hidden_size=4)
+    draft.generation_config.pad_token_id = PAD
+    return draft
+
+
+@pytest.mark.parametrize("num_assistant_tokens", [1, 5])
+def test_a_drafted_continuation_is_the_greedy_one(model, make_model, num_assistant_tokens):
+    ids, draft = some_ids(1), draft_of(make_model)
+    draft.generation_config.num_assistant_tokens = num_assistant_tokens
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False)
+    assert torch.equal(model.generate(ids, assistant_model=draft, max_new_tokens=20, do_sample=False), expected)
+    assert torch.equal(model.generate(ids, assistant_model=model, max_new_tokens=20, do_sample=False), expected)
+
+
+def test_prompt_look_up_gives_the_greedy_continuation_and_the_state_of_it(model):
+    ids = some_ids(1).repeat(1, 4)  # so that there is something to look up
+    expected = model.generate(ids, max_new_tokens=30, do_sample=False)
+    found = model.generate(
+        ids, prompt_lookup_num_tokens=3, max_new_tokens=30, do_sample=False, return_dict_in_generate=True
+    )
+    assert torch.equal(found.sequences, expected)
+    run = found.past_key_values.get_seq_length()
+    state = model(expected[:, :run]).past_key_values
+    torch.testing.assert_close(found.past_key_values.layers[-1].keys, state.layers[-1].keys)
+
+
+def test_a_drafted_sample_is_of_the_models_distribution(model, make_model):
+    ids, draft = some_ids(1), draft_of(make_model)
+    torch.manual_seed(0)
+    options = {"assistant_model": draft, "max_new_tokens": 2, "do_sample": True, "top_k": 0}
+    draws = torch.cat([model.generate(ids, **options)[:, 5] for _ in range(300)])
+    expected = model(ids).logits[0, -1].softmax(-1)
+    found = draws.bincount(minlength=11) / 300
+    assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / 300).sqrt() + 1e-12).all()
+
+
+def test_a_recurrent_draft_serves_a_transformer(make_model):
+    config = GPT2Config(vocab_size=11, n_positions=64, n_embd=8, n_layer=1, n_head=2, initializer_range=1.0,
+                        bos_token_id=None, eos_token_id=None)  # fmt: skip
+    torch.manual_seed(0)
+    transformer, ids = GPT2LMHeadModel(config).eval(), some_ids(1)
+    transformer.generation_config.pad_token_id = PAD
+    expected = transformer.generate(ids, max_new_tokens=30, do_sample=False)
+    for cell_type in ("lstm", "gru", "rnn"):
+        draft = draft_of(make_model, cell_type).float()
+        found = transformer.generate(ids, assistant_model=draft, max_new_tokens=30, do_sample=False)
+        assert torch.equal(found, expected)
