@@ -51,7 +51,9 @@ def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:
     oneDNN orders the weights of an LSTM anew at each call: that costs several steps for few rows, or where the layer
     is wide, and pays for many rows. The other cells gain little, but gain.
     """
-    return rows <= (64 if kind != "lstm" or hidden_size >= 1000 else 16)
+    if kind != "lstm" or hidden_size >= 1000:
+        return rows <= 64
+    return rows <= (32 if hidden_size < 300 else 16)
 
 
 def step(kind: str, inputs, hidden, cell, weights):

@@ -352,3 +352,70 @@ def test_the_state_of_another_network_is_refused(make_model, other, widths):
     model = make_model({"cell_type": "lstm"}, num_hidden_layers=1)
     with pytest.raises(ValueError, match=re.escape(f"should be (3, 3), are {widths}")):
         model(ids, past_key_values=state)
+
+
+# A state of a user's own: copied, forked, joined, cut, saved.
+
+
+def run(model, ids):
+    return model(torch.tensor(ids)).past_key_values
+
+
+def logits_after(model, state, tokens):
+    return model(torch.tensor(tokens)[:, None], past_key_values=state.copy()).logits[:, 0]
+
+
+def test_forked_cut_and_joined_states_go_on_as_the_conversations_they_come_from(make_model, cell):
+    model = make_model(cell)
+    first, second = run(model, [[1, 2, 3]]), run(model, [[4, 5]])
+    alone = [logits_after(model, state, [6]) for state in (first, second)]
+    torch.testing.assert_close(logits_after(model, first.fork(3), [6] * 3), alone[0].expand(3, -1))
+    joined = RNNCache.cat([first, second, first])
+    torch.testing.assert_close(logits_after(model, joined, [6] * 3), torch.cat([*alone, alone[0]]))
+    torch.testing.assert_close(logits_after(model, joined.rows([1]), [6]), alone[1])
+    torch.testing.assert_close(logits_after(model, joined.rows(torch.tensor([True, False, True])), [6] * 2),
+                               alone[0].expand(2, -1))  # fmt: skip
+    assert first.get_seq_length() == 3 and first.layers[0].batch_size == 1  # what they were made from stays
+
+
+def test_a_joined_state_takes_all_that_generate_is_given_as_new(make_model, cell):
+    model = make_model(cell)
+    texts = [[1, 2, 3], [4, 5, 6]]
+    whole = model.generate(torch.tensor([[*text, 7, 8] for text in texts]), max_new_tokens=4, do_sample=False,
+                           pad_token_id=0, attention_mask=torch.ones(2, 5, dtype=torch.long))  # fmt: skip
+    joined = RNNCache.cat([run(model, [text]) for text in texts])
+    found = model.generate(torch.tensor([[7, 8]] * 2), past_key_values=joined, max_new_tokens=4, do_sample=False,
+                           pad_token_id=0, attention_mask=torch.ones(2, 2, dtype=torch.long))  # fmt: skip
+    assert torch.equal(found, whole[:, 3:])
+
+
+def test_beams_go_on_from_a_forked_state(make_model, cell):
+    model = make_model(cell)
+    options = {"num_beams": 3, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    whole = model.generate(torch.tensor([[1, 2, 3, 7]]), **options)
+    found = model.generate(torch.tensor([[7]]), past_key_values=run(model, [[1, 2, 3]]).restart().fork(3), **options)
+    assert torch.equal(found, whole[:, 3:])
+
+
+def test_a_saved_state_is_loaded_by_its_model_and_by_no_other(make_model, cell, tmp_path):
+    model, state = make_model(cell), None
+    state = run(model, [[1, 2, 3], [4, 5, 6]])
+    state.save(tmp_path / "state.safetensors", model)
+    loaded = RNNCache.load(tmp_path / "state.safetensors", make_model(cell))
+    assert torch.equal(logits_after(model, loaded, [7, 8]), logits_after(model, state, [7, 8]))
+    assert loaded.get_seq_length() == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+    with pytest.raises(ValueError, match="state of another model"):
+        RNNCache.load(tmp_path / "state.safetensors", make_model(cell, seed=1))
+
+
+def test_an_empty_state_is_neither_saved_nor_joined_and_different_networks_are_not_joined(make_model, tmp_path):
+    model, other = make_model({"cell_type": "lstm"}), make_model({"cell_type": "gru"})
+    empty = RNNCache(model.config)
+    with pytest.raises(ValueError, match="the state is empty"):
+        empty.save(tmp_path / "state", model)
+    with pytest.raises(ValueError, match="at least one state, each after at least one token"):
+        RNNCache.cat([empty])
+    with pytest.raises(ValueError, match="different networks"):
+        RNNCache.cat([run(model, [[1]]), run(other, [[1]])])
+    assert not list(tmp_path.iterdir())

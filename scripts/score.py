@@ -1,0 +1,60 @@
+"""Surprisal of each token of texts, as tab-separated lines: text, token, surprisal.
+
+    python scripts/score.py MODEL "The Congress shall assemble." [TEXT ...]
+    python scripts/score.py MODEL --file FILE [--unit nats] [--carry_state]
+
+A file has a text a line.
+"""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from rnn_hf.evaluation import load_model
+from rnn_hf.scoring import PER_NAT, score
+
+
+def lines_of(file: str) -> Iterator[str]:
+    if file == "-":
+        yield from map(str.rstrip, sys.stdin)
+    else:
+        with open(file, encoding="utf-8") as opened:
+            yield from map(str.rstrip, opened)
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="directory or name on the Hub")
+    parser.add_argument("texts", nargs="*", help="texts to score")
+    parser.add_argument("--file", help="file with a text a line, - for standard input")
+    parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub")
+    parser.add_argument("--unit", choices=PER_NAT, default="bits", help="of surprisal")
+    parser.add_argument("--batch_size", type=int, default=16, help="texts scored together; does not change the result")
+    parser.add_argument("--carry_state", action="store_true", help="each text continues the one before it")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    try:
+        if bool(arguments.texts) == bool(arguments.file):
+            raise ValueError("give either texts or --file FILE")
+        if arguments.file and arguments.file != "-" and not Path(arguments.file).is_file():
+            raise FileNotFoundError(f"no file {arguments.file}")
+        model, tokenizer = load_model(arguments.model, arguments.revision)
+        lines = arguments.texts
+        if arguments.file:
+            lines = lines_of(arguments.file)
+        options = {"unit": arguments.unit, "batch_size": arguments.batch_size, "carry_state": arguments.carry_state}
+        print(f"text\ttoken\tsurprisal_{arguments.unit}")
+        for number, found in enumerate(score(model, tokenizer, lines, **options), start=1):
+            for token, surprisal in zip(found.tokens, found.surprisals, strict=True):
+                print(f"{number}\t{token.removeprefix('▁')}\t{surprisal:.4f}")
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
