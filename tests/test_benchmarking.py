@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from rnn_hf import RNNConfig, RNNForCausalLM
-from rnn_hf.benchmarking import BareLanguageModel, TrainingSize, in_turn, ratio, training_steps
+from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
+from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.benchmarking.training import TrainingSize, training_steps
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -50,3 +52,22 @@ def test_ratios_are_taken_within_rounds():
     calls = []
     in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
     assert calls == ["a", "a", "b", "b"] * 2
+
+
+@pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
+def test_every_loop_finds_the_same_tokens(cell_type):
+    runs = decoding_runs(DecodingSize(cell_type, 8, 2, 3, vocab_size=20), count=7)
+    greedy = {name: run() for name, run in runs.items() if "sampling" not in name}
+    assert {"ours", "by hand", "stock generate()"} <= set(greedy)
+    assert all(torch.equal(tokens, greedy["ours"]) for tokens in greedy.values())
+    assert all(run().shape == (3, 8) for run in runs.values())
+
+
+def test_the_state_of_the_recurrent_network_alone_does_not_grow(tmp_path):
+    rows = benchmark_context(rounds=1, contexts=(1, 64))
+    sizes = {(row["model"], row["context"]): row["kilobytes"] for row in rows}
+    assert sizes["LSTM", 1] == sizes["LSTM", 64] and sizes["GPT-2", 64] > sizes["GPT-2", 1]
+    parameters = [row["parameters"] for row in rows]
+    assert max(parameters) / min(parameters) < 1.15
+    plot_context(rows, tmp_path / "context.png")
+    assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")

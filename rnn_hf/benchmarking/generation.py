@@ -1,145 +1,22 @@
-"""Speed as ratios: two or more things run in turn in one process, medians of several rounds."""
+"""`generate()` of the package against loops written by hand, transformers' own, and other networks."""
 
 import io
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch.nn import functional as F
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from rnn_hf.models import RNNConfig, RNNForCausalLM
-from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS, RNNLayer
-
-
-class BareLanguageModel(nn.Module):
-    """What one writes by hand: `nn.Embedding`, a multi-layer `nn.LSTM` and `nn.Linear`, nothing else.
-
-    The yardstick of the training benchmark. `loss` is `"fused"` for torch's chunked linear cross entropy, the
-    loss that the package uses, or `"plain"` for logits and `cross_entropy`.
-    """
-
-    def __init__(self, config: RNNConfig):
-        super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.rnn = CELLS[config.cell_type](
-            config.hidden_size, config.hidden_size, num_layers=config.num_hidden_layers, batch_first=True
-        )
-        self.output = nn.Linear(config.hidden_size, config.vocab_size)
-
-    def forward(self, inputs, targets, state, loss):
-        hidden, state = self.rnn(self.embedding(inputs), state)
-        hidden, targets = hidden.flatten(0, 1), targets.flatten()
-        if loss == "plain":
-            return F.cross_entropy(self.output(hidden), targets), state
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
-        weight, bias = self.output.weight, self.output.bias
-        return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=options), state
-
-
-def in_turn(
-    candidates: Mapping[str, Callable[[], object]], rounds: int, synchronize: Callable[[], None] = lambda: None
-) -> dict[str, list[float]]:
-    """Seconds of each candidate in each round, all candidates in every round.
-
-    A candidate runs twice in a round and the second run counts: the first one brings caches and the allocator to the
-    state that its own loop would find, in place of the one that the candidate before it left.
-
-    >>> times = in_turn({"a": lambda: None, "b": lambda: None}, rounds=3)
-    >>> {name: len(seconds) for name, seconds in times.items()}
-    {'a': 3, 'b': 3}
-    """
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, candidate in candidates.items():
-            candidate()
-            synchronize()
-            start = time.perf_counter()
-            candidate()
-            synchronize()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def ratio(times: dict[str, list[float]], name: str, over: str) -> float:
-    """Median over the rounds of the time of `name` over that of `over` in the same round."""
-    return statistics.median(a / b for a, b in zip(times[name], times[over], strict=True))
-
-
-@dataclass(frozen=True)
-class TrainingSize:
-    """One row of the training benchmark."""
-
-    cell_type: Literal["lstm", "gru", "rnn"]
-    hidden_size: int
-    num_hidden_layers: int
-    batch_size: int
-    window: int
-    vocab_size: int = 10_000
-
-    def __str__(self) -> str:
-        shape = f"{self.num_hidden_layers}x{self.hidden_size}"
-        return f"{self.cell_type} {shape}, batch {self.batch_size}, window {self.window}"
-
-
-TRAINING_SIZES = [
-    TrainingSize("lstm", 200, 2, 20, 35),
-    TrainingSize("lstm", 650, 2, 20, 35),
-    TrainingSize("lstm", 256, 2, 64, 35),
-    TrainingSize("gru", 256, 2, 20, 35),
-    TrainingSize("rnn", 256, 2, 20, 35),
-]
-
-
-def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callable[[], object]]:
-    """One optimizer step of the package and of the hand-written loop with each loss, on the same data and sizes."""
-    config = RNNConfig(
-        vocab_size=size.vocab_size,
-        hidden_size=size.hidden_size,
-        num_hidden_layers=size.num_hidden_layers,
-        cell_type=size.cell_type,
-        tie_word_embeddings=False,
-    )
-    ours, bare = RNNForCausalLM(config).train(), BareLanguageModel(config).train()
-    ours.to(device)
-    bare.to(device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (size.batch_size, size.window + 1)
-    tokens = torch.randint(size.vocab_size, shape, generator=generator).to(device)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
-    states: dict[str, Any] = {}
-
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def package(optimizer: torch.optim.Optimizer) -> None:
-        outputs = ours(
-            inputs, past_key_values=states.get("ours"), shift_labels=targets, use_cache=True, skip_logits=True
-        )
-        states["ours"] = outputs.past_key_values.detach()
-        step(ours, optimizer, outputs.loss)
-
-    def by_hand(optimizer: torch.optim.Optimizer, kind: str) -> None:
-        loss, state = bare(inputs, targets, states.get(kind), kind)
-        states[kind] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
-        step(bare, optimizer, loss)
-
-    our_sgd, bare_sgd = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (ours, bare))
-    candidates: dict[str, Callable[[], object]] = {"ours": lambda: package(our_sgd)}
-    if hasattr(F, "linear_cross_entropy"):
-        candidates["by hand, same loss"] = lambda: by_hand(bare_sgd, "fused")
-    candidates["by hand, cross_entropy"] = lambda: by_hand(bare_sgd, "plain")
-    return candidates
+from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
 
 
 @dataclass(frozen=True)
@@ -291,21 +168,117 @@ def benchmark_generation(rounds: int = 9) -> list[dict[str, Any]]:
     return rows
 
 
-def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
-    """Time of a training step against the same step written by hand: one row a size of `TRAINING_SIZES`.
+CONTEXTS = (1, 256, 1024, 4096, 16_384)
+
+
+def networks_of_equal_size(vocab_size: int = 10_000) -> dict[str, Any]:
+    """An LSTM, and transformers' GPT-2 and Mamba of about as many parameters, all with random weights."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {"n_embd": 256, "n_layer": 5, "n_head": 4, "n_positions": CONTEXTS[-1] + 64}
+    gpt2 = GPT2Config(vocab_size=vocab_size, bos_token_id=None, eos_token_id=None, **sizes)
+    mamba = MambaConfig(vocab_size=vocab_size, hidden_size=256, num_hidden_layers=9)
+    models: dict[str, Any] = {
+        "LSTM": RNNForCausalLM(RNNConfig(vocab_size=vocab_size, hidden_size=400, num_hidden_layers=2)),
+        "GPT-2": GPT2LMHeadModel(gpt2),
+        "Mamba": MambaForCausalLM(mamba),
+    }
+    models["LSTM"].flatten_parameters()
+    return {name: model.eval() for name, model in models.items()}
+
+
+def bytes_of(content: Any) -> int:
+    """Bytes of all tensors in a cache, each counted once."""
+    seen: dict[int, int] = {}
+
+    def visit(value: Any, depth: int = 0) -> None:
+        if isinstance(value, torch.Tensor):
+            seen[value.data_ptr()] = value.numel() * value.element_size()
+        elif isinstance(value, list | tuple):
+            for part in value:
+                visit(part, depth)
+        elif isinstance(value, dict):
+            visit(list(value.values()), depth)
+        elif hasattr(value, "__dict__") and depth < 3:
+            visit(list(vars(value).values()), depth + 1)
+
+    visit(content)
+    return sum(seen.values())
+
+
+@torch.no_grad()
+def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> list[dict[str, Any]]:
+    """Time of one more token, and size of what is kept, as the text before it grows.
+
+    Without positions that are learned, as for random weights here, only the length of the context matters, so
+    GPT-2's position table stands outside its count of parameters.
 
     Returns:
-        Rows of `size`, `tokens_per_second` of the package, and `ratio` of its time to that of each other candidate;
-        below 1 the package is faster.
+        Rows of `model`, `parameters`, `context`, `milliseconds` a token (median), `kilobytes` of state or cache.
     """
-    target = torch.device(device)
-    rows: list[dict[str, Any]] = []
-    for size in TRAINING_SIZES:
-        synchronize = torch.cuda.synchronize if target.type == "cuda" else lambda: None
-        times = in_turn(training_steps(size, target), rounds, synchronize)
-        tokens = size.batch_size * size.window
-        row: dict[str, Any] = {"size": str(size)}
-        row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
-        row["ratio"] = {name: round(ratio(times, "ours", name), 3) for name in times if name != "ours"}
-        rows.append(row)
+    rows = []
+    for name, model in networks_of_equal_size().items():
+        positions = model.transformer.wpe.weight.numel() if name == "GPT-2" else 0
+        for context in contexts:
+            ids = torch.randint(1, 10_000, (1, context))
+            cache = None
+            for part in ids.split(2048, dim=1):
+                outputs = model(part, **cache_argument(name, cache), use_cache=True, logits_to_keep=1)
+                cache = outputs.cache_params if name == "Mamba" else outputs.past_key_values
+            token, seconds = ids[:, -1:], []
+            for _ in range(max(rounds, 3) * 4):
+                start = time.perf_counter()
+                outputs = model(token, **cache_argument(name, cache), use_cache=True)
+                seconds.append(time.perf_counter() - start)
+            rows.append({
+                "model": name, "parameters": model.num_parameters() - positions, "context": context,
+                "milliseconds": round(1000 * statistics.median(seconds), 3),
+                "kilobytes": round(bytes_of(cache) / 1024, 1),
+            })  # fmt: skip
     return rows
+
+
+def cache_argument(name: str, cache: Any) -> dict[str, Any]:
+    """What a model calls its memory."""
+    return {"cache_params" if name == "Mamba" else "past_key_values": cache}
+
+
+def resident_memory(lengths: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)) -> list[dict[str, Any]]:
+    """Resident memory of this process, in megabytes, after so many tokens generated in one call.
+
+    The ids themselves take 8 bytes a token, and their buffer up to twice that.
+    """
+    torch.manual_seed(0)
+    model = RNNForCausalLM(RNNConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=1)).eval()
+    prompt, rows = torch.tensor([[1]]), []
+    options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
+    model.generate(prompt, max_new_tokens=10, **options)
+    for length in lengths:
+        model.generate(prompt, max_new_tokens=length, **options)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        rows.append({"tokens": length, "megabytes": round(pages * 4096 / 1e6, 1)})
+    return rows
+
+
+def plot_context(rows: list[dict[str, Any]], png: Path) -> None:
+    """Draw `benchmark_context`: time a token and memory over the length of the context.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("the plot needs matplotlib: pip install 'rnn_hf[plot]'") from error
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2)
+    units = {"milliseconds": "milliseconds a token", "kilobytes": "kilobytes of state or cache"}
+    for panel, (key, label) in zip(panels, units.items(), strict=True):
+        for name in dict.fromkeys(row["model"] for row in rows):
+            points = [(row["context"], row[key]) for row in rows if row["model"] == name]
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        panel.set(xlabel="tokens of context", ylabel=label, xscale="log", yscale="log")
+        panel.grid(alpha=0.3)
+    panels[0].legend()
+    figure.savefig(png, dpi=130)

@@ -1,0 +1,1 @@
+"""Speed as ratios: things run in turn in one process, medians of several rounds."""

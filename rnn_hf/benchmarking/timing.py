@@ -1,0 +1,66 @@
+"""Things run in turn, their times compared within rounds; and the network written by hand to compare with."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rnn_hf.models import RNNConfig
+from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS
+
+
+class BareLanguageModel(nn.Module):
+    """What one writes by hand: `nn.Embedding`, a multi-layer `nn.LSTM` and `nn.Linear`, nothing else.
+
+    The yardstick of the training benchmark. `loss` is `"fused"` for torch's chunked linear cross entropy, the
+    loss that the package uses, or `"plain"` for logits and `cross_entropy`.
+    """
+
+    def __init__(self, config: RNNConfig):
+        super().__init__()
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.rnn = CELLS[config.cell_type](
+            config.hidden_size, config.hidden_size, num_layers=config.num_hidden_layers, batch_first=True
+        )
+        self.output = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, inputs, targets, state, loss):
+        hidden, state = self.rnn(self.embedding(inputs), state)
+        hidden, targets = hidden.flatten(0, 1), targets.flatten()
+        if loss == "plain":
+            return F.cross_entropy(self.output(hidden), targets), state
+        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
+        weight, bias = self.output.weight, self.output.bias
+        return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=options), state
+
+
+def in_turn(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, synchronize: Callable[[], None] = lambda: None
+) -> dict[str, list[float]]:
+    """Seconds of each candidate in each round, all candidates in every round.
+
+    A candidate runs twice in a round and the second run counts: the first one brings caches and the allocator to the
+    state that its own loop would find, in place of the one that the candidate before it left.
+
+    >>> times = in_turn({"a": lambda: None, "b": lambda: None}, rounds=3)
+    >>> {name: len(seconds) for name, seconds in times.items()}
+    {'a': 3, 'b': 3}
+    """
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, candidate in candidates.items():
+            candidate()
+            synchronize()
+            start = time.perf_counter()
+            candidate()
+            synchronize()
+            times[name].append(time.perf_counter() - start)
+    return times
+
+
+def ratio(times: dict[str, list[float]], name: str, over: str) -> float:
+    """Median over the rounds of the time of `name` over that of `over` in the same round."""
+    return statistics.median(a / b for a, b in zip(times[name], times[over], strict=True))
