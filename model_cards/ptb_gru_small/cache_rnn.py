@@ -1,11 +1,21 @@
 """The recurrent state as a transformers cache: constant size, batch first, never written in place."""
 
-from collections.abc import Callable
+import copy
+import hashlib
+import os
+from collections.abc import Callable, Sequence
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
 from .configuration_rnn import RNNConfig
+
+
+# Steps that a recording state can go back: more than a draft of transformers' assisted generation is long.
+RECORDED_STEPS = 128
 
 
 class RecurrentStateLayer(CacheLayerMixin):
@@ -25,21 +35,35 @@ class RecurrentStateLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__()
         self.cumulative_length = 0
+        self.record_past = False
+        self.past: list[tuple] = []  # (cumulative_length, keys, values) before each of the last steps
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor | None) -> None:
         self.keys, self.values, self.is_initialized = key_states, value_states, True
 
     def update(self, key_states, value_states, num_tokens: int = 1, *args, **kwargs):
         """Replace the state by the one after `num_tokens` more positions and return it."""
+        if self.record_past and num_tokens == 1:
+            self.past.append((self.cumulative_length, self.keys, self.values))
+            del self.past[:-RECORDED_STEPS]
+        elif self.record_past:
+            self.past.clear()  # what was recorded lies further back than can be gone
         self.lazy_initialization(key_states, value_states)
         self.cumulative_length += num_tokens
         return self.keys, self.values
 
+    def activate_past_recording(self) -> None:
+        """Keep the states before the last steps from now on, so that `crop` can go back to them."""
+        self.record_past = True
+
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Replace each tensor of the state by `function` of it."""
-        if self.is_initialized:
-            self.keys = function(self.keys)
-            self.values = function(self.values) if self.values is not None else None
+        """Replace each tensor of the state, and of those recorded, by `function` of it."""
+
+        def of(tensor):
+            return None if tensor is None else function(tensor)
+
+        self.keys, self.values = of(self.keys), of(self.values)
+        self.past = [(length, of(keys), of(values)) for length, keys, values in self.past]
 
     @property
     def batch_size(self) -> int:
@@ -60,12 +84,24 @@ class RecurrentStateLayer(CacheLayerMixin):
         """Forget all: the next token is the first one again."""
         self.keys = self.values = None
         self.is_initialized, self.cumulative_length = False, 0
+        self.past.clear()
 
     def crop(self, tokens_to_remove: int) -> None:
-        raise ValueError(
-            "A recurrent state holds no past positions to go back to: keep a copy (copy.deepcopy) "
-            "of the state before the tokens that may be taken back."
-        )
+        """Go back by so many steps, given as a negative number as transformers does; forget what was recorded.
+
+        Raises:
+            ValueError: These steps were not recorded.
+        """
+        steps = abs(tokens_to_remove)
+        if steps > len(self.past):
+            raise ValueError(
+                f"cannot go back {steps} steps: {len(self.past)} are recorded. Call `activate_past_recording()` "
+                f"before them (the last {RECORDED_STEPS} are kept), or keep a copy (copy.deepcopy) of the state"
+            )
+        if steps:
+            self.cumulative_length, self.keys, self.values = self.past[-steps]
+            self.is_initialized = self.keys is not None
+        self.past.clear()
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.batch_select_indices(beam_idx)
@@ -85,11 +121,12 @@ class RecurrentStateLayer(CacheLayerMixin):
         self.apply(lambda tensor: tensor.to(self.device, non_blocking=True))
 
     def __deepcopy__(self, memo) -> "RecurrentStateLayer":
-        copy = type(self)()
-        copy.__dict__.update(self.__dict__)
-        copy.apply(lambda tensor: tensor.detach().clone())  # torch cannot deep-copy a tensor inside a graph
-        memo[id(self)] = copy
-        return copy
+        other = type(self)()
+        other.__dict__.update(self.__dict__)
+        other.past = list(self.past)
+        other.apply(lambda tensor: tensor.detach().clone())  # torch cannot deep-copy a tensor inside a graph
+        memo[id(self)] = other
+        return other
 
 
 # The state has the same size at every length, so a "static" cache is the same thing.
@@ -100,8 +137,8 @@ class RNNCache(Cache):
     """The state of a whole network: one [`RecurrentStateLayer`] a layer, empty at first.
 
     It is what the models take and return as `past_key_values`. Beside the methods of every transformers cache
-    (`reorder_cache`, `batch_repeat_interleave`, `batch_select_indices`, `reset`, `get_seq_length`) it has
-    `detach` and `to`.
+    (`reorder_cache`, `batch_repeat_interleave`, `batch_select_indices`, `reset`, `get_seq_length`) it can be detached,
+    moved, copied, forked, cut by row, joined with others, saved and loaded.
 
     Args:
         config: Configuration of the model that the state belongs to.
@@ -134,5 +171,98 @@ class RNNCache(Cache):
             layer.apply(lambda tensor: tensor.to(*args, **kwargs))
         return self
 
+    def copy(self) -> "RNNCache":
+        """A state of its own with the same content, to go on from twice."""
+        return copy.deepcopy(self)
 
-__all__ = ["RNNCache", "RecurrentStateLayer"]
+    def fork(self, times: int) -> "RNNCache":
+        """A copy in which each row stands `times` times, one after the other: as many continuations of each."""
+        forked = self.copy()
+        forked.batch_repeat_interleave(times)
+        return forked
+
+    def rows(self, indices) -> "RNNCache":
+        """A copy of some rows, by a list or tensor of indices or a boolean mask."""
+        chosen = self.copy()
+        chosen.batch_select_indices(torch.as_tensor(indices))
+        return chosen
+
+    def restart(self) -> "RNNCache":
+        """Count tokens anew, in place, so that `generate()` takes all that it is given as new; returns the cache.
+
+        Without this it is given the text from the beginning, and leaves out what the state has seen.
+        """
+        for layer in self.layers:
+            layer.cumulative_length = 0
+            layer.past.clear()
+        return self
+
+    @classmethod
+    def cat(cls, states: "Sequence[RNNCache]") -> "RNNCache":
+        """The rows of several states in one batch, tokens counted anew (see `restart`).
+
+        Raises:
+            ValueError: No state, one without content, or states of different networks.
+        """
+        if not states or not all(layer.is_initialized for state in states for layer in state.layers):
+            raise ValueError("`states` must be at least one state, each after at least one token")
+        if len({shape_of(state) for state in states}) > 1:
+            raise ValueError("`states` are of different networks: they differ in layers or widths")
+        joined = states[0].copy().restart()
+        for layer, *parts in zip(joined.layers, *(state.layers for state in states), strict=True):
+            layer.keys = torch.cat([part.keys.detach() for part in parts])
+            if layer.values is not None:
+                layer.values = torch.cat([part.values.detach() for part in parts])
+        return joined
+
+    def save(self, path: str | os.PathLike, model: nn.Module) -> None:
+        """Write the state to a safetensors file, with the identity of its model; written beside and moved into place.
+
+        Raises:
+            ValueError: The state is empty.
+        """
+        if not all(layer.is_initialized for layer in self.layers):
+            raise ValueError("the state is empty: run at least one token before it is saved")
+        tensors = {f"layers.{index}.hidden": layer.keys for index, layer in enumerate(self.layers)}
+        cells = {f"layers.{index}.cell": layer.values for index, layer in enumerate(self.layers)}
+        tensors |= {name: cell for name, cell in cells.items() if cell is not None}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        beside = f"{os.fspath(path)}.writing"
+        save_file(tensors, beside, {"model": identity_of(model), "tokens": str(self.get_seq_length())})
+        os.replace(beside, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, model: nn.Module) -> "RNNCache":
+        """Read a state of `model` from a file, onto its device, tokens counted anew (see `restart`).
+
+        Raises:
+            ValueError: It is the state of another model: weights or configuration differ.
+        """
+        with safe_open(path, framework="pt") as file:
+            if (file.metadata() or {}).get("model") != identity_of(model):
+                raise ValueError(f"{os.fspath(path)} is the state of another model: other weights, or another type")
+            tensors = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
+        state = cls(model.config)
+        for index, layer in enumerate(state.layers):
+            layer.lazy_initialization(tensors[f"layers.{index}.hidden"], tensors.get(f"layers.{index}.cell"))
+        return state
+
+
+def shape_of(state: RNNCache) -> tuple:
+    """Widths of each layer's state."""
+    return tuple(
+        (layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]) for layer in state.layers
+    )
+
+
+def identity_of(model: nn.Module) -> str:
+    """A checksum of a model's weights, by name, type and content, wherever they are."""
+    digest = hashlib.sha256(model.config.model_type.encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+__all__ = ["RECORDED_STEPS", "RNNCache", "RecurrentStateLayer"]

@@ -19,14 +19,15 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .cache_rnn import RecurrentStateLayer, RNNCache
+from .cache_rnn import RECORDED_STEPS, RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
+from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, pays_to_step, step
 
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -43,7 +44,12 @@ class RNNLayer(GradientCheckpointingLayer):
     """One recurrent layer: a one-layer `nn.LSTM`, `nn.GRU` or `nn.RNN`, so cuDNN on a GPU and oneDNN on a CPU.
 
     One module a layer, because dropout masks, widths, hidden states, checkpointing and the state all need the seam.
+
+    Attributes:
+        steps_directly: Whether one token a row is computed by `step` where that is faster, on a CPU.
     """
+
+    steps_directly = True
 
     def __init__(self, config: RNNConfig, layer_idx: int):
         super().__init__()
@@ -53,7 +59,8 @@ class RNNLayer(GradientCheckpointingLayer):
         if config.cell_type == "lstm":
             extra["proj_size"] = config.projection_size
         self.rnn = CELLS[config.cell_type](*config.layer_sizes[layer_idx], batch_first=True, **extra)
-        self.is_sigmoid = config.hidden_act == "sigmoid"
+        self.kind = config.hidden_act or config.cell_type
+        self.is_sigmoid = self.kind == "sigmoid"
         self.recurrent_dropout = config.recurrent_dropout
 
     def forward(self, inputs, hidden=None, cell=None, batch_sizes=None):
@@ -69,6 +76,12 @@ class RNNLayer(GradientCheckpointingLayer):
         Returns:
             Outputs as `inputs` with H in the last place, then the state `(B, H)` after each row's last token.
         """
+        if batch_sizes is None and inputs.shape[1] == 1 and self.can_step(len(inputs)):
+            if hidden is None:
+                hidden = inputs.new_zeros(len(inputs), self.rnn.hidden_size)
+                cell = torch.zeros_like(hidden) if self.kind == "lstm" else None
+            hidden, cell = step(self.kind, inputs[:, 0], hidden, cell, self.step_weights())
+            return hidden[:, None], hidden, cell
         sequence = inputs if batch_sizes is None else PackedSequence(inputs, batch_sizes)
         if self.is_sigmoid:
             rows = len(inputs) if batch_sizes is None else int(batch_sizes[0])
@@ -84,6 +97,23 @@ class RNNLayer(GradientCheckpointingLayer):
         if self.is_sigmoid:
             outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
         return outputs, hidden[0], None if cell is None else cell[0]
+
+    def can_step(self, rows: int) -> bool:
+        """Whether `step` may take the module's place: nothing wraps the module, and for so many rows it is faster."""
+        return (
+            self.steps_directly
+            and not self.training
+            and type(self.rnn) in CELLS.values()
+            and is_bare(self.rnn)
+            and not getattr(self.rnn, "proj_size", 0)
+            and self.rnn.weight_hh_l0.device.type == "cpu"
+            and pays_to_step(self.kind, rows, self.rnn.hidden_size)
+        )
+
+    def step_weights(self) -> tuple:
+        """What `step` of generation_rnn takes."""
+        rnn = self.rnn
+        return in_parts(rnn.weight_ih_l0, rnn.bias_ih_l0), in_parts(rnn.weight_hh_l0, rnn.bias_hh_l0)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         """Weights to run with in place of the module's own; empty where its own serve."""
@@ -210,7 +240,6 @@ class RNNPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["RNNLayer"]
-    _is_stateful = True
 
     def __init__(self, config: RNNConfig, *args, **kwargs):
         config.validate()  # a field may have been set after the configuration was made
@@ -330,12 +359,18 @@ class RNNModel(RNNPreTrainedModel):
         states = self._read_state(past_key_values, embeds)
         packing = self._packing(attention_mask, embeds)
 
+        is_recording = past_key_values is not None and past_key_values.layers[0].record_past
+
         with without_autocast(embeds.device):
-            outputs, hidden_states = self._run_layers(embeds, states, packing)
+            if is_recording and use_cache:
+                outputs, hidden_states = self._run_recorded(embeds, past_key_values, packing)
+            else:
+                outputs, hidden_states = self._run_layers(embeds, states, packing)
+                past_key_values = self._write_state(past_key_values, states, embeds.shape[1]) if use_cache else None
 
         return BaseModelOutputWithPast(
             last_hidden_state=outputs,
-            past_key_values=self._write_state(past_key_values, states, embeds.shape[1]) if use_cache else None,
+            past_key_values=past_key_values,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
         )
 
@@ -354,6 +389,19 @@ class RNNModel(RNNPreTrainedModel):
             dropout = self.config.output_dropout if is_last else self.config.hidden_dropout
             outputs = locked_dropout(raw, dropout, self.training)
         return outputs, hidden_states
+
+    def _run_recorded(self, embeds: torch.Tensor, cache: RNNCache, packing: Packing | None):
+        """As `_run_layers`, with the last tokens one at a time, so that `cache` records the state before each."""
+        time = embeds.shape[1]
+        sizes = [time - RECORDED_STEPS] * (time > RECORDED_STEPS) + [1] * min(time, RECORDED_STEPS)
+        masks = [None] * len(sizes) if packing is None else packing.mask.split(sizes, dim=1)
+        runs = []
+        for part, mask, size in zip(embeds.split(sizes, dim=1), masks, sizes, strict=True):
+            states = self._read_state(cache, part)
+            runs.append(self._run_layers(part, states, self._packing(mask, part)))
+            self._write_state(cache, states, size)
+        outputs, hidden_states = zip(*runs, strict=True)
+        return torch.cat(outputs, dim=1), [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)]
 
     def _embed(self, input_ids, inputs_embeds) -> torch.Tensor:
         if (input_ids is None) == (inputs_embeds is None):
@@ -424,7 +472,7 @@ class RNNModel(RNNPreTrainedModel):
         return hidden, inputs.new_zeros(len(inputs), hidden_size) if self.config.cell_type == "lstm" else None
 
 
-class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
+class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -511,18 +559,6 @@ class RNNForCausalLM(RNNPreTrainedModel, GenerationMixin):
             logits = logits if logits.dtype == torch.float64 else logits.float()
             loss = F.cross_entropy(logits, targets, reduction=reduction)
         return loss if num_items_in_batch is None else loss / num_items_in_batch
-
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
-        implementation = generation_config.cache_implementation
-        if implementation not in (None, "dynamic", "static"):
-            raise ValueError(
-                f"cache_implementation={implementation!r} is of no use here: a recurrent state has one size at every "
-                "length. Leave it out; 'static' and 'dynamic' mean the same."
-            )
-        if model_kwargs.get("past_key_values") is not None:
-            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = RNNCache(self.config)
 
 
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

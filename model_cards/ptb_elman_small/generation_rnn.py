@@ -1,0 +1,312 @@
+"""The decoding path: one-token steps by direct arithmetic, and a light loop for greedy search and sampling.
+
+Shapes in comments: B batch, E embedding, H width of a layer, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import GenerationMixin, LogitsProcessorList
+from transformers.generation import (
+    EosTokenCriteria,
+    GenerateDecoderOnlyOutput,
+    MaxLengthCriteria,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .cache_rnn import RNNCache
+
+
+# What scales or filters candidates by their own probabilities alone, so that it may see the k likeliest only.
+AFTER_TOP_K = (TemperatureLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+ELMAN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
+
+
+def in_parts(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix `(N, K)` and its bias as views `(parts, N / parts, K)` and `(parts, N / parts, 1)`, for `product`."""
+    rows, width = weight.shape
+    parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
+    return weight.view(parts, rows // parts, width), bias.view(parts, rows // parts, 1)
+
+
+def product(matrix: tuple[torch.Tensor, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    """`weight @ inputs.T + bias`, `(N, B)` for `inputs` `(B, K)`, the rows of the matrix in parts.
+
+    On a CPU up to 5 times as fast as `F.linear` for few inputs, for which that leaves the matrix to a single thread
+    or to a slow kernel.
+    """
+    weight, bias = matrix
+    return torch.baddbmm(bias, weight, inputs.t().expand(weight.shape[0], -1, -1)).view(-1, inputs.shape[0])
+
+
+def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:
+    """Whether `step` is faster than the fused module, as measured on two CPU cores for widths of 200 to 1150.
+
+    oneDNN orders the weights of an LSTM anew at each call: that costs several steps for few rows, or where the layer
+    is wide, and pays for many rows. The other cells gain little, but gain.
+    """
+    if kind != "lstm" or hidden_size >= 1000:
+        return rows <= 64
+    return rows <= (32 if hidden_size < 300 else 16)
+
+
+def step(kind: str, inputs, hidden, cell, weights):
+    """One time step of one layer, from the equations.
+
+    Args:
+        kind: `"lstm"`, `"gru"`, or the activation of an Elman cell.
+        inputs: `(B, input size)`.
+        hidden, cell: State before the step, `(B, H)` each; `cell` of an LSTM only.
+        weights: Of input and of hidden state, each matrix and bias `in_parts`, in torch's order of gates.
+
+    Returns:
+        The state after the step, `(hidden, cell)`.
+    """
+    of_input, of_hidden = weights
+    before = hidden.t()
+    from_input, from_hidden = product(of_input, inputs), product(of_hidden, hidden)
+    if kind == "lstm":
+        gates, size = from_input + from_hidden, before.shape[0]
+        open_in, forget = gates[: 2 * size].sigmoid().chunk(2)
+        update, out = gates[2 * size : 3 * size].tanh(), gates[3 * size :].sigmoid()
+        cell = torch.addcmul(forget * cell.t(), open_in, update)
+        return as_rows(out * cell.tanh()), as_rows(cell)
+    if kind == "gru":
+        (reset_in, keep_in, new_in), (reset, keep, new) = from_input.chunk(3), from_hidden.chunk(3)
+        new = torch.addcmul(new_in, (reset + reset_in).sigmoid(), new).tanh()
+        return as_rows(torch.lerp(new, before, (keep + keep_in).sigmoid())), None
+    return as_rows(ELMAN_ACTIVATIONS[kind](from_input + from_hidden)), None
+
+
+def as_rows(columns: torch.Tensor) -> torch.Tensor:
+    """`(B, H)` of `(H, B)`, laid out anew: the next product is several times as fast where its columns lie apart.
+
+    A single column is viewed as a row, since transposing would leave it the strides of a column.
+    """
+    return columns.view(1, -1) if columns.shape[1] == 1 else columns.t().contiguous()
+
+
+@dataclass
+class Sampler:
+    """Chooses the next tokens from logits, as transformers' loop does.
+
+    Where the last processors are top-k and what may follow it, the k likeliest are taken first and the rest of the
+    work is done on these: the same distribution, other random numbers.
+    """
+
+    processors: LogitsProcessorList
+    do_sample: bool
+    keeps_scores: bool
+
+    def __post_init__(self):
+        self.top_k, self.after = None, []
+        position = next((i for i, p in enumerate(self.processors) if isinstance(p, TopKLogitsWarper)), None)
+        if position is None or not self.do_sample or self.keeps_scores:
+            return
+        before, after = self.processors[:position], self.processors[position + 1 :]
+        if not all(isinstance(processor, AFTER_TOP_K) for processor in after):
+            return
+        if before and isinstance(before[-1], TemperatureLogitsWarper):  # keeps the order, so it may come after
+            before, after = before[:-1], [before[-1], *after]
+        self.top_k, self.before, self.after = self.processors[position].top_k, LogitsProcessorList(before), after
+
+    def __call__(self, input_ids, logits):
+        """Tokens `(B,)` and processed scores `(B, V)` from `(B, V)` in float32; no scores with top-k first."""
+        if self.top_k is not None and self.top_k < logits.shape[1]:
+            scores = self.before(input_ids, logits) if len(self.before) else logits
+            values, candidates = scores.topk(self.top_k + 1)
+            # transformers keeps all that are level with the last; so exactly k only where none is.
+            if not (values[:, -1] == values[:, -2]).any():
+                values = values[:, :-1]
+                for processor in self.after:
+                    values = processor(input_ids, values)
+                chosen = torch.multinomial(values.softmax(dim=-1), 1)
+                return candidates.gather(1, chosen).squeeze(1), None
+            scores = LogitsProcessorList(self.processors[len(self.before) :])(input_ids, scores)
+        else:
+            scores = self.processors(input_ids, logits) if len(self.processors) else logits
+        if self.do_sample:
+            return torch.multinomial(scores.softmax(dim=-1), 1).squeeze(1), scores
+        return scores.argmax(dim=-1), scores
+
+
+class TokenBuffer:
+    """Token ids that grow at the end without being copied at each step."""
+
+    def __init__(self, input_ids):
+        self.length = input_ids.shape[1]
+        self.storage = F.pad(input_ids, (0, 256))
+
+    def append(self, tokens):
+        """Add `(B,)` tokens; returns all `(B, length)`, a view that later tokens leave as it is."""
+        if self.length == self.storage.shape[1]:
+            self.storage = F.pad(self.storage, (0, self.length))
+        self.storage[:, self.length] = tokens
+        self.length += 1
+        return self.storage[:, : self.length]
+
+
+class RNNGenerationMixin(GenerationMixin):
+    """`generate()` of a recurrent language model.
+
+    Attributes:
+        decodes_directly: Whether greedy search and sampling on a CPU take the light loop below, with the tokens of
+            transformers' own (with top-k first, its distribution). `False` brings that one back.
+    """
+
+    decodes_directly = True
+    config: Any
+    model: Any
+    lm_head: nn.Linear
+    training: bool
+    device: torch.device
+
+    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+        implementation = generation_config.cache_implementation
+        if implementation not in (None, "dynamic", "static"):
+            raise ValueError(
+                f"cache_implementation={implementation!r} is of no use here: a recurrent state has one size at every "
+                "length. Leave it out; 'static' and 'dynamic' mean the same."
+            )
+        if model_kwargs.get("past_key_values") is not None:
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = RNNCache(self.config)
+            if getattr(generation_config, "is_assistant", False):
+                model_kwargs["past_key_values"].activate_past_recording()
+
+    def _can_decode_directly(self, generation_config, model_kwargs) -> bool:
+        """Whether the loop below gives what transformers' own would, faster."""
+        layers = self.model.layers
+        return (
+            self.decodes_directly
+            and not self.training
+            and isinstance(model_kwargs.get("past_key_values"), RNNCache)
+            and not (generation_config.output_hidden_states or generation_config.output_attentions)
+            and not torch.is_autocast_enabled(self.device.type)
+            and all(is_bare(module) for module in (self, self.model, self.lm_head, self.model.embed_tokens, *layers))
+        )
+
+    def _sample(
+        self,
+        input_ids,
+        logits_processor,
+        stopping_criteria,
+        generation_config,
+        synced_gpus=False,
+        streamer=None,
+        **model_kwargs,
+    ):
+        """Greedy search and sampling; see `GenerationMixin._sample`, whose place this takes."""
+        if synced_gpus or not self._can_decode_directly(generation_config, model_kwargs):
+            return super()._sample(
+                input_ids,
+                logits_processor,
+                stopping_criteria,
+                generation_config,
+                synced_gpus,
+                streamer,
+                **model_kwargs,
+            )
+        outputs = self._prefill(
+            input_ids, generation_config, model_kwargs, is_first_iteration=not generation_config.is_assistant
+        )
+        logits, cache = outputs.logits[:, -1].float(), outputs.past_key_values
+        del outputs
+        keeps = generation_config.return_dict_in_generate
+        scores: list | None = [] if keeps and generation_config.output_scores else None
+        raw: list | None = [] if keeps and generation_config.output_logits else None
+        sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
+        finished = Finished(stopping_criteria, generation_config._pad_token_tensor, len(input_ids))
+        buffer = TokenBuffer(input_ids)
+        rows = len(input_ids)
+        head = in_parts(self.lm_head.weight, self.lm_head.bias) if self.device.type == "cpu" else None
+        weights = [layer.step_weights() if layer.can_step(rows) else None for layer in self.model.layers]
+        while True:
+            tokens, processed = sampler(input_ids, logits)
+            if scores is not None:
+                scores.append(processed)
+            if raw is not None:
+                raw.append(logits)
+            tokens = finished.pad(tokens)
+            input_ids = buffer.append(tokens)
+            is_over = finished(input_ids, tokens, None if scores is None else tuple(scores))
+            if streamer is not None:
+                streamer.put(tokens.cpu())
+            if is_over:
+                break
+            logits = self._decode(tokens, cache, weights, head).float()
+        if streamer is not None:
+            streamer.end()
+        input_ids = input_ids.contiguous()
+        if not keeps:
+            return input_ids
+        return GenerateDecoderOnlyOutput(
+            sequences=input_ids,
+            scores=None if scores is None else tuple(scores),
+            logits=None if raw is None else tuple(raw),
+            past_key_values=cache,
+        )
+
+    def _decode(self, tokens, cache, weights, head):
+        """Logits `(B, V)` after one more token `(B,)` of each row; goes on with the state in `cache`.
+
+        `weights` are those of each layer that steps directly, `None` for one that goes through its module, and
+        `head` is the output matrix in parts, `None` to go through its module.
+        """
+        outputs = F.embedding(tokens, self.model.embed_tokens.weight)
+        for layer, state, own in zip(self.model.layers, cache.layers, weights, strict=True):
+            if own is None:
+                _, *after = layer(outputs[:, None], state.keys, state.values)
+            else:
+                after = step(layer.kind, outputs, state.keys, state.values, own)
+            outputs, _ = state.update(*after)
+        return self.lm_head(outputs) if head is None else product(head, outputs).t()
+
+
+class Finished:
+    """Which rows have ended, by transformers' criteria; length and end token without its overhead."""
+
+    def __init__(self, criteria, pad_token, rows: int):
+        self.criteria, self.pad_token = criteria, pad_token
+        self.ends = next(
+            (criterion.eos_token_id for criterion in criteria if hasattr(criterion, "eos_token_id")), None
+        )
+        is_simple = all(type(criterion) in (MaxLengthCriteria, EosTokenCriteria) for criterion in criteria)
+        self.max_length = criteria.max_length if is_simple else None
+        self.end_ids = None if self.ends is None else set(self.ends.tolist())
+        self.rows = torch.zeros(rows, dtype=torch.bool)
+        self.any = False
+
+    def pad(self, tokens):
+        """Padding in place of the tokens of rows that have ended."""
+        if not self.any or self.ends is None:
+            return tokens
+        return torch.where(self.rows.to(tokens.device), self.pad_token.to(tokens.device), tokens)
+
+    def __call__(self, input_ids, tokens, scores) -> bool:
+        """Take notice of new tokens; returns whether all rows have ended."""
+        if self.max_length is None:
+            self.rows |= self.criteria(input_ids, scores).cpu()
+        else:
+            if input_ids.shape[1] >= self.max_length:
+                return True
+            if self.end_ids is None:
+                return False
+            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()])
+        self.any = bool(self.rows.any())
+        return self.any and bool(self.rows.all())
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether nothing is hooked onto or wrapped around a module, so that its arithmetic may be done without it."""
+    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
+
+
+__all__ = ["RNNGenerationMixin"]
