@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
 
@@ -39,7 +40,7 @@ def main() -> int:
     generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
     set_seed(1)
     options = {"max_new_tokens": 30, "do_sample": True, "temperature": 0.7, "top_k": 50}
-    for texts in generator(list(PROMPTS), bad_words_ids=[[tokenizer.unk_token_id]], **options):
+    for texts in generator(list(PROMPTS), bad_words_ids=[[unknown_id(tokenizer)]], **options):
         print(f"  {texts[0]['generated_text']}")
     print(f"\nModel, curve.png and run.json are in {directory}.")
     return 0

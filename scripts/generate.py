@@ -9,6 +9,7 @@ from argparse import ArgumentParser
 from transformers import pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.evaluation import load_model
 
 
@@ -37,8 +38,8 @@ def main() -> int:
         if past_end:
             model.generation_config.eos_token_id = None
             options["skip_special_tokens"] = False
-        if tokenizer.unk_token_id is not None and not with_unknown:
-            options["bad_words_ids"] = [[tokenizer.unk_token_id]]
+        if unknown_id(tokenizer) is not None and not with_unknown:
+            options["bad_words_ids"] = [[unknown_id(tokenizer)]]
         set_seed(seed)
         generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
         for texts in generator(prompts or [tokenizer.bos_token], **options):

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from rnn_hf import RNNConfig, RNNForCausalLM, cards
 from rnn_hf.cards import CITATIONS, MARK, render_card, verify_card, write_card
-from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.data.tokenization import build_tokenizer, load_tokenizer, unknown_id
 from rnn_hf.evaluation import Score, describe_weights, save_scores
 
 
@@ -57,6 +57,12 @@ def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_di
 @stored
 def test_what_was_evaluated_are_the_weights_that_are_stored(model_dir):
     assert json.loads((model_dir / "evaluation.json").read_text())["weights"] == describe_weights(model_dir)
+
+
+@stored
+def test_unknown_words_stay_in_the_text_of_a_stored_model(model_dir):
+    tokenizer = load_tokenizer(str(model_dir))
+    assert tokenizer.decode([unknown_id(tokenizer), tokenizer.eos_token_id], skip_special_tokens=True) == " <unk>"
 
 
 def numbers_in(content):

@@ -40,7 +40,8 @@ def build_tokenizer(
         lowercase: Lower-case the text, in the tokenizer too.
 
     Returns:
-        A tokenizer with `<eos>` (id 0) as end, begin and padding token and `<unk>` (id 1), padding on the left.
+        A tokenizer with `<eos>` (id 0) as end, begin and padding token and the word `<unk>` (id 1), padding on the
+        left. `<unk>` is no special token, as it would be taken out of generated text; see `unknown_id`.
 
     Raises:
         ValueError: An unknown `kind`, a `vocab_size` below 3, or no text.
@@ -70,7 +71,7 @@ def build_tokenizer(
     tokenizer.decoder = _decoder(kind)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token=UNKNOWN,
+        # No unk_token: a named one is special from the first loading on, whatever its own flag says.
         eos_token=END,
         bos_token=END,
         pad_token=END,
@@ -78,6 +79,11 @@ def build_tokenizer(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def unknown_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of `<unk>`, the word for unknown words, or of another tokenizer's own token for them, if it has one."""
+    return tokenizer.get_vocab().get(UNKNOWN, tokenizer.unk_token_id)
 
 
 def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
@@ -114,7 +120,7 @@ def encode_stream(lines: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> n
     if _is_plain_whitespace(tokenizer):
         ids = {token.removeprefix(SPACE): index for token, index in tokenizer.get_vocab().items()}
         words = (_words(line) + [END] for line in lines)
-        stream = map(ids.get, chain.from_iterable(words), repeat(tokenizer.unk_token_id))
+        stream = map(ids.get, chain.from_iterable(words), repeat(unknown_id(tokenizer)))
         return np.fromiter(stream, dtype=np.int64)
     encoded = tokenizer(list(lines), add_special_tokens=False, return_attention_mask=False)["input_ids"]
     return np.fromiter(chain.from_iterable(line + [end] for line in encoded), dtype=np.int64)

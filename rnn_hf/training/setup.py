@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import lines_of, load_corpus
-from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer
+from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer, unknown_id
 from rnn_hf.evaluation import unigram_loss
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import Arguments, DataArguments
@@ -25,7 +25,7 @@ class Corpus:
 
     def counts(self) -> dict[str, object]:
         """What run.json says of the data: sizes, share of unknown words, and the unigram model's perplexity."""
-        unknown = self.tokenizer.unk_token_id
+        unknown = unknown_id(self.tokenizer)
         train, validation = self.streams["train"], self.streams["validation"]
         unigram = unigram_loss(train, validation, len(self.tokenizer))
         return {
