@@ -40,8 +40,8 @@ def build_tokenizer(
         lowercase: Lower-case the text, in the tokenizer too.
 
     Returns:
-        A tokenizer with `<eos>` (id 0) as end, begin and padding token and the word `<unk>` (id 1), padding on the
-        left. `<unk>` is no special token, as it would be taken out of generated text; see `unknown_id`.
+        A tokenizer with `<eos>` (id 0) as end, begin and padding token, padding on the left, and the word `<unk>` (id
+        1; see `unknown_id`).
 
     Raises:
         ValueError: An unknown `kind`, a `vocab_size` below 3, or no text.
@@ -66,12 +66,12 @@ def build_tokenizer(
         raise ValueError("no text to build a vocabulary from")
     vocabulary = _vocabulary(counts, vocab_size, min_frequency)
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
-    # Not special: <unk> is a word of the corpus, and skip_special_tokens would take it out of generated text.
+    # Not special: <unk> is a word of the corpus, and skip_special_tokens would take it out of generated text. So no
+    # unk_token below: a named one is special from the first loading on, whatever its own flag says.
     tokenizer.add_tokens([AddedToken(UNKNOWN, special=False, normalized=False)])
     tokenizer.decoder = _decoder(kind)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        # No unk_token: a named one is special from the first loading on, whatever its own flag says.
         eos_token=END,
         bos_token=END,
         pad_token=END,

@@ -323,6 +323,19 @@ def test_caches_that_make_no_sense_are_refused_with_words(model, implementation)
         model.generate(some_ids(), cache_implementation=implementation, max_new_tokens=2)
 
 
+@pytest.mark.parametrize("batch", [1, 2, 17, 64])
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}])
+def test_rows_of_many_lengths_generate_what_each_generates_alone(model, batch, how):
+    generator = torch.Generator().manual_seed(batch)
+    lengths = torch.randint(1, 10, (batch, 1), generator=generator)
+    mask = (torch.arange(9) >= 9 - lengths).long()
+    ids = torch.randint(1, 11, (batch, 9), generator=generator) * mask
+    options = {"max_new_tokens": 5, "do_sample": False, **how}
+    together = model.generate(ids, attention_mask=mask, **options)[:, 9:]
+    for row, alone in list(zip(together, rows_alone(ids, mask), strict=True))[:: max(1, batch // 4)]:
+        assert torch.equal(row, model.generate(alone, **options)[0, alone.shape[1] :])
+
+
 # Speculative decoding: the state goes back to before what was drafted in vain.
 
 
