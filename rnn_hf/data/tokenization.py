@@ -66,8 +66,7 @@ def build_tokenizer(
         raise ValueError("no text to build a vocabulary from")
     vocabulary = _vocabulary(counts, vocab_size, min_frequency)
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
-    # Not special: <unk> is a word of the corpus, and skip_special_tokens would take it out of generated text. So no
-    # unk_token below: a named one is special from the first loading on, whatever its own flag says.
+    # Not special, or skip_special_tokens would take a word out of text; an `unk_token` is special once it is loaded.
     tokenizer.add_tokens([AddedToken(UNKNOWN, special=False, normalized=False)])
     tokenizer.decoder = _decoder(kind)
     return PreTrainedTokenizerFast(
