@@ -46,10 +46,12 @@ def ratios(file: str) -> str:
 
 
 def memory() -> str:
-    """Resident memory over the number of tokens generated."""
+    """Resident memory over the number of tokens."""
     rows = read(ROOT / "results" / "benchmark_generate.json")["memory"]
-    said = ", ".join(f"{row['megabytes']:.0f} MB after {row['tokens']:,}" for row in rows)
-    return f"Resident memory of a process that generates tokens in one call: {said}."
+    said = "; ".join(
+        "{tokens:,}: {megabytes generating:.0f} and {megabytes scoring:.0f}".format(**row) for row in rows
+    )
+    return f"Resident megabytes of a process after so many tokens generated in one call, and scored: {said}."
 
 
 def render(text: str) -> str:

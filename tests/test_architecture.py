@@ -24,6 +24,7 @@ MAY_USE = {
     "data": set(),
     "files": set(),
     "models": set(),
+    "benchmarking": BELOW_ALL | {"scoring"},
     "cards": BELOW_ALL | {"evaluation"},
     "hub": BELOW_ALL | {"cards"},
     "training": BELOW_ALL | {"evaluation", "hub"},

@@ -4,7 +4,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainingArguments,
+)
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer
@@ -39,6 +45,16 @@ def test_minicons_gives_the_surprisals_of_the_model(loaded):
     found = theirs.token_score(SENTENCES, bos_token=True, surprisal=True)
     for mine, pairs in zip(score(model, tokenizer, SENTENCES, "nats"), found, strict=True):
         assert [value for _, value in pairs][1:] == pytest.approx(mine.surprisals, abs=1e-4)
+
+
+def test_evaluation_by_transformers_trainer_gives_the_perplexity_of_the_model(loaded, tmp_path):
+    model, tokenizer = loaded
+    expected = sum((found.surprisals for found in score(model, tokenizer, SENTENCES, "nats")), [])
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)  # pads, and leaves padding out of the labels
+    rows = [tokenizer(f"<eos> {text}") for text in SENTENCES]
+    options = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=len(rows))
+    metrics = Trainer(model, options, data_collator=collate, eval_dataset=rows).evaluate()
+    assert metrics["eval_loss"] == pytest.approx(sum(expected) / len(expected), rel=1e-5)
 
 
 def test_lm_eval_ranks_and_scores_as_the_model_does(loaded, tmp_path, monkeypatch):

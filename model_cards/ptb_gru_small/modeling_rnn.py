@@ -27,7 +27,7 @@ from transformers.utils import can_return_tuple
 
 from .cache_rnn import RECORDED_STEPS, RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
-from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, pays_to_step, step
+from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, packed, pays_to_step, step
 
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -76,11 +76,14 @@ class RNNLayer(GradientCheckpointingLayer):
         Returns:
             Outputs as `inputs` with H in the last place, then the state `(B, H)` after each row's last token.
         """
-        if batch_sizes is None and inputs.shape[1] == 1 and self.can_step(len(inputs)):
+        products = None
+        if batch_sizes is None and inputs.shape[1] == 1:
+            products = self.step_products(len(inputs))
+        if products is not None:
             if hidden is None:
                 hidden = inputs.new_zeros(len(inputs), self.rnn.hidden_size)
                 cell = torch.zeros_like(hidden) if self.kind == "lstm" else None
-            hidden, cell = step(self.kind, inputs[:, 0], hidden, cell, self.step_weights())
+            hidden, cell = step(self.kind, inputs[:, 0], hidden, cell, products)
             return hidden[:, None], hidden, cell
         sequence = inputs if batch_sizes is None else PackedSequence(inputs, batch_sizes)
         if self.is_sigmoid:
@@ -98,22 +101,26 @@ class RNNLayer(GradientCheckpointingLayer):
             outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
         return outputs, hidden[0], None if cell is None else cell[0]
 
-    def can_step(self, rows: int) -> bool:
-        """Whether `step` may take the module's place: nothing wraps the module, and for so many rows it is faster."""
-        return (
-            self.steps_directly
-            and not self.training
-            and type(self.rnn) in CELLS.values()
-            and is_bare(self.rnn)
-            and not getattr(self.rnn, "proj_size", 0)
-            and self.rnn.weight_hh_l0.device.type == "cpu"
-            and pays_to_step(self.kind, rows, self.rnn.hidden_size)
-        )
-
-    def step_weights(self) -> tuple:
-        """What `step` of generation_rnn takes."""
-        rnn = self.rnn
-        return in_parts(rnn.weight_ih_l0, rnn.bias_ih_l0), in_parts(rnn.weight_hh_l0, rnn.bias_hh_l0)
+    def step_products(self, rows: int, packs: bool = False) -> list | None:
+        """What `step` of generation_rnn computes so many rows with: `None` where the module itself must be run, or is
+        faster. With `packs`, on copies of the weights in a faster order, for many steps."""
+        rnn: Any = self.rnn
+        if (
+            not self.steps_directly
+            or self.training
+            or type(rnn) not in CELLS.values()
+            or not is_bare(rnn)
+            or getattr(rnn, "proj_size", 0)
+            or rnn.weight_hh_l0.device.type != "cpu"
+        ):
+            return None
+        pairs = [(rnn.weight_ih_l0, rnn.bias_ih_l0), (rnn.weight_hh_l0, rnn.bias_hh_l0)]
+        if packs and (rows > 1 or rnn.hidden_size < 1000):
+            if self.kind != "gru":  # whose new gate needs the two apart
+                (of_input, input_bias), (of_hidden, hidden_bias) = pairs
+                pairs = [(torch.cat([of_input, of_hidden], dim=1), input_bias + hidden_bias)]
+            return [packed(*pair, rows) for pair in pairs]
+        return [in_parts(*pair) for pair in pairs] if pays_to_step(self.kind, rows, rnn.hidden_size) else None
 
     def _weights(self) -> dict[str, torch.Tensor]:
         """Weights to run with in place of the module's own; empty where its own serve."""

@@ -18,7 +18,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
+from rnn_hf.scoring import score
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ def benchmark_generation(rounds: int = 9) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for size in DECODING_SIZES:
-        count = max(8, int(2e8 / (size.batch_size**0.5 * size.hidden_size * (size.vocab_size + 8 * size.hidden_size))))
+        count = max(
+            64, int(8e8 / (size.batch_size**0.5 * size.hidden_size * (size.vocab_size + 8 * size.hidden_size)))
+        )
         runs = decoding_runs(size, count)
         greedy = [run() for name, run in runs.items() if "sampling" not in name]
         if not all(torch.equal(tokens, greedy[0]) for tokens in greedy):
@@ -248,24 +252,35 @@ LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def resident_memory(lengths: tuple[int, ...] = LENGTHS) -> list[dict[str, Any]]:
-    """Resident memory, in megabytes, of a process of its own after so many tokens generated in one call.
+    """Resident memory, in megabytes, of two processes of their own after so many tokens generated in one call, and
+    after so many tokens scored as one text that comes line by line.
 
-    The ids themselves take 8 bytes a token, and their buffer up to twice that.
+    The ids that are generated take 8 bytes a token, and their buffer up to twice that.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        return process.submit(_memory_after, lengths).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:
+        generated, scored = (process.submit(_memory_after, what, lengths).result() for what in ("generate", "score"))
+    return [
+        {"tokens": length, "megabytes generating": one, "megabytes scoring": other}
+        for length, one, other in zip(lengths, generated, scored, strict=True)
+    ]
 
 
-def _memory_after(lengths: tuple[int, ...]) -> list[dict[str, Any]]:
+def _memory_after(what: str, lengths: tuple[int, ...]) -> list[float]:
     torch.manual_seed(0)
     model = RNNForCausalLM(RNNConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=1)).eval()
-    prompt, rows = torch.tensor([[1]]), []
+    tokenizer = build_tokenizer([" ".join(map(str, range(997)))])
+    prompt, megabytes = torch.tensor([[1]]), []
     options = {"do_sample": False, "pad_token_id": 0, "attention_mask": torch.ones_like(prompt)}
     for length in lengths:
-        model.generate(prompt, max_new_tokens=length, **options)
+        if what == "generate":
+            model.generate(prompt, max_new_tokens=length, **options)
+        else:
+            lines = (" ".join(map(str, range(100))) for _ in range(length // 100))
+            found = sum(len(line.surprisals) for line in score(model, tokenizer, lines, carry_state=True))
+            assert found == length // 100 * 100
         pages = int(Path("/proc/self/statm").read_text().split()[1])
-        rows.append({"tokens": length, "megabytes": round(pages * 4096 / 1e6, 1)})
-    return rows
+        megabytes.append(round(pages * 4096 / 1e6, 1))
+    return megabytes
 
 
 def plot_context(rows: list[dict[str, Any]], png: Path) -> None:

@@ -3,6 +3,7 @@
 Shapes in comments: B batch, E embedding, H width of a layer, V vocabulary.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,24 +26,52 @@ from .cache_rnn import RNNCache
 
 # What scales or filters candidates by their own probabilities alone, so that it may see the k likeliest only.
 AFTER_TOP_K = (TemperatureLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
+# Steps that pay for packed copies of the weights.
+STEPS_TO_PACK = 16
 ELMAN_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
 
 
-def in_parts(weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A matrix `(N, K)` and its bias as views `(parts, N / parts, K)` and `(parts, N / parts, 1)`, for `product`."""
-    rows, width = weight.shape
-    parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
-    return weight.view(parts, rows // parts, width), bias.view(parts, rows // parts, 1)
+Product = Callable[[torch.Tensor], torch.Tensor]  # inputs (B, K) to `inputs @ weight.T + bias`, (B, N)
 
 
-def product(matrix: tuple[torch.Tensor, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
-    """`weight @ inputs.T + bias`, `(N, B)` for `inputs` `(B, K)`, the rows of the matrix in parts.
+def in_parts(weight: torch.Tensor, bias: torch.Tensor) -> Product:
+    """The product with a matrix `(N, K)` on its own memory, its rows in parts and the inputs as columns.
 
     On a CPU up to 5 times as fast as `F.linear` for few inputs, for which that leaves the matrix to a single thread
     or to a slow kernel.
     """
-    weight, bias = matrix
-    return torch.baddbmm(bias, weight, inputs.t().expand(weight.shape[0], -1, -1)).view(-1, inputs.shape[0])
+    rows, width = weight.shape
+    parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
+    matrix, column = weight.view(parts, rows // parts, width), bias.view(parts, rows // parts, 1)
+
+    def product(inputs: torch.Tensor) -> torch.Tensor:
+        found = torch.baddbmm(column, matrix, inputs.t().expand(parts, -1, -1))
+        # A single column is viewed as a row, since transposing would leave it the strides of a column.
+        return found.view(1, -1) if len(inputs) == 1 else found.view(rows, -1).t()
+
+    return product
+
+
+def packed(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Product:
+    """The product with a copy of a matrix `(N, K)` in the order that oneDNN's kernel reads, for so many rows of input.
+
+    The copy takes the time of a step or two, and is 2 to 3 times as fast as the matrix itself for two rows or more.
+    For one row, which memory limits, `in_parts` is as fast.
+    """
+    if rows == 1 or not can_pack(weight):
+        return in_parts(weight, bias)
+    matrix = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
+
+
+def can_pack(weight: torch.Tensor) -> bool:
+    """Whether this torch has oneDNN's packed product, on, for a weight of this type."""
+    return (
+        weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
 
 
 def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:
@@ -56,40 +85,36 @@ def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:
     return rows <= (32 if hidden_size < 300 else 16)
 
 
-def step(kind: str, inputs, hidden, cell, weights):
+def step(kind: str, inputs, hidden, cell, products: Sequence[Product]):
     """One time step of one layer, from the equations.
 
     Args:
         kind: `"lstm"`, `"gru"`, or the activation of an Elman cell.
         inputs: `(B, input size)`.
         hidden, cell: State before the step, `(B, H)` each; `cell` of an LSTM only.
-        weights: Of input and of hidden state, each matrix and bias `in_parts`, in torch's order of gates.
+        products: With the weights, biases added and gates in torch's order: of the input and of the hidden state, or
+            (not for a GRU) one of both side by side.
 
     Returns:
         The state after the step, `(hidden, cell)`.
     """
-    of_input, of_hidden = weights
-    before = hidden.t()
-    from_input, from_hidden = product(of_input, inputs), product(of_hidden, hidden)
-    if kind == "lstm":
-        gates, size = from_input + from_hidden, before.shape[0]
-        open_in, forget = gates[: 2 * size].sigmoid().chunk(2)
-        update, out = gates[2 * size : 3 * size].tanh(), gates[3 * size :].sigmoid()
-        cell = torch.addcmul(forget * cell.t(), open_in, update)
-        return as_rows(out * cell.tanh()), as_rows(cell)
     if kind == "gru":
-        (reset_in, keep_in, new_in), (reset, keep, new) = from_input.chunk(3), from_hidden.chunk(3)
+        of_input, of_hidden = products
+        (reset_in, keep_in, new_in), (reset, keep, new) = of_input(inputs).chunk(3, 1), of_hidden(hidden).chunk(3, 1)
         new = torch.addcmul(new_in, (reset + reset_in).sigmoid(), new).tanh()
-        return as_rows(torch.lerp(new, before, (keep + keep_in).sigmoid())), None
-    return as_rows(ELMAN_ACTIVATIONS[kind](from_input + from_hidden)), None
-
-
-def as_rows(columns: torch.Tensor) -> torch.Tensor:
-    """`(B, H)` of `(H, B)`, laid out anew: the next product is several times as fast where its columns lie apart.
-
-    A single column is viewed as a row, since transposing would leave it the strides of a column.
-    """
-    return columns.view(1, -1) if columns.shape[1] == 1 else columns.t().contiguous()
+        return torch.lerp(new, hidden, (keep + keep_in).sigmoid()).contiguous(), None
+    if len(products) == 1:
+        gates = products[0](torch.cat([inputs, hidden], dim=1))
+    else:
+        gates = products[0](inputs) + products[1](hidden)
+    # What comes out is laid out in rows: the next product is several times as fast where its columns lie apart.
+    if kind == "lstm":
+        size = hidden.shape[1]
+        open_in, forget = gates[:, : 2 * size].sigmoid().chunk(2, 1)
+        update, out = gates[:, 2 * size : 3 * size].tanh(), gates[:, 3 * size :].sigmoid()
+        cell = torch.addcmul(forget * cell, open_in, update)
+        return (out * cell.tanh()).contiguous(), cell.contiguous()
+    return ELMAN_ACTIVATIONS[kind](gates).contiguous(), None
 
 
 @dataclass
@@ -226,8 +251,7 @@ class RNNGenerationMixin(GenerationMixin):
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, len(input_ids))
         buffer = TokenBuffer(input_ids)
         rows = len(input_ids)
-        head = in_parts(self.lm_head.weight, self.lm_head.bias) if self.device.type == "cpu" else None
-        weights = [layer.step_weights() if layer.can_step(rows) else None for layer in self.model.layers]
+        products, head = self._products(rows, generation_config.max_length - input_ids.shape[1])
         while True:
             tokens, processed = sampler(input_ids, logits)
             if scores is not None:
@@ -241,7 +265,7 @@ class RNNGenerationMixin(GenerationMixin):
                 streamer.put(tokens.cpu())
             if is_over:
                 break
-            logits = self._decode(tokens, cache, weights, head).float()
+            logits = self._decode(tokens, cache, products, head).float()
         if streamer is not None:
             streamer.end()
         input_ids = input_ids.contiguous()
@@ -254,20 +278,29 @@ class RNNGenerationMixin(GenerationMixin):
             past_key_values=cache,
         )
 
-    def _decode(self, tokens, cache, weights, head):
-        """Logits `(B, V)` after one more token `(B,)` of each row; goes on with the state in `cache`.
+    def _products(self, rows: int, steps: int) -> tuple[list, Product]:
+        """What `_decode` computes so many steps with: the products of each layer, and that of the output matrix.
 
-        `weights` are those of each layer that steps directly, `None` for one that goes through its module, and
-        `head` is the output matrix in parts, `None` to go through its module.
+        `None` stands for a layer that goes through its module. Packed copies are made anew for each call of
+        `generate()`, since no sign shows reliably that weights have changed.
         """
+        if self.device.type != "cpu":
+            return [None] * len(self.model.layers), self.lm_head
+        packs = steps >= STEPS_TO_PACK
+        products = [layer.step_products(rows, packs) for layer in self.model.layers]
+        weight, bias = self.lm_head.weight, self.lm_head.bias
+        return products, packed(weight, bias, rows) if packs else in_parts(weight, bias)
+
+    def _decode(self, tokens, cache, products, head):
+        """Logits `(B, V)` after one more token `(B,)` of each row, by `_products`; updates the state in `cache`."""
         outputs = F.embedding(tokens, self.model.embed_tokens.weight)
-        for layer, state, own in zip(self.model.layers, cache.layers, weights, strict=True):
+        for layer, state, own in zip(self.model.layers, cache.layers, products, strict=True):
             if own is None:
                 _, *after = layer(outputs[:, None], state.keys, state.values)
             else:
                 after = step(layer.kind, outputs, state.keys, state.values, own)
             outputs, _ = state.update(*after)
-        return self.lm_head(outputs) if head is None else product(head, outputs).t()
+        return head(outputs)
 
 
 class Finished:

@@ -12,7 +12,7 @@ from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, T
 from rnn_hf import RNNCache, RNNConfig
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNLayer
-from rnn_hf.models.generation_rnn import Sampler, TokenBuffer, in_parts, product
+from rnn_hf.models.generation_rnn import STEPS_TO_PACK, Sampler, TokenBuffer, in_parts, packed, step
 
 
 MASK = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -176,32 +176,37 @@ def test_what_may_not_see_candidates_alone_keeps_the_chain_whole():
 
 
 @given(
-    batch=st.integers(1, 5), rows=st.integers(1, 13), width=st.integers(1, 9), seed=st.integers(0, 99),
+    batch=st.integers(1, 40), rows=st.integers(1, 13), width=st.integers(1, 9), seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )  # fmt: skip
-def test_a_product_in_parts_is_the_linear_layer(batch, rows, width, seed):
+def test_a_product_in_parts_or_packed_is_the_linear_layer(batch, rows, width, seed, dtype):
     generator = torch.Generator().manual_seed(seed)
     weight, bias, inputs = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64)
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
         for shape in ((rows, width), (rows,), (batch, width))
     )
     expected = torch.nn.functional.linear(inputs, weight, bias)
-    torch.testing.assert_close(product(in_parts(weight, bias), inputs).t(), expected)
+    torch.testing.assert_close(in_parts(weight, bias)(inputs), expected)
+    torch.testing.assert_close(packed(weight, bias, batch)(inputs), expected)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_a_step_is_the_fused_module_in_single_precision_too(cell, batch):
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 7, 100])
+@torch.no_grad()
+def test_a_step_is_the_fused_module_in_single_precision_too(cell, batch, packs):
     torch.manual_seed(0)
     config = RNNConfig(hidden_size=32, num_hidden_layers=1, tie_word_embeddings=False, **cell)
     layer = RNNLayer(config, 0).eval()
-    if not layer.can_step(batch):
-        assert config.projection_size
+    products = layer.step_products(batch, packs)
+    if products is None:
+        assert config.projection_size or (batch == 100 and not packs)
         return
     inputs, hidden = torch.randn(batch, 1, 32), torch.randn(batch, 32).sigmoid()
     cell_state = torch.randn(batch, 32) if config.cell_type == "lstm" else None
-    stepped = layer(inputs, hidden, cell_state)
+    stepped = step(layer.kind, inputs[:, 0], hidden, cell_state, products)
     RNNLayer.steps_directly = False
     try:
-        fused = layer(inputs, hidden, cell_state)
+        _, *fused = layer(inputs, hidden, cell_state)
     finally:
         RNNLayer.steps_directly = True
     for mine, theirs in zip(stepped, fused, strict=True):
@@ -210,11 +215,30 @@ def test_a_step_is_the_fused_module_in_single_precision_too(cell, batch):
             assert mine.is_contiguous()
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_packed_copies_follow_weights_that_change_and_give_the_same_tokens(make_model, cell, rows):
+    model = make_model(cell).float()
+    ids, found = IDS[2:].expand(rows, -1), []
+    for _ in range(2):
+        with torch.no_grad():
+            model.lm_head.weight.data.mul_(-1)  # a change of which `_version` knows nothing
+            for layer in model.model.layers:
+                layer.rnn.weight_ih_l0.data.mul_(-1)
+        options = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        long = model.generate(ids, max_new_tokens=STEPS_TO_PACK + 4, **options)
+        short = model.generate(ids, max_new_tokens=STEPS_TO_PACK - 1, **options)
+        assert torch.equal(long.sequences[:, : short.sequences.shape[1]], short.sequences)
+        for packed_logits, logits in zip(long.logits, short.logits, strict=False):
+            torch.testing.assert_close(packed_logits, logits, atol=2e-6, rtol=1e-5)
+        found.append(long.logits[1])
+    assert not torch.allclose(*found)
+
+
 def test_a_buffer_grows_and_what_it_gave_stays():
     buffer, expected = TokenBuffer(torch.tensor([[7], [8]])), [[7], [8]]
     early = buffer.append(torch.tensor([0, 0]))
-    for step in range(1000):
-        found = buffer.append(torch.tensor([step, -step]))
+    for number in range(1000):
+        found = buffer.append(torch.tensor([number, -number]))
     assert early.tolist() == [row + [0] for row in expected]
     assert found[0].tolist() == [7, 0, *range(1000)] and found.shape == (2, 1002)
 
