@@ -48,10 +48,10 @@ def ratios(file: str) -> str:
 def memory() -> str:
     """Resident memory over the number of tokens."""
     rows = read(ROOT / "results" / "benchmark_generate.json")["memory"]
-    said = "; ".join(
-        "{tokens:,}: {megabytes generating:.0f} and {megabytes scoring:.0f}".format(**row) for row in rows
+    line = "{tokens:,}: {megabytes generating:.0f} and {megabytes scoring:.0f}"
+    return "Resident megabytes after so many tokens generated, and scored: " + "; ".join(
+        line.format(**r) for r in rows
     )
-    return f"Resident megabytes of a process after so many tokens generated in one call, and scored: {said}."
 
 
 def render(text: str) -> str:
