@@ -46,7 +46,7 @@ def memory(file: Path) -> str:
 
 
 def render(text: str, root: Path) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- end NAME -->` written anew, from the files under `root`.
+    """`text` with what stands between `<!-- NAME -->` and `<!-- end NAME -->` written anew, from files under `root`.
 
     Raises:
         ValueError: A pair of marks is missing.

@@ -112,6 +112,7 @@ class RNNLayer(GradientCheckpointingLayer):
             or not is_bare(rnn)
             or getattr(rnn, "proj_size", 0)
             or rnn.weight_hh_l0.device.type != "cpu"
+            or rnn.weight_hh_l0.dtype not in (torch.float32, torch.float64)
         ):
             return None
         pairs = [(rnn.weight_ih_l0, rnn.bias_ih_l0), (rnn.weight_hh_l0, rnn.bias_hh_l0)]
