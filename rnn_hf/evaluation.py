@@ -110,14 +110,25 @@ def evaluate_splits(
     return scores
 
 
-def save_scores(model_dir: Path, scores: dict[str, Score]) -> None:
-    """Add scores to `evaluation.json` beside the weights, which it names by checksum: those of others are dropped."""
+def save_scores(model_dir: Path, scores: dict[str, Score], adapted: str = "", settings: Any = None) -> None:
+    """Add scores to `evaluation.json` beside the weights, which it names by checksum: those of others are dropped.
+
+    Args:
+        model_dir: Directory of the model.
+        scores: By split.
+        adapted: Name of a test-time adaptation, whose scores stand apart under `adapted`.
+        settings: Of the adaptation.
+    """
     path = model_dir / "evaluation.json"
     weights = describe_weights(model_dir)
     before = read_json(path) or {}
-    kept = before["scores"] if before.get("weights") == weights else {}
+    content = before if before.get("weights") == weights else {"weights": weights, "scores": {}}
     new = {split: score.to_dict() for split, score in scores.items()}
-    write_json(path, {"weights": weights, "scores": kept | new})
+    if adapted:
+        content.setdefault("adapted", {})[adapted] = {"settings": settings, "scores": new}
+    else:
+        content["scores"] |= new
+    write_json(path, content)
 
 
 def describe_weights(model_dir: Path) -> dict[str, Any]:

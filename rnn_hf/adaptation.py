@@ -1,0 +1,236 @@
+"""Test-time adaptation: dynamic evaluation, neural cache and temperature, which learn from the text that they score.
+
+Figures with them are no figures of the network alone and stand apart from these everywhere.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from rnn_hf.data.streams import TokenStream
+from rnn_hf.evaluation import Score
+from rnn_hf.models.configuration_rnn import DROPOUTS
+
+
+STATIC_WINDOW = 256
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a model adapts to the text that it scores; as it stands, not at all.
+
+    Attributes:
+        temperature: The logits are divided by it.
+        learning_rate: Of dynamic evaluation (Krause et al., 2018, equation 7, RMS with global statistics); 0 for none.
+        decay: Of dynamic evaluation, the rate at which weights return to the trained ones, lambda there.
+        epsilon: Of dynamic evaluation, added to the root mean square gradient.
+        window: Tokens scored between two updates of dynamic evaluation.
+        cache_size: Tokens that the neural cache looks back on (Grave et al., 2017, equations 3 to 5); 0 for none.
+        cache_weight: Share of the cache in the mixture, lambda there.
+        cache_flatness: Factor on the products of hidden states, theta there.
+    """
+
+    temperature: float = 1.0
+    learning_rate: float = 0.0
+    decay: float = 0.02
+    epsilon: float = 1e-5
+    window: int = 5
+    cache_size: int = 0
+    cache_weight: float = 0.1
+    cache_flatness: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"`temperature` must be positive, got {self.temperature}")
+        for name in ("learning_rate", "epsilon", "cache_size", "cache_flatness"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+        for name in ("decay", "cache_weight"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
+        if self.window < 1:
+            raise ValueError(f"`window` must be at least 1, got {self.window}")
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy in training mode in which nothing is dropped: cuDNN has gradients in that mode alone."""
+    adapted = copy.deepcopy(model).train()
+    for name in DROPOUTS:
+        setattr(adapted.config, name, 0.0)
+    for layer in adapted.model.layers:
+        layer.recurrent_dropout = 0.0
+    return adapted.requires_grad_(True)
+
+
+def gradient_statistics(
+    model: PreTrainedModel, tokens: np.ndarray, start: int, columns: int = 10, window: int = 5, windows: int = 1000
+) -> list[torch.Tensor]:
+    """Root mean square of each parameter's gradient over so many windows of the training text.
+
+    Args:
+        model: A causal language model of this package; it is not changed.
+        tokens: Ids of the training text, `(tokens,)`.
+        start: Id of the token before the first one.
+        columns, window: Shape of each window.
+        windows: How many windows, from the beginning of the columns.
+    """
+    copied = without_dropout(model)
+    parameters = list(copied.parameters())
+    squares = [torch.zeros_like(parameter) for parameter in parameters]
+    stream, state = TokenStream(tokens, start, columns, window), None
+    count = min(windows, len(stream))
+    for index in range(count):
+        inputs, targets = (part.to(model.device) for part in stream[index])
+        outputs = copied(inputs, past_key_values=state, shift_labels=targets, use_cache=True, skip_logits=True)
+        state = outputs.past_key_values.detach()
+        for square, gradient in zip(squares, torch.autograd.grad(outputs.loss, parameters), strict=True):
+            square.addcmul_(gradient, gradient, value=1 / count)
+    return [square.sqrt_() for square in squares]
+
+
+@dataclass
+class Predictions:
+    """What a model says of a window: hidden states `(T, H)`, the tokens that came `(T,)`, their log-probabilities."""
+
+    hidden: torch.Tensor
+    targets: torch.Tensor
+    log_probabilities: torch.Tensor
+
+
+def predict(
+    model: PreTrainedModel, tokens: np.ndarray, start: int, how: Adaptation, statistics: Sequence[torch.Tensor] | None
+) -> Iterator[Predictions]:
+    """Predictions for a whole stream, window by window, with the state carried; with a learning rate, the weights of
+    a copy of the model follow the text, always after it was scored."""
+    is_dynamic = statistics is not None and how.learning_rate > 0
+    stream, state = TokenStream(tokens, start, 1, how.window if is_dynamic else STATIC_WINDOW), None
+    if statistics is not None and is_dynamic:
+        model = without_dropout(model)
+        parameters = list(model.parameters())
+        trained = [parameter.detach().clone() for parameter in parameters]
+        rates = [how.learning_rate / (rms + how.epsilon) for rms in statistics]
+        mean = sum(rms.sum() for rms in statistics) / sum(rms.numel() for rms in statistics)
+        decays = [(how.decay * rms / mean).clamp_(max=1.0) for rms in statistics]
+    for inputs, targets in stream:
+        inputs, targets = inputs.to(model.device), targets.to(model.device)
+        with torch.set_grad_enabled(is_dynamic):
+            outputs = model.model(inputs, past_key_values=state, use_cache=True)
+            logits = model.lm_head(outputs.last_hidden_state[0])
+            loss = torch.nn.functional.cross_entropy(logits, targets[0])
+        found = (logits.detach() / how.temperature).log_softmax(-1)
+        state = outputs.past_key_values.detach()
+        picked = found.gather(1, targets[0, :, None])[:, 0]
+        yield Predictions(outputs.last_hidden_state[0].detach(), targets[0], picked)
+        if is_dynamic:
+            gradients = torch.autograd.grad(loss, parameters)
+            with torch.no_grad():
+                parts = zip(parameters, gradients, rates, trained, decays, strict=True)
+                for parameter, gradient, rate, original, decay in parts:
+                    parameter.addcmul_(gradient, rate, value=-1).lerp_(original, decay)
+
+
+@torch.no_grad()
+def with_cache(predictions: Iterator[Predictions], how: Adaptation) -> Iterator[torch.Tensor]:
+    """Log-probabilities `(T,)` of each window's tokens in the mixture of the model and the cache of the last
+    `cache_size` tokens: those whose hidden state was like the present one are likely to come again."""
+    hidden = targets = None
+    for found in predictions:
+        count = len(found.targets)
+        hidden = found.hidden if hidden is None else torch.cat([hidden, found.hidden])
+        targets = found.targets if targets is None else torch.cat([targets, found.targets])
+        total = len(targets)
+        now, before = torch.arange(total - count, total)[:, None], torch.arange(total)
+        reach = ((before < now) & (before >= now - how.cache_size)).to(targets.device)
+        scores = (how.cache_flatness * found.hidden @ hidden.T).masked_fill(~reach, -math.inf)
+        is_same = found.targets[:, None] == targets
+        cached = torch.where(is_same, scores, -math.inf).logsumexp(1) - scores.logsumexp(1)
+        mixed = torch.logaddexp(
+            found.log_probabilities + math.log1p(-how.cache_weight), cached + math.log(how.cache_weight)
+        )
+        yield torch.where(reach.any(1), mixed, found.log_probabilities)  # the first token of all has no cache
+        hidden, targets = hidden[-how.cache_size :], targets[-how.cache_size :]
+
+
+def evaluate_adapted(
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    start: int,
+    how: Adaptation,
+    statistics: Sequence[torch.Tensor] | None = None,
+    progress: bool = False,
+) -> Score:
+    """Score every token of a stream once, each given all tokens before it, to which the model adapts.
+
+    Args:
+        model: A causal language model of this package; its weights are left as they are.
+        tokens: Ids, `(tokens,)`.
+        start: Id of the token before the first one, usually the end token.
+        how: How it adapts.
+        statistics: From `gradient_statistics`; dynamic evaluation needs them.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: Dynamic evaluation without statistics.
+
+    Example:
+
+    >>> from rnn_hf import RNNConfig, RNNForCausalLM
+    >>> _ = torch.manual_seed(0)
+    >>> model, text = RNNForCausalLM(RNNConfig(vocab_size=5, hidden_size=4)), np.array([1, 2, 3] * 20)
+    >>> static = evaluate_adapted(model, text, 0, Adaptation())
+    >>> cached = evaluate_adapted(model, text, 0, Adaptation(cache_size=10, cache_weight=0.5))
+    >>> bool(cached.loss < static.loss), static.num_tokens
+    (True, 60)
+    """
+    if how.learning_rate and statistics is None:
+        raise ValueError(
+            "dynamic evaluation needs `statistics`: gradient_statistics(model, tokens of the training text)"
+        )
+    was_training = model.training
+    model.eval()
+    predictions = predict(model, tokens, start, how, statistics)
+    parts = with_cache(predictions, how) if how.cache_size and how.cache_weight else (
+        found.log_probabilities for found in predictions
+    )  # fmt: skip
+    total, bar = 0.0, tqdm(total=len(tokens), desc="evaluating", leave=False, mininterval=1, disable=not progress)
+    with bar:
+        for part in parts:
+            total -= part.double().sum().item()
+            bar.update(len(part))
+    model.train(was_training)
+    return Score(total / len(tokens), len(tokens))
+
+
+def tune(
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    start: int,
+    how: Adaptation,
+    choices: Mapping[str, Sequence[float]],
+    statistics: Sequence[torch.Tensor] | None = None,
+) -> tuple[Adaptation, Score]:
+    """The best adaptation on validation text, by one setting after the other, in the order of `choices`.
+
+    Args:
+        choices: Values to try for each setting, beside the one in `how`; others as in `evaluate_adapted`.
+
+    Returns:
+        The settings found, and their score on `tokens`.
+    """
+    best = evaluate_adapted(model, tokens, start, how, statistics)
+    for name, values in choices.items():
+        for value in values:
+            candidate = replace(how, **{name: value})  # type: ignore[arg-type]
+            if candidate == how:
+                continue
+            score = evaluate_adapted(model, tokens, start, candidate, statistics)
+            tqdm.write(f"{name} {value:g}: perplexity {score.perplexity:.3f}")
+            if score.loss < best.loss:
+                how, best = candidate, score
+    return how, best
