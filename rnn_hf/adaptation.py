@@ -5,6 +5,7 @@ Figures with them are no figures of the network alone and stand apart from these
 
 import copy
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -198,7 +199,16 @@ def evaluate_adapted(
     parts = with_cache(predictions, how) if how.cache_size and how.cache_weight else (
         found.log_probabilities for found in predictions
     )  # fmt: skip
-    total, bar = 0.0, tqdm(total=len(tokens), desc="evaluating", leave=False, mininterval=1, disable=not progress)
+    total, bar = (
+        0.0,
+        tqdm(
+            total=len(tokens),
+            desc="evaluating",
+            leave=False,
+            mininterval=1 if sys.stderr.isatty() else 30,
+            disable=not progress,
+        ),
+    )
     with bar:
         for part in parts:
             total -= part.double().sum().item()

@@ -24,6 +24,7 @@ MAY_USE = {
     "data": set(),
     "files": set(),
     "models": set(),
+    "adaptation": BELOW_ALL | {"evaluation"},
     "benchmarking": BELOW_ALL | {"scoring"},
     "cards": BELOW_ALL | {"evaluation"},
     "hub": BELOW_ALL | {"cards"},

@@ -1,5 +1,6 @@
 """One token stream, cut into columns, walked in windows: the data of truncated backpropagation through time."""
 
+import copy
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,7 +47,8 @@ class TokenStream:
         share = slice(rank * columns // num_ranks, (rank + 1) * columns // num_ranks)
         self.inputs = before.view(columns, steps)[share]
         self.targets = kept.view(columns, steps)[share]
-        self.window = window
+        self.window, self.columns, self.share = window, columns, share
+        self.bounds = [*range(0, steps, window), steps]
 
     @property
     def num_tokens(self) -> int:
@@ -55,14 +57,41 @@ class TokenStream:
 
     def __len__(self) -> int:
         """Number of windows."""
-        return -(-self.targets.shape[1] // self.window)
+        return len(self.bounds) - 1
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Window `index`: inputs and targets, `(columns, window)` each."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
-        steps = slice(index * self.window, (index + 1) * self.window)
+        steps = slice(self.bounds[index], self.bounds[index + 1])
         return self.inputs[:, steps], self.targets[:, steps]
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         return (self[index] for index in range(len(self)))
+
+    def for_epoch(
+        self, seed: int, epoch: int, random_windows: bool = False, partial_shuffle: bool = False
+    ) -> "TokenStream":
+        """The stream as one epoch walks it: the same for the same seed and epoch, on every process.
+
+        Args:
+            seed: Of the run.
+            epoch: Number of the epoch, from 0.
+            random_windows: Draw the length of each window: normal around `window`, or in 1 of 20 around half of it,
+                with a standard deviation of 5, and at least 5 (Merity et al., 2018, section 4.1).
+            partial_shuffle: Turn each column around a place of its own, so that columns meet other ones at each
+                epoch, while all but one token of each goes on as in the text (Press, 2019).
+        """
+        generator = np.random.default_rng([seed, epoch])
+        stream, steps = copy.copy(self), self.targets.shape[1]
+        if partial_shuffle:
+            shifts = torch.from_numpy(generator.integers(0, steps, self.columns))[self.share, None]
+            source = (torch.arange(steps) + shifts) % steps
+            stream.inputs, stream.targets = self.inputs.gather(1, source), self.targets.gather(1, source)
+        if random_windows:
+            stream.bounds = [0]
+            while stream.bounds[-1] < steps:
+                mean = self.window if generator.random() < 0.95 else self.window / 2
+                length = max(5, int(generator.normal(mean, 5)))
+                stream.bounds.append(min(stream.bounds[-1] + length, steps))
+        return stream

@@ -78,6 +78,10 @@ class TrainingArguments:
     per_device_train_batch_size: int = field(default=20, metadata={"help": "columns of the stream on each process"})
     per_device_eval_batch_size: int = field(default=10, metadata={"help": "columns when validating during training"})
     window: int = field(default=35, metadata={"help": "steps of truncated backpropagation through time"})
+    random_windows: bool = field(
+        default=False, metadata={"help": "draw each window's length around --window, with the rate in proportion"}
+    )
+    partial_shuffle: bool = field(default=False, metadata={"help": "turn each column at random before each epoch"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "windows an optimizer step"})
     optim: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"help": "optimizer"})
     learning_rate: float = field(default=20.0, metadata={"help": "peak learning rate"})
@@ -85,6 +89,16 @@ class TrainingArguments:
     momentum: float = field(default=0.0, metadata={"help": "of sgd"})
     adam_beta1: float = field(default=0.9, metadata={"help": "of adam and adamw"})
     adam_beta2: float = field(default=0.999, metadata={"help": "of adam and adamw"})
+    activation_regularization: float = field(default=0.0, metadata={"help": "AR, on the output after dropout"})
+    temporal_activation_regularization: float = field(default=0.0, metadata={"help": "TAR, on the output's changes"})
+    average_start_step: int = field(default=-1, metadata={"help": "average the weights after this step; -1: do not"})
+    nonmonotone_interval: int = field(
+        default=0,
+        metadata={"help": "average once validation is worse than all but the last so many (NT-ASGD has 5); 0: do not"},
+    )
+    init_from: str | None = field(
+        default=None, metadata={"help": "start from the weights of this model, of the same shape and vocabulary"}
+    )
     max_grad_norm: float = field(default=0.25, metadata={"help": "clip the gradient's norm to this; 0: do not"})
     lr_scheduler_type: Literal["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"] = field(
         default="cosine", metadata={"help": "learning-rate schedule"}
@@ -100,7 +114,7 @@ class TrainingArguments:
     logging_steps: int = field(default=50, metadata={"help": "write training loss each so many steps"})
     early_stopping_patience: int = field(default=0, metadata={"help": "stop after so many validations without gain"})
     resume_from_checkpoint: str | None = field(
-        default=None, metadata={"help": "a checkpoint-N directory, or 'last' for the newest one in output_dir"}
+        default=None, metadata={"help": "a checkpoint-N directory, or 'last': the newest in output_dir, if any"}
     )
     report_to: str = field(default="none", metadata={"help": "Accelerate trackers, comma-separated: tensorboard, ..."})
     push_to_hub: bool = field(default=False, metadata={"help": "push the best model to the Hub at the end"})
@@ -119,7 +133,9 @@ class TrainingArguments:
             1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size window logging_steps "
             "gradient_accumulation_steps",
             0: "max_grad_norm weight_decay momentum warmup_steps lr_decay_start lr_patience eval_steps save_steps "
-            "save_total_limit early_stopping_patience seed",
+            "save_total_limit early_stopping_patience seed nonmonotone_interval activation_regularization "
+            "temporal_activation_regularization",
+            -1: "average_start_step",
         }
         for bound, names in at_least.items():
             for name in names.split():

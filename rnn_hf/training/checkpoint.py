@@ -4,16 +4,18 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnn_hf.models import RNNCache, RNNForCausalLM
+from rnn_hf.training.regularization import WeightAverage
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Progress:
     evaluations_without_gain: int = 0
     loss_since_log: float = 0.0
     seconds: float = 0.0
+    validation_losses: list[float] = field(default_factory=list)
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -36,17 +39,16 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def find_checkpoint(name: str, output_dir: Path) -> Path:
-    """The checkpoint that `--resume_from_checkpoint` names.
+def find_checkpoint(name: str, output_dir: Path) -> Path | None:
+    """The checkpoint that `--resume_from_checkpoint` names; `None` for "last" where none was written yet, so that a
+    run that was killed goes on by the command that started it, however early that was.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: It names a directory that is no checkpoint.
     """
     if name == "last":
         found = checkpoints(output_dir)
-        if not found:
-            raise FileNotFoundError(f"--resume_from_checkpoint last: no checkpoint in {output_dir}")
-        return found[-1]
+        return found[-1] if found else None
     if not (Path(name) / "progress.json").is_file():
         raise FileNotFoundError(f"--resume_from_checkpoint {name}: not a checkpoint of a run")
     return Path(name)
@@ -58,6 +60,7 @@ def save_checkpoint(
     model: RNNForCausalLM,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    average: WeightAverage,
     progress: Progress,
     state: RNNCache | None,
     identity: dict[str, Any],
@@ -71,30 +74,44 @@ def save_checkpoint(
         model: Unwrapped.
         optimizer: As prepared.
         scheduler: Of the learning rate.
+        average: Of the weights.
         progress: Where the run stands.
         state: Carried recurrent state of this process.
         identity: What a run that goes on from here must share; see `load_checkpoint`.
-        limit: Number of checkpoints to keep; older ones are removed once this one is whole.
+        limit: Number of checkpoints to keep; older ones, and what a killed run left half-written, are removed once
+            this one is whole.
+
+    Raises:
+        OSError: It cannot be written; what was written of it is removed and older ones stay.
     """
     target = output_dir / f"checkpoint-{progress.step}"
     beside = output_dir / f".{target.name}.writing"
-    if accelerator.is_main_process:
+    try:
+        if accelerator.is_main_process:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            model.save_pretrained(beside)
+            parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
+            torch.save({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
+            (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
+        accelerator.wait_for_everyone()
+        layers = [] if state is None else [(layer.keys, layer.values) for layer in state.layers]
+        generators = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        torch.save({"state": layers, "generators": generators}, beside / f"process-{accelerator.process_index}.pt")
+    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has an error of its own for a full disk
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        model.save_pretrained(beside)
-        torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, beside / "optimizer.pt")
-        (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
-    accelerator.wait_for_everyone()
-    layers = [] if state is None else [(layer.keys, layer.values) for layer in state.layers]
-    generators = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        generators["cuda"] = torch.cuda.get_rng_state()
-    torch.save({"state": layers, "generators": generators}, beside / f"process-{accelerator.process_index}.pt")
+        kept = [path.name for path in checkpoints(output_dir)]
+        raise OSError(
+            f"cannot write {target}: {error}. If the disk is full, free some space and go on with "
+            f"--resume_from_checkpoint last; whole are {', '.join(kept) or 'no checkpoints yet'}"
+        ) from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(beside, target)
-        for old in checkpoints(output_dir)[:-limit]:
+        for old in [*checkpoints(output_dir)[:-limit], *output_dir.glob(".checkpoint-*.writing")]:
             shutil.rmtree(old)
 
 
@@ -104,6 +121,7 @@ def load_checkpoint(
     model: RNNForCausalLM,
     optimizer: Optimizer,
     scheduler: LRScheduler,
+    average: WeightAverage,
     identity: dict[str, Any],
 ) -> tuple[Progress, RNNCache | None]:
     """Put a run back to where `save_checkpoint` left it; arguments as there.
@@ -121,6 +139,7 @@ def load_checkpoint(
     parts = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
     optimizer.load_state_dict(parts["optimizer"])
     scheduler.load_state_dict(parts["scheduler"])
+    average.load_state_dict(parts["average"])
     mine = torch.load(path / f"process-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
     state = None
     if mine["state"]:

@@ -31,6 +31,7 @@ from rnn_hf.training.checkpoint import (
 )
 from rnn_hf.training.optim import build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
+from rnn_hf.training.regularization import ActivationRegularization, WeightAverage
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
 from rnn_hf.training.setup import build_model, check_model, check_output_dir, prepare_corpus
 
@@ -95,9 +96,14 @@ class TrainingRun:
             self.accelerator.process_index,
             ranks,
         )
-        self.steps_per_epoch = math.ceil(len(self.stream) / options.gradient_accumulation_steps)
-        self.total_steps = self.steps_per_epoch * options.num_train_epochs
+        steps = [self._steps_of(self._epoch_stream(epoch)) for epoch in range(options.num_train_epochs)]
+        self.total_steps = sum(steps)
+        self.steps_per_epoch = round(self.total_steps / len(steps))
         model = build_model(arguments, self.corpus.tokenizer)
+        self.regularization = ActivationRegularization(
+            model, options.activation_regularization, options.temporal_activation_regularization
+        )
+        self.average = WeightAverage(model)
         optimizer = build_optimizer(model, options)
         self.scheduler = build_scheduler(optimizer, options, self.steps_per_epoch)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on.
@@ -109,14 +115,24 @@ class TrainingRun:
         self.state: RNNCache | None = None
         self.logged = (0, 0.0)  # step and seconds of the last line of training loss
         if options.resume_from_checkpoint:
-            self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
+            checkpoint = find_checkpoint(options.resume_from_checkpoint, self.output_dir)
+            if checkpoint is not None:
+                self._resume(checkpoint)
         elif self.accelerator.is_main_process and options.overwrite_output_dir:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
         self.pusher = None
         if options.push_to_hub and self.accelerator.is_main_process:
             self.pusher = Pusher(options, self.output_dir, tqdm.write)
+        self.epoch_stream = self._epoch_stream(self.progress.epoch)
         self._start_files(trackers)
+
+    def _epoch_stream(self, epoch: int) -> TokenStream:
+        options = self.arguments.training
+        return self.stream.for_epoch(options.seed, epoch, options.random_windows, options.partial_shuffle)
+
+    def _steps_of(self, stream: TokenStream) -> int:
+        return math.ceil(len(stream) / self.arguments.training.gradient_accumulation_steps)
 
     def train(self, stop: list[int]) -> None:
         """Run to the end of the epochs, `--max_steps`, early stopping, or a signal in `stop`."""
@@ -135,11 +151,15 @@ class TrainingRun:
                 progress.seconds += time.perf_counter() - started
                 stopping = self._agree(bool(stop)) or progress.step >= last
                 epoch_ended = progress.window == 0
-                if self._due(options.eval_steps, epoch_ended) or (stopping and not stop):
+                is_due = self._due(options.eval_steps, epoch_ended)
+                is_extra = stopping and not stop and not is_due
+                if is_due:
                     self._evaluate(bar)
                     stopping = stopping or self._stopped_early()
                 if options.save_total_limit and (stopping or self._due(options.save_steps, epoch_ended)):
                     self._save()
+                if is_extra:  # after the checkpoint: a run that goes on must not have it in its history
+                    self._evaluate(bar)
                 if stopping:
                     break
         if stop and self.accelerator.is_main_process:
@@ -147,40 +167,56 @@ class TrainingRun:
 
     def _step(self, bar: tqdm) -> None:
         """One optimizer step: `gradient_accumulation_steps` windows, fewer at the end of an epoch."""
-        options, progress = self.arguments.training, self.progress
+        options, progress, stream = self.arguments.training, self.progress, self.epoch_stream
         first = progress.window
-        windows = range(first, min(first + options.gradient_accumulation_steps, len(self.stream)))
-        loss_sum = torch.zeros((), device=self.accelerator.device)
+        windows = range(first, min(first + options.gradient_accumulation_steps, len(stream)))
+        loss_sum, tokens = torch.zeros((), device=self.accelerator.device), 0
         for window in windows:
-            inputs, targets = (part.to(self.accelerator.device) for part in self.stream[window])
+            inputs, targets = (part.to(self.accelerator.device) for part in stream[window])
+            tokens += targets.shape[1]
             is_last = window == windows[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.model):
                 outputs = self.model(
-                    inputs, past_key_values=self.state, shift_labels=targets, use_cache=True, skip_logits=True
-                )
-                self.accelerator.backward(outputs.loss / len(windows))
+                    inputs, past_key_values=self.state, shift_labels=targets, use_cache=True, skip_logits=True,
+                    output_hidden_states=self.regularization.is_on,
+                )  # fmt: skip
+                loss = outputs.loss + self.regularization.penalty() if self.regularization.is_on else outputs.loss
+                self.accelerator.backward(loss / len(windows))
             self.state = outputs.past_key_values.detach()
             loss_sum += outputs.loss.detach()
-        if options.max_grad_norm:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm or math.inf)
         rate = self.optimizer.param_groups[0]["lr"]
+        self._check_finite(float(loss_sum), float(norm), rate)
+        # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
+        scale = tokens / (options.window * len(windows)) if options.random_windows else 1.0
+        self.optimizer.param_groups[0]["lr"] = rate * scale
         self.optimizer.step()
+        self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.zero_grad()
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         progress.step += 1
         progress.window = windows[-1] + 1
-        self._log(float(loss_sum) / len(windows), rate, bar)
-        if progress.window == len(self.stream):
+        if self.average.is_on:
+            self.average.update()
+        elif 0 <= options.average_start_step <= progress.step:
+            self.average.start()
+        self._log(float(loss_sum) / len(windows), float(norm), rate, bar)
+        if progress.window == len(stream):
             progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
+            self.epoch_stream = self._epoch_stream(progress.epoch)
 
-    def _log(self, loss: float, rate: float, bar: tqdm) -> None:
+    def _check_finite(self, loss: float, norm: float, rate: float) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        raise FloatingPointError(
+            f"the loss is {loss:g} and the norm of the gradient {norm:g} at step {self.progress.step + 1} "
+            f"(learning rate {rate:g}): lower --learning_rate or --max_grad_norm, or warm up by --warmup_steps; "
+            "the last checkpoint is untouched"
+        )
+
+    def _log(self, loss: float, norm: float, rate: float, bar: tqdm) -> None:
         progress, every = self.progress, self.arguments.training.logging_steps
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {progress.step} (learning rate {rate:g}): "
-                "lower --learning_rate or --max_grad_norm; the last checkpoint is untouched"
-            )
         progress.loss_since_log += loss
         bar.update()
         since, seconds = self.logged
@@ -197,11 +233,21 @@ class TrainingRun:
         bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}", refresh=False)
         self._report(
             epoch=round(progress.step / self.steps_per_epoch, 4), train_loss=mean, train_perplexity=perplexity,
-            learning_rate=rate, tokens_per_second=round(speed, 1),
+            grad_norm=norm, learning_rate=rate, tokens_per_second=round(speed, 1),
         )  # fmt: skip
 
     def _evaluate(self, bar: tqdm) -> None:
-        """Validate on every process alike, and keep the model if it is the best so far."""
+        """Validate on every process alike, by the mean of the weights if there is one, and keep the best model."""
+        with self.average.in_place():
+            loss = self._validate(bar)
+        history, interval = self.progress.validation_losses, self.arguments.training.nonmonotone_interval
+        if interval and not self.average.is_on and len(history) > interval and loss > min(history[:-interval]):
+            self.average.start()
+            if self.accelerator.is_main_process:
+                bar.write(f"averaging the weights from step {self.progress.step} on")
+        history.append(loss)
+
+    def _validate(self, bar: tqdm) -> float:
         options, progress = self.arguments.training, self.progress
         score = evaluate(
             self.bare_model,
@@ -226,6 +272,7 @@ class TrainingRun:
             progress.best_loss, progress.best_step = score.loss, progress.step
             if self.accelerator.is_main_process:
                 write_into(self.output_dir, self._write_model)
+        return score.loss
 
     def _write_model(self, directory: Path) -> None:
         self.bare_model.save_pretrained(directory)
@@ -253,15 +300,15 @@ class TrainingRun:
 
     def _save(self) -> None:
         save_checkpoint(
-            self.output_dir, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.progress,
-            self.state, self._identity(), self.arguments.training.save_total_limit,
+            self.output_dir, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.average,
+            self.progress, self.state, self._identity(), self.arguments.training.save_total_limit,
         )  # fmt: skip
         if self.pusher is not None and self.pusher.with_checkpoints:
             self.pusher.start(f"Step {self.progress.step}")
 
     def _resume(self, path: Path) -> None:
         self.progress, self.state = load_checkpoint(
-            path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self._identity()
+            path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.average, self._identity()
         )
         every = self.arguments.training.logging_steps
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer, unknown_id
-from rnn_hf.evaluation import unigram_loss
+from rnn_hf.evaluation import load_model, unigram_loss
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import Arguments, DataArguments
 
@@ -87,7 +87,11 @@ def check_model(arguments: Arguments) -> None:
 
 
 def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
-    """A fresh model for the tokenizer, initialised from the run's seed."""
+    """A fresh model for the tokenizer, initialised from the run's seed, or with the weights of `--init_from`.
+
+    Raises:
+        ValueError: The weights do not load, or do not fit in shape.
+    """
     set_seed(arguments.training.seed)
     end = tokenizer.eos_token_id
     start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -98,7 +102,17 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
         pad_token_id=tokenizer.pad_token_id,
         **asdict(arguments.model),
     )
-    return RNNForCausalLM(config)
+    model = RNNForCausalLM(config)
+    if arguments.training.init_from:
+        source = arguments.training.init_from
+        given = load_model(source)[0].float().state_dict()
+        for name, tensor in model.state_dict().items():
+            was, needed = tuple(given[name].shape) if name in given else "missing", tuple(tensor.shape)
+            if was != needed:
+                advice = "give the model arguments and the data of the run that made it"
+                raise ValueError(f"--init_from {source}: {name} is {was} there and must be {needed}; {advice}")
+        model.load_state_dict(given)
+    return model
 
 
 def check_output_dir(arguments: Arguments) -> Path:

@@ -62,3 +62,43 @@ def test_what_cannot_be_cut_is_refused_by_name(arguments, message):
 def test_a_window_outside_the_stream_is_an_index_error():
     with pytest.raises(IndexError):
         stream_of(10, 2, 3)[2]
+
+
+@given(**shapes, seed=st.integers(0, 99), epoch=st.integers(0, 3), shuffle=st.booleans(), jitter=st.booleans())
+def test_an_epoch_has_each_token_once_after_the_one_before_it_whatever_is_drawn(
+    length, columns, window, seed, epoch, shuffle, jitter
+):
+    stream = stream_of(length, columns, window)
+    drawn, again = (stream.for_epoch(seed, epoch, jitter, shuffle) for _ in range(2))
+    pairs = [[tuple(pair) for window in of for pair in torch.stack(window, dim=-1).flatten(0, 1).tolist()]
+             for of in (stream, drawn, again)]  # fmt: skip
+    assert sorted(pairs[0]) == sorted(pairs[1]) and pairs[1] == pairs[2]
+    if not shuffle:
+        targets = torch.cat([targets for _, targets in drawn], dim=1)
+        assert torch.equal(targets, stream.targets)
+    else:  # a column goes on but for one place
+        breaks = (drawn.targets.diff(dim=1) != 1).sum(dim=1)
+        assert (breaks <= 1).all()
+    if jitter:
+        assert all(len(targets[0]) >= 5 for _, targets in list(drawn)[:-1])
+
+
+def test_drawn_windows_have_the_mean_of_their_rule_and_epochs_differ():
+    stream = TokenStream(np.arange(200_001), 0, 1, 70)
+    drawn = stream.for_epoch(1, 0, random_windows=True)
+    lengths = np.diff(drawn.bounds)[:-1]
+    assert lengths.mean() == pytest.approx(0.95 * 70 + 0.05 * 35, rel=0.02)
+    assert (lengths < 50).mean() == pytest.approx(0.05, abs=0.015)
+    assert drawn.bounds != stream.for_epoch(1, 1, random_windows=True).bounds
+    assert drawn.bounds != stream.for_epoch(2, 0, random_windows=True).bounds
+
+
+@given(columns=st.integers(1, 4), ranks=st.integers(1, 3))
+def test_processes_share_what_was_drawn(columns, ranks):
+    columns, length = columns * ranks, 60
+    whole = stream_of(length, columns, 6).for_epoch(3, 1, True, True)
+    shares = [stream_of(length, columns, 6, rank=rank, num_ranks=ranks).for_epoch(3, 1, True, True)
+              for rank in range(ranks)]  # fmt: skip
+    for index in range(len(whole)):
+        together = [torch.cat(parts) for parts in zip(*(share[index] for share in shares), strict=True)]
+        assert all(torch.equal(a, b) for a, b in zip(together, whole[index], strict=True))
