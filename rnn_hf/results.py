@@ -11,16 +11,46 @@ def read(path: Path) -> Any:
 
 
 def perplexities(root: Path) -> str:
-    """One row a run: sizes and time from run.json, perplexity over every token from scripts/evaluate.py."""
-    titles = ("recipe", "corpus", "parameters", "epochs", "minutes (threads)", "seed", "unigram", "validation", "test")
+    """One row a recipe: what its run and scripts/evaluate.py wrote, or that it was not run, and what others had."""
+    titles = (
+        "recipe",
+        "parameters",
+        "epochs",
+        "minutes (threads)",
+        "device",
+        "seed",
+        "validation",
+        "test",
+        "published",
+    )
     rows = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
-    for directory in sorted((root / "model_cards").glob("*/")):
-        run, scores = read(directory / "run.json"), read(directory / "evaluation.json")["scores"]
-        result, arguments, unigram = run["result"], run["arguments"], run["data"]["unigram_validation_perplexity"]
-        corpus, seed = arguments["data"]["dataset_name"], arguments["training"]["seed"]
-        validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
-        size = f"{run['parameters']:,} | {result['epochs']:g} | {result['minutes']:.0f} ({run['threads']})"
-        rows.append(f"| `{directory.name}` | {corpus} | {size} | {seed} | {unigram:.1f} | {validation} | **{test}** |")
+    for recipe in sorted((root / "scripts" / "recipes").glob("*.yaml")):
+        published = re.search("^# Published: (.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
+        found = [root / where / recipe.stem for where in ("model_cards", "results")]
+        found = [directory for directory in found if (directory / "evaluation.json").is_file()]
+        cells = ["", "not run here", *[""] * 5]
+        if found:
+            run, scores = read(found[0] / "run.json"), read(found[0] / "evaluation.json")["scores"]
+            validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
+            result, seed = run["result"], run["arguments"]["training"]["seed"]
+            minutes = f"{result['minutes']:.0f} ({run['threads']})"
+            cells = [f"{run['parameters']:,}", f"{result['epochs']:g}", minutes, run["device"], str(seed), validation]
+            cells.append(f"**{test}**")
+        elif published is None:
+            continue
+        rows.append(f"| `{recipe.stem}` | {' | '.join(cells)} | {published[1] if published else ''} |")
+    return "\n".join(rows)
+
+
+def adapted(root: Path) -> str:
+    """One row a model and adaptation: scores of scripts/adapt.py beside the static ones."""
+    rows = ["| model | adaptation | validation | test | test, static |", "|" + " --- |" * 5]
+    for file in sorted((root / "model_cards").glob("*/evaluation.json")):
+        evaluation = read(file)
+        static = evaluation["scores"]["test"]["perplexity"]
+        for name, found in evaluation.get("adapted", {}).items():
+            validation, test = (f"{found['scores'][split]['perplexity']:.2f}" for split in ("validation", "test"))
+            rows.append(f"| `{file.parent.name}` | {name} | {validation} | **{test}** | {static:.2f} |")
     return "\n".join(rows)
 
 
@@ -52,7 +82,12 @@ def render(text: str, root: Path) -> str:
         ValueError: A pair of marks is missing.
     """
     training, generation = (root / "results" / f"benchmark_{what}.json" for what in ("train", "generate"))
-    tables = {"results": perplexities(root), "speed": ratios(training), "memory": memory(generation)}
+    tables = {
+        "results": perplexities(root),
+        "adapted": adapted(root),
+        "speed": ratios(training),
+        "memory": memory(generation),
+    }
     for name, table in (tables | {"generation": ratios(generation)}).items():
         parts = re.split(rf"(<!-- (?:end )?{name} -->\n)", text)
         if len(parts) != 5:
