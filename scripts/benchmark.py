@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from rnn_hf.benchmarking.generation import benchmark_context, benchmark_generation, plot_context, resident_memory
-from rnn_hf.benchmarking.training import benchmark_training
+from rnn_hf.benchmarking.training import benchmark_loops, benchmark_training
 from rnn_hf.files import write_json
 from rnn_hf.training.reporting import versions
 
@@ -49,7 +49,8 @@ def main() -> int:
     content: dict[str, Any] = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
     print("Time as a ratio to the other's in the same round (median; below 1 is faster):\n")
     if arguments.what == "train":
-        content |= {"rows": benchmark_training(arguments.rounds, arguments.device)}
+        rows = benchmark_training(arguments.rounds, arguments.device)
+        content["rows"] = rows + (benchmark_loops(arguments.rounds) if arguments.device == "cpu" else [])
         show(content["rows"])
     else:
         content |= {"rows": benchmark_generation(arguments.rounds)}

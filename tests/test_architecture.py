@@ -25,7 +25,7 @@ MAY_USE = {
     "files": set(),
     "models": set(),
     "adaptation": BELOW_ALL | {"evaluation"},
-    "benchmarking": BELOW_ALL | {"scoring"},
+    "benchmarking": BELOW_ALL | {"scoring", "training"},
     "cards": BELOW_ALL | {"evaluation"},
     "hub": BELOW_ALL | {"cards"},
     "training": BELOW_ALL | {"evaluation", "hub"},

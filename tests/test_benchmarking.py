@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
 from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
-from rnn_hf.benchmarking.training import TrainingSize, training_steps
+from rnn_hf.benchmarking.training import TrainingSize, loops, training_steps
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -44,6 +45,17 @@ def test_every_candidate_takes_a_step_of_the_same_size(monkeypatch):
         candidate()
     assert {"ours", "by hand, cross_entropy"} <= set(candidates)
     assert len(taken) == 2 * len(candidates) and len(set(taken)) == 1
+
+
+def test_both_loops_take_so_many_steps(tmp_path, monkeypatch, request):
+    taken = []
+    original = torch.optim.SGD.step
+    monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: (taken.append(1), original(self, *rest))[1])
+    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
+    for candidate in loops(TrainingSize("gru", 8, 2, 2, 5, vocab_size=20), 4, tmp_path).values():
+        taken.clear()
+        candidate()
+        assert len(taken) == 4
 
 
 def test_ratios_are_taken_within_rounds():

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,24 @@ def test_two_processes_share_the_columns_and_give_what_one_gives(text, tmp_path)
     assert [record["processes"] for record in records] == [1, 2]
     losses = [record["result"]["best_validation_loss"] for record in records]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
+    flags = ["--train_file", text, "--validation_file", text, "--use_cpu", True, "--num_train_epochs", 10_000]
+    launched = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "scripts" / "train.py",
+                *flags, "--output_dir", tmp_path / "out"]  # fmt: skip
+    with subprocess.Popen(list(map(str, launched)), stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        try:
+            while not list((tmp_path / "out").glob("checkpoint-*")) and run.poll() is None:
+                time.sleep(0.5)
+            children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            os.kill(int(children[-1]), signal.SIGKILL)
+            _, errors = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 1 and "SIGKILL" in errors
+    assert list((tmp_path / "out").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,25 @@
-"""A training step of the package against the same step written by hand."""
+"""A training step of the package against the same step written by hand, and its loop against transformers' own."""
 
 import statistics
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainingArguments
 
 from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.loop import TrainingRun
 
 
 @dataclass(frozen=True)
@@ -98,5 +107,62 @@ def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, A
         row: dict[str, Any] = {"size": str(size)}
         row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
         row["ratio"] = {name: round(ratio(times, "ours", name), 3) for name in times if name != "ours"}
+        rows.append(row)
+    return rows
+
+
+def loops(size: TrainingSize, steps: int, directory: Path) -> dict[str, Callable[[], object]]:
+    """So many steps of the package's training loop and of transformers' `Trainer`, on a model of the same size.
+
+    Whole loops, with data, logging and clipping; without validation and checkpoints. `Trainer` carries no state and
+    returns logits, as it does for every model.
+    """
+    words = np.random.default_rng(0).integers(size.vocab_size - 2, size=size.batch_size * size.window * steps)
+    (directory / "text.txt").write_text(" ".join(map(str, [*range(size.vocab_size - 2), *words])))
+    values = {
+        "train_file": directory / "text.txt", "validation_file": directory / "text.txt",
+        "output_dir": directory / "ours",
+        "cell_type": size.cell_type, "hidden_size": size.hidden_size, "num_hidden_layers": size.num_hidden_layers,
+        "tie_word_embeddings": False, "per_device_train_batch_size": size.batch_size, "window": size.window,
+        "learning_rate": 0.1, "lr_scheduler_type": "constant", "use_cpu": True, "disable_tqdm": True,
+        "num_train_epochs": 1000, "logging_steps": 50,
+    }  # fmt: skip
+    options = TrainingArguments(
+        str(directory), max_steps=steps, per_device_train_batch_size=size.batch_size, optim="sgd", learning_rate=0.1,
+        lr_scheduler_type="constant", max_grad_norm=0.25, use_cpu=True, report_to="none", save_strategy="no",
+        logging_steps=50, disable_tqdm=True, dataloader_num_workers=0,
+    )  # fmt: skip
+    assert options.device.type == "cpu"  # transformers sets Accelerate's state anew where this is first asked for
+    run = TrainingRun(parse_arguments([part for name, value in values.items() for part in (f"--{name}", str(value))]))
+    run.model.train()
+    bar = tqdm(disable=True)
+
+    def ours() -> None:
+        for _ in range(steps):
+            run._step(bar)
+
+    theirs = RNNForCausalLM(run.bare_model.config)
+    rows = (
+        run.corpus.streams["train"][: size.batch_size * size.window * steps].reshape(-1, size.window).astype("int64")
+    )
+    data = [{"input_ids": row, "labels": row} for row in rows]
+
+    def trainer() -> None:
+        with redirect_stdout(StringIO()):
+            Trainer(theirs, options, train_dataset=data).train()
+
+    return {"ours": ours, "transformers Trainer": trainer}
+
+
+def benchmark_loops(rounds: int = 5, steps: int = 30) -> list[dict[str, Any]]:
+    """Time of whole training loops on a CPU: rows as in `benchmark_training`, for the first two sizes."""
+    rows: list[dict[str, Any]] = []
+    for size in TRAINING_SIZES[:2]:
+        with TemporaryDirectory() as directory:
+            times = in_turn(loops(size, steps, Path(directory)), rounds)
+        tokens = size.batch_size * size.window * steps
+        row: dict[str, Any] = {"size": f"{size}, whole loop"}
+        row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
+        row["ratio"] = {"transformers Trainer": round(ratio(times, "ours", "transformers Trainer"), 3)}
         rows.append(row)
     return rows

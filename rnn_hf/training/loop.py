@@ -33,7 +33,7 @@ from rnn_hf.training.optim import build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.regularization import ActivationRegularization, WeightAverage
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
-from rnn_hf.training.setup import build_model, check_model, check_output_dir, prepare_corpus
+from rnn_hf.training.setup import build_model, check_distribution, check_model, check_output_dir, prepare_corpus
 
 
 # Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
@@ -84,6 +84,7 @@ class TrainingRun:
             log_with=trackers or None,
             project_dir=str(self.output_dir),
         )
+        check_distribution(self.accelerator)
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.end = self.corpus.tokenizer.eos_token_id
@@ -115,9 +116,7 @@ class TrainingRun:
         self.state: RNNCache | None = None
         self.logged = (0, 0.0)  # step and seconds of the last line of training loss
         if options.resume_from_checkpoint:
-            checkpoint = find_checkpoint(options.resume_from_checkpoint, self.output_dir)
-            if checkpoint is not None:
-                self._resume(checkpoint)
+            self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
         elif self.accelerator.is_main_process and options.overwrite_output_dir:
             for old in checkpoints(self.output_dir):
                 shutil.rmtree(old)
@@ -207,13 +206,12 @@ class TrainingRun:
             self.epoch_stream = self._epoch_stream(progress.epoch)
 
     def _check_finite(self, loss: float, norm: float, rate: float) -> None:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return
-        raise FloatingPointError(
-            f"the loss is {loss:g} and the norm of the gradient {norm:g} at step {self.progress.step + 1} "
-            f"(learning rate {rate:g}): lower --learning_rate or --max_grad_norm, or warm up by --warmup_steps; "
-            "the last checkpoint is untouched"
-        )
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"the loss is {loss:g} and the norm of the gradient {norm:g} at step {self.progress.step + 1} "
+                f"(learning rate {rate:g}): lower --learning_rate or --max_grad_norm, or warm up by --warmup_steps; "
+                "the last checkpoint is untouched"
+            )
 
     def _log(self, loss: float, norm: float, rate: float, bar: tqdm) -> None:
         progress, every = self.progress, self.arguments.training.logging_steps
@@ -228,7 +226,7 @@ class TrainingRun:
         elapsed = progress.seconds - seconds
         self.logged = (progress.step, progress.seconds)
         tokens = count * self.stream.num_tokens / self.steps_per_epoch * self.accelerator.num_processes
-        speed = tokens / elapsed if elapsed else math.nan
+        speed = tokens / elapsed if elapsed else 0.0  # the first step with --logging_steps 1
         perplexity = math.exp(min(mean, 700))
         bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}", refresh=False)
         self._report(
@@ -306,7 +304,9 @@ class TrainingRun:
         if self.pusher is not None and self.pusher.with_checkpoints:
             self.pusher.start(f"Step {self.progress.step}")
 
-    def _resume(self, path: Path) -> None:
+    def _resume(self, path: Path | None) -> None:
+        if path is None:
+            return
         self.progress, self.state = load_checkpoint(
             path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.average, self._identity()
         )

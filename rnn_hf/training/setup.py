@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from accelerate import Accelerator, DistributedType
 from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -84,6 +85,20 @@ def check_model(arguments: Arguments) -> None:
         RNNConfig(**asdict(arguments.model))
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+
+
+def check_distribution(accelerator: Accelerator) -> None:
+    """Refuse ways to distribute that do not fit recurrent networks.
+
+    Raises:
+        ValueError: FSDP or DeepSpeed.
+    """
+    kind = accelerator.distributed_type
+    if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise ValueError(
+            f"{kind.value} is not supported: it shards weights, which recurrent layers need whole and in one block. "
+            "These networks fit on a single GPU: use plain data parallelism (DDP)"
+        )
 
 
 def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
