@@ -42,6 +42,24 @@ def perplexities(root: Path) -> str:
     return "\n".join(rows)
 
 
+PERPLEXITIES = (120, 100, 90, 80)
+
+
+def budget(root: Path) -> str:
+    """One row a recipe for Penn Treebank that was run: minutes until validation was as good as each perplexity."""
+    rows = ["| recipe | " + " | ".join(f"to {value}" for value in PERPLEXITIES) + " |", "|" + " --- |" * 5]
+    for file in sorted([*(root / "model_cards").glob("ptb_*/run.json"), *(root / "results").glob("ptb_*/run.json")]):
+        result = read(file)["result"]
+        lines = (json.loads(line) for line in (file.parent / "metrics.jsonl").read_text("utf-8").splitlines())
+        points = [(line["step"], line["validation_perplexity"]) for line in lines if "validation_perplexity" in line]
+        cells = []
+        for wanted in PERPLEXITIES:
+            step = next((step for step, found in points if found <= wanted), None)
+            cells.append("" if step is None else f"{step / result['steps'] * result['minutes']:.0f}")
+        rows.append(f"| `{file.parent.name}` | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def adapted(root: Path) -> str:
     """One row a model and adaptation: scores of scripts/adapt.py beside the static ones."""
     rows = ["| model | adaptation | validation | test | test, static |", "|" + " --- |" * 5]
@@ -82,13 +100,9 @@ def render(text: str, root: Path) -> str:
         ValueError: A pair of marks is missing.
     """
     training, generation = (root / "results" / f"benchmark_{what}.json" for what in ("train", "generate"))
-    tables = {
-        "results": perplexities(root),
-        "adapted": adapted(root),
-        "speed": ratios(training),
-        "memory": memory(generation),
-    }
-    for name, table in (tables | {"generation": ratios(generation)}).items():
+    tables = {"results": perplexities(root), "budget": budget(root), "adapted": adapted(root)}
+    tables |= {"speed": ratios(training), "generation": ratios(generation), "memory": memory(generation)}
+    for name, table in tables.items():
         parts = re.split(rf"(<!-- (?:end )?{name} -->\n)", text)
         if len(parts) != 5:
             raise ValueError(f"README.md needs one pair of marks <!-- {name} --> and <!-- end {name} -->")
