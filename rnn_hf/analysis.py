@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from rnn_hf.models import RNNModel
+from rnn_hf.plotting import new_figure, save_figure
 
 
 def backbone_of(model: PreTrainedModel) -> RNNModel:
@@ -150,13 +151,7 @@ def plot_inspection(found: dict[str, Any], png: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the plot needs matplotlib: pip install 'rnn_hf[plot]'") from error
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(12, 3.6)
     norms, radii, gates = figure.subplots(1, 3)
     for index, values in enumerate(found["gradient_norms"]):
         norms.plot(range(1, len(values) + 1), values, label=f"layer {index}")
@@ -176,4 +171,4 @@ def plot_inspection(found: dict[str, Any], png: Path) -> None:
     gates.legend()
     for panel in (norms, radii, gates):
         panel.grid(alpha=0.3)
-    figure.savefig(png, dpi=130)
+    save_figure(figure, png)

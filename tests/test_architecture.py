@@ -19,11 +19,12 @@ from transformers.dynamic_module_utils import get_relative_imports
 ROOT = Path(__file__).parents[1]
 
 # Which parts of the package a part may import beside itself; a part that is not named here may use the two below all.
-BELOW_ALL = {"data", "files", "models"}
+BELOW_ALL = {"data", "files", "models", "plotting"}
 MAY_USE = {
     "data": set(),
     "files": set(),
     "models": set(),
+    "plotting": set(),
     "adaptation": BELOW_ALL | {"evaluation"},
     "benchmarking": BELOW_ALL | {"scoring", "training"},
     "cards": BELOW_ALL | {"evaluation"},

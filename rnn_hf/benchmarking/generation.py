@@ -20,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
+from rnn_hf.plotting import new_figure, save_figure
 from rnn_hf.scoring import score
 
 
@@ -289,13 +290,7 @@ def plot_context(rows: list[dict[str, Any]], png: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the plot needs matplotlib: pip install 'rnn_hf[plot]'") from error
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.6)
     panels = figure.subplots(1, 2)
     units = {"milliseconds": "milliseconds a token", "kilobytes": "kilobytes of state or cache"}
     for panel, (key, label) in zip(panels, units.items(), strict=True):
@@ -305,4 +300,4 @@ def plot_context(rows: list[dict[str, Any]], png: Path) -> None:
         panel.set(xlabel="tokens of context", ylabel=label, xscale="log", yscale="log")
         panel.grid(alpha=0.3)
     panels[0].legend()
-    figure.savefig(png, dpi=130)
+    save_figure(figure, png)

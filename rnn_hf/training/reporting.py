@@ -1,12 +1,13 @@
 """What a run leaves behind beside the model: run.json, metrics.jsonl and the loss curve."""
 
 import json
-import os
 import platform
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from rnn_hf.plotting import new_figure, save_figure
 
 
 PACKAGES = ("rnn_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
@@ -58,14 +59,8 @@ def plot_curve(metrics: Path, png: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the loss curve needs matplotlib: pip install 'rnn_hf[plot]'") from error
     rows = read_metrics(metrics)
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     styles: list[tuple[str, str, dict[str, Any]]] = [
         ("train_perplexity", "training (with dropout)", {"color": "0.6", "linewidth": 1}),
@@ -86,6 +81,4 @@ def plot_curve(metrics: Path, png: Path) -> None:
     axes.grid(alpha=0.3)
     if axes.lines:
         axes.legend()
-    beside = png.with_name(f".writing-{png.name}")
-    figure.savefig(beside, dpi=130)
-    os.replace(beside, png)
+    save_figure(figure, png)

@@ -1,0 +1,28 @@
+"""Figures without a display, written beside and moved into place; matplotlib is an extra."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib figure, sizes in inches.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'rnn_hf[plot]'") from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Any, png: Path) -> None:
+    """Write a figure as a PNG file."""
+    beside = png.with_name(f".writing-{png.name}")
+    figure.savefig(beside, dpi=130)
+    os.replace(beside, png)
