@@ -109,9 +109,10 @@ def predict(
 ) -> Iterator[Predictions]:
     """Predictions for a whole stream, window by window, with the state carried; with a learning rate, the weights of
     a copy of the model follow the text, always after it was scored."""
-    is_dynamic = statistics is not None and how.learning_rate > 0
+    statistics = statistics if how.learning_rate else None
+    is_dynamic = statistics is not None
     stream, state = TokenStream(tokens, start, 1, how.window if is_dynamic else STATIC_WINDOW), None
-    if statistics is not None and is_dynamic:
+    if statistics is not None:
         model = without_dropout(model)
         parameters = list(model.parameters())
         trained = [parameter.detach().clone() for parameter in parameters]
@@ -123,13 +124,13 @@ def predict(
         with torch.set_grad_enabled(is_dynamic):
             outputs = model.model(inputs, past_key_values=state, use_cache=True)
             logits = model.lm_head(outputs.last_hidden_state[0])
-            loss = torch.nn.functional.cross_entropy(logits, targets[0])
+            losses = [torch.nn.functional.cross_entropy(logits, targets[0])] if is_dynamic else []
         found = (logits.detach() / how.temperature).log_softmax(-1)
         state = outputs.past_key_values.detach()
         picked = found.gather(1, targets[0, :, None])[:, 0]
         yield Predictions(outputs.last_hidden_state[0].detach(), targets[0], picked)
         if is_dynamic:
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(losses, parameters)
             with torch.no_grad():
                 parts = zip(parameters, gradients, rates, trained, decays, strict=True)
                 for parameter, gradient, rate, original, decay in parts:
@@ -199,16 +200,9 @@ def evaluate_adapted(
     parts = with_cache(predictions, how) if how.cache_size and how.cache_weight else (
         found.log_probabilities for found in predictions
     )  # fmt: skip
-    total, bar = (
-        0.0,
-        tqdm(
-            total=len(tokens),
-            desc="evaluating",
-            leave=False,
-            mininterval=1 if sys.stderr.isatty() else 30,
-            disable=not progress,
-        ),
-    )
+    interval = 1 if sys.stderr.isatty() else 30
+    bar = tqdm(total=len(tokens), desc="evaluating", leave=False, mininterval=interval, disable=not progress)
+    total = 0.0
     with bar:
         for part in parts:
             total -= part.double().sum().item()

@@ -91,6 +91,13 @@ def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callab
     return candidates
 
 
+def row_of(label: str, times: dict[str, list[float]], tokens: int) -> dict[str, Any]:
+    """A row of the benchmark: speed of the package, and its time as a ratio to that of each other candidate."""
+    ratios = {name: round(ratio(times, "ours", name), 3) for name in times if name != "ours"}
+    speed = round(tokens / statistics.median(times["ours"]))
+    return {"size": label, "tokens_per_second": speed, "ratio": ratios}
+
+
 def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
     """Time of a training step against the same step written by hand: one row a size of `TRAINING_SIZES`.
 
@@ -104,10 +111,7 @@ def benchmark_training(rounds: int = 9, device: str = "cpu") -> list[dict[str, A
         synchronize = torch.cuda.synchronize if target.type == "cuda" else lambda: None
         times = in_turn(training_steps(size, target), rounds, synchronize)
         tokens = size.batch_size * size.window
-        row: dict[str, Any] = {"size": str(size)}
-        row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
-        row["ratio"] = {name: round(ratio(times, "ours", name), 3) for name in times if name != "ours"}
-        rows.append(row)
+        rows.append(row_of(str(size), times, tokens))
     return rows
 
 
@@ -161,8 +165,5 @@ def benchmark_loops(rounds: int = 5, steps: int = 30) -> list[dict[str, Any]]:
         with TemporaryDirectory() as directory:
             times = in_turn(loops(size, steps, Path(directory)), rounds)
         tokens = size.batch_size * size.window * steps
-        row: dict[str, Any] = {"size": f"{size}, whole loop"}
-        row["tokens_per_second"] = round(tokens / statistics.median(times["ours"]))
-        row["ratio"] = {"transformers Trainer": round(ratio(times, "ours", "transformers Trainer"), 3)}
-        rows.append(row)
+        rows.append(row_of(f"{size}, whole loop", times, tokens))
     return rows

@@ -97,9 +97,11 @@ class TrainingRun:
             self.accelerator.process_index,
             ranks,
         )
-        steps = [self._steps_of(self._epoch_stream(epoch)) for epoch in range(options.num_train_epochs)]
-        self.total_steps = sum(steps)
-        self.steps_per_epoch = round(self.total_steps / len(steps))
+        epochs = options.num_train_epochs
+        drawn = (self._epoch_stream(epoch) for epoch in range(epochs))
+        streams = drawn if options.random_windows else [self.stream] * epochs  # else all epochs have as many windows
+        self.total_steps = sum(math.ceil(len(stream) / options.gradient_accumulation_steps) for stream in streams)
+        self.steps_per_epoch = round(self.total_steps / epochs)
         model = build_model(arguments, self.corpus.tokenizer)
         self.regularization = ActivationRegularization(
             model, options.activation_regularization, options.temporal_activation_regularization
@@ -129,9 +131,6 @@ class TrainingRun:
     def _epoch_stream(self, epoch: int) -> TokenStream:
         options = self.arguments.training
         return self.stream.for_epoch(options.seed, epoch, options.random_windows, options.partial_shuffle)
-
-    def _steps_of(self, stream: TokenStream) -> int:
-        return math.ceil(len(stream) / self.arguments.training.gradient_accumulation_steps)
 
     def train(self, stop: list[int]) -> None:
         """Run to the end of the epochs, `--max_steps`, early stopping, or a signal in `stop`."""

@@ -24,7 +24,7 @@ class ActivationRegularization:
     def __init__(self, model: RNNForCausalLM, activation: float, temporal: float):
         self.activation, self.temporal = activation, temporal
         self.dropped = self.raw = torch.empty(0)
-        if activation or temporal:
+        if self.is_on:
             model.model.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
