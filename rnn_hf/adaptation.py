@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,6 +67,8 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
         setattr(adapted.config, name, 0.0)
     for layer in adapted.model.layers:
         layer.recurrent_dropout = 0.0
+    if adapted.mixture is not None:
+        adapted.mixture.dropout = 0.0
     return adapted.requires_grad_(True)
 
 
@@ -119,11 +122,12 @@ def predict(
         rates = [how.learning_rate / (rms + how.epsilon) for rms in statistics]
         mean = sum(rms.sum() for rms in statistics) / sum(rms.numel() for rms in statistics)
         decays = [(how.decay * rms / mean).clamp_(max=1.0) for rms in statistics]
+    compute_logits: Any = model.compute_logits
     for inputs, targets in stream:
         inputs, targets = inputs.to(model.device), targets.to(model.device)
         with torch.set_grad_enabled(is_dynamic):
             outputs = model.model(inputs, past_key_values=state, use_cache=True)
-            logits = model.lm_head(outputs.last_hidden_state[0])
+            logits = compute_logits(outputs.last_hidden_state)[0]
             losses = [torch.nn.functional.cross_entropy(logits, targets[0])] if is_dynamic else []
         found = (logits.detach() / how.temperature).log_softmax(-1)
         state = outputs.past_key_values.detach()

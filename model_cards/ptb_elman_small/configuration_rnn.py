@@ -6,7 +6,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 
-DROPOUTS = ("embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout")
+DROPOUTS = (
+    "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "softmax_dropout", "recurrent_dropout",
+)  # fmt: skip
 
 
 @strict
@@ -25,11 +27,16 @@ class RNNConfig(PreTrainedConfig):
             for LSTM and GRU, whose activations are part of the cell.
         projection_size: Width to which an LSTM projects its output and fed-back state (Sak et al., 2014);
             0 for none.
+        last_hidden_size: Width of the last layer; `None` means `embedding_size` with `tie_word_embeddings` and one
+            softmax, else `hidden_size`.
+        num_softmaxes: Number of softmaxes whose weighted mean is the prediction (mixture of softmaxes, Yang et al.,
+            2018); 1 for the plain head. Logits are then log-probabilities.
         tie_word_embeddings: Use the embedding matrix as the output matrix (Press and Wolf, 2017; Inan et al., 2017).
         embedding_dropout: Probability of dropping a word type everywhere in a batch (Gal and Ghahramani, 2016).
         input_dropout: Probability of dropping a unit of the embedded input; one mask for all time steps.
         hidden_dropout: The same, between recurrent layers.
         output_dropout: The same, on the output of the last layer.
+        softmax_dropout: The same, on what each softmax of a mixture sees.
         recurrent_dropout: Probability of dropping a hidden-to-hidden weight (DropConnect; Merity et al., 2018).
         initializer_range: Embeddings and output matrix start uniform in `[-initializer_range, initializer_range]`.
         use_cache: Whether the model returns its recurrent state.
@@ -56,11 +63,14 @@ class RNNConfig(PreTrainedConfig):
     cell_type: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden_act: Literal["tanh", "relu", "sigmoid"] | None = None
     projection_size: int = 0
+    last_hidden_size: int | None = None
+    num_softmaxes: int = 1
     tie_word_embeddings: bool = True
     embedding_dropout: float | int = 0.0
     input_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     output_dropout: float | int = 0.0
+    softmax_dropout: float | int = 0.0
     recurrent_dropout: float | int = 0.0
     initializer_range: float | int = 0.1
     use_cache: bool = True
@@ -84,8 +94,16 @@ class RNNConfig(PreTrainedConfig):
 
     def validate_rnn(self):
         """Part of the `@strict` validation: ranges, and fields that must fit each other."""
-        for name in ("vocab_size", "hidden_size", "embedding_size", "num_hidden_layers"):
-            if getattr(self, name) < 1:
+        sizes = (
+            "vocab_size",
+            "hidden_size",
+            "embedding_size",
+            "last_hidden_size",
+            "num_hidden_layers",
+            "num_softmaxes",
+        )
+        for name in sizes:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
         for name in DROPOUTS:
             if not 0 <= getattr(self, name) < 1:
@@ -96,7 +114,21 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"
             )
+        self._validate_last_layer()
         self._validate_projection()
+
+    def _validate_last_layer(self):
+        if self.num_softmaxes == 1 and self.softmax_dropout:
+            raise ValueError(f"`softmax_dropout` is for `num_softmaxes` above 1 only, got {self.softmax_dropout}")
+        if self.last_hidden_size is None:
+            return
+        if self.projection_size:
+            raise ValueError("`last_hidden_size` does not go with `projection_size`: that is the width of each output")
+        if self._head_takes_output and self.tie_word_embeddings and self.last_hidden_size != self.embedding_size:
+            raise ValueError(
+                f"`tie_word_embeddings` needs an output as wide as the embedding: leave `last_hidden_size` "
+                f"({self.last_hidden_size}) out, or set `tie_word_embeddings=False` or `num_softmaxes` above 1"
+            )
 
     def _validate_projection(self):
         if self.projection_size < 0:
@@ -112,7 +144,8 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`projection_size` ({self.projection_size}) must be smaller than `hidden_size` ({self.hidden_size})"
             )
-        if self.tie_word_embeddings and self.projection_size != self.embedding_size:
+        is_tied = self.tie_word_embeddings and self._head_takes_output
+        if is_tied and self.projection_size != self.embedding_size:
             raise ValueError(
                 f"`tie_word_embeddings` needs an output as wide as the embedding: set `projection_size` "
                 f"({self.projection_size}) equal to `embedding_size` ({self.embedding_size}), "
@@ -133,9 +166,16 @@ class RNNConfig(PreTrainedConfig):
         between = self.projection_size or self.hidden_size
         inputs = [self.embedding_size] + [between] * (self.num_hidden_layers - 1)
         hiddens = [self.hidden_size] * self.num_hidden_layers
-        if self.tie_word_embeddings and not self.projection_size:
+        if self.last_hidden_size is not None:
+            hiddens[-1] = self.last_hidden_size
+        elif self.tie_word_embeddings and self._head_takes_output and not self.projection_size:
             hiddens[-1] = self.embedding_size
         return list(zip(inputs, hiddens, strict=True))
+
+    @property
+    def _head_takes_output(self) -> bool:
+        """Whether the output matrix is applied to the last layer itself, and not to what a mixture makes of it."""
+        return self.num_softmaxes == 1
 
     @property
     def output_size(self) -> int:

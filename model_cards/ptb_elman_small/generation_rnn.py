@@ -5,6 +5,7 @@ Shapes in comments: B batch, E embedding, H width of a layer, V vocabulary.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -199,6 +200,8 @@ class RNNGenerationMixin(GenerationMixin):
     config: Any
     model: Any
     lm_head: nn.Linear
+    mixture: nn.Module | None
+    compute_logits: Callable[[torch.Tensor], torch.Tensor]
     training: bool
     device: torch.device
 
@@ -295,11 +298,13 @@ class RNNGenerationMixin(GenerationMixin):
         `generate()`, since no sign shows reliably that weights have changed.
         """
         if self.device.type != "cpu":
-            return [None] * len(self.model.layers), self.lm_head
+            return [None] * len(self.model.layers), self.compute_logits
         packs = steps >= STEPS_TO_PACK
         products = [layer.step_products(rows, packs) for layer in self.model.layers]
         weight, bias = self.lm_head.weight, self.lm_head.bias
-        return products, packed(weight, bias, rows) if packs else in_parts(weight, bias)
+        rows *= 1 if self.mixture is None else self.config.num_softmaxes
+        head = packed(weight, bias, rows) if packs else in_parts(weight, bias)
+        return products, head if self.mixture is None else partial(self.mixture, head=head)
 
     def _decode(self, tokens, cache, products, head):
         """Logits `(B, V)` after one more token `(B,)` of each row, by `_products`; updates the state in `cache`."""

@@ -28,6 +28,7 @@ from transformers.utils import can_return_tuple
 from .cache_rnn import RECORDED_STEPS, RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, packed, pays_to_step, step
+from .mixture_rnn import MixtureOfSoftmaxes, locked_dropout
 
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -155,13 +156,6 @@ def without_autocast(device: torch.device):
     """
     enabled = torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
-
-
-def locked_dropout(inputs: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Dropout with one mask for all time steps of `(B, T, H)` (Gal and Ghahramani, 2016)."""
-    if not training or not probability:
-        return inputs
-    return inputs * F.dropout(inputs.new_ones(inputs.shape[0], 1, inputs.shape[2]), probability)
 
 
 @dataclass
@@ -481,14 +475,16 @@ class RNNModel(RNNPreTrainedModel):
 
 
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
-    """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary."""
+    """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary, or a mixture of softmaxes."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
         self.model = RNNModel(config)
-        self.lm_head = nn.Linear(config.output_size, config.vocab_size)
+        has_mixture = config.num_softmaxes > 1
+        self.mixture = MixtureOfSoftmaxes(config) if has_mixture else None
+        self.lm_head = nn.Linear(config.embedding_size if has_mixture else config.output_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -541,31 +537,45 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         hidden = outputs.last_hidden_state
         loss = logits = None
         if not skip_logits:
-            logits = self.lm_head(select_positions(hidden, logits_to_keep))
+            logits = self.compute_logits(select_positions(hidden, logits_to_keep))
         if has_labels:
             if shift_labels is None:
                 shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
-            loss = self._loss(hidden, logits, shift_labels.to(hidden.device), kwargs.get("num_items_in_batch"))
+            loss = self.compute_loss(hidden, shift_labels.to(hidden.device), logits, kwargs.get("num_items_in_batch"))
         return CausalLMOutputWithPast(
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
-    def _loss(self, hidden_states, logits, targets, num_items_in_batch) -> torch.Tensor:
-        """Cross entropy in nats; without `logits`, by torch's chunked function where this torch has it."""
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """`(B, T, H)` or `(N, H)` of the last layer to logits, V in the last place; a mixture's are normalised."""
+        return self.lm_head(hidden_states) if self.mixture is None else self.mixture(hidden_states, self.lm_head)
+
+    def compute_loss(
+        self, hidden_states, targets, logits=None, num_items_in_batch=None, label_smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Cross entropy in nats; without `logits`, by torch's chunked function where this torch has it.
+
+        Args:
+            hidden_states: Of the last layer, `(B, T, H)`.
+            targets: The token after each, `(B, T)`, -100 to ignore it.
+            logits: `(B, T, V)`, where they are at hand.
+            num_items_in_batch: Divides the summed loss in place of the number of targets.
+            label_smoothing: Share of each target that is spread over all words (Szegedy et al., 2016).
+        """
         reduction = "mean" if num_items_in_batch is None else "sum"
+        options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
         targets = targets.flatten()
-        inputs = hidden_states.flatten(0, 1)
-        fused = getattr(F, "linear_cross_entropy", None)
+        fused = getattr(F, "linear_cross_entropy", None) if self.mixture is None and logits is None else None
         # Autocast does not reach inside the chunked function; the plain one casts as it should.
-        if logits is None and fused is not None and not torch.is_autocast_enabled(inputs.device.type):
-            options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
+        if fused is not None and not torch.is_autocast_enabled(hidden_states.device.type):
+            options["options"] = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
             weight, bias = self.lm_head.weight, self.lm_head.bias
-            loss = fused(inputs, weight, targets, linear_bias=bias, reduction=reduction, options=options)
+            loss = fused(hidden_states.flatten(0, 1), weight, targets, linear_bias=bias, **options)
         else:
-            logits = self.lm_head(inputs) if logits is None else logits.flatten(0, 1)
+            logits = (self.compute_logits(hidden_states) if logits is None else logits).flatten(0, 1)
             # transformers' own loss casts to float32, which would take a float64 model's digits away.
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            loss = F.cross_entropy(logits, targets, reduction=reduction)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss = F.cross_entropy(logits, targets, **options)
         return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 

@@ -138,14 +138,14 @@ def loops(size: TrainingSize, steps: int, directory: Path) -> dict[str, Callable
     )  # fmt: skip
     assert options.device.type == "cpu"  # transformers sets Accelerate's state anew where this is first asked for
     run = TrainingRun(parse_arguments([part for name, value in values.items() for part in (f"--{name}", str(value))]))
-    run.model.train()
+    run.wrapped.train()
     bar = tqdm(disable=True)
 
     def ours() -> None:
         for _ in range(steps):
             run._step(bar)
 
-    theirs = RNNForCausalLM(run.bare_model.config)
+    theirs = RNNForCausalLM(run.model.config)
     rows = (
         run.corpus.streams["train"][: size.batch_size * size.window * steps].reshape(-1, size.window).astype("int64")
     )

@@ -91,6 +91,8 @@ class TrainingArguments:
     adam_beta2: float = field(default=0.999, metadata={"help": "of adam and adamw"})
     activation_regularization: float = field(default=0.0, metadata={"help": "AR, on the output after dropout"})
     temporal_activation_regularization: float = field(default=0.0, metadata={"help": "TAR, on the output's changes"})
+    past_decode_regularization: float = field(default=0.0, metadata={"help": "PDR, on decoding the token before"})
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "share of a target spread over all words"})
     average_start_step: int = field(default=-1, metadata={"help": "average the weights after this step; -1: do not"})
     nonmonotone_interval: int = field(
         default=0,
@@ -134,7 +136,7 @@ class TrainingArguments:
             "gradient_accumulation_steps",
             0: "max_grad_norm weight_decay momentum warmup_steps lr_decay_start lr_patience eval_steps save_steps "
             "save_total_limit early_stopping_patience seed nonmonotone_interval activation_regularization "
-            "temporal_activation_regularization",
+            "temporal_activation_regularization past_decode_regularization",
             -1: "average_start_step",
         }
         for bound, names in at_least.items():
@@ -145,7 +147,7 @@ class TrainingArguments:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}")
         if self.max_steps == 0 or self.max_steps < -1:
             raise ValueError(f"--max_steps must be positive, or -1 for all epochs, got {self.max_steps}")
-        for name in ("adam_beta1", "adam_beta2", "momentum"):
+        for name in ("adam_beta1", "adam_beta2", "momentum", "label_smoothing_factor"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be in [0, 1), got {getattr(self, name)}")
         if not 0 < self.lr_decay < 1:

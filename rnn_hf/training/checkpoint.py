@@ -14,8 +14,9 @@ from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from rnn_hf.models import RNNCache, RNNForCausalLM
-from rnn_hf.training.regularization import WeightAverage
+from rnn_hf.models import RNNCache
+from rnn_hf.training.averaging import WeightAverage
+from rnn_hf.training.objective import Objective
 
 
 @dataclass
@@ -57,7 +58,7 @@ def find_checkpoint(name: str, output_dir: Path) -> Path | None:
 def save_checkpoint(
     output_dir: Path,
     accelerator: Accelerator,
-    model: RNNForCausalLM,
+    objective: Objective,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     average: WeightAverage,
@@ -71,7 +72,7 @@ def save_checkpoint(
     Args:
         output_dir: Directory of the run.
         accelerator: Of the run.
-        model: Unwrapped.
+        objective: Unwrapped.
         optimizer: As prepared.
         scheduler: Of the learning rate.
         average: Of the weights.
@@ -90,8 +91,9 @@ def save_checkpoint(
         if accelerator.is_main_process:
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
-            model.save_pretrained(beside)
+            objective.model.save_pretrained(beside)
             parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
+            parts["extra"] = objective.extra
             torch.save({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
             (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
         accelerator.wait_for_everyone()
@@ -118,7 +120,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path,
     accelerator: Accelerator,
-    model: RNNForCausalLM,
+    objective: Objective,
     optimizer: Optimizer,
     scheduler: LRScheduler,
     average: WeightAverage,
@@ -134,12 +136,14 @@ def load_checkpoint(
         was = saved["identity"].get(name)
         if was != value:
             raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}")
+    model = objective.model
     model.load_state_dict(type(model).from_pretrained(path).state_dict())
     device = accelerator.device
     parts = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
     optimizer.load_state_dict(parts["optimizer"])
     scheduler.load_state_dict(parts["scheduler"])
     average.load_state_dict(parts["average"])
+    objective.extra.load_state_dict(parts["extra"])
     mine = torch.load(path / f"process-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
     state = None
     if mine["state"]:

@@ -22,6 +22,7 @@ from rnn_hf.files import write_into, write_json
 from rnn_hf.hub import HubError
 from rnn_hf.models import RNNCache
 from rnn_hf.training.arguments import Arguments
+from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import (
     Progress,
     checkpoints,
@@ -29,9 +30,9 @@ from rnn_hf.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
-from rnn_hf.training.regularization import ActivationRegularization, WeightAverage
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
 from rnn_hf.training.setup import build_model, check_distribution, check_model, check_output_dir, prepare_corpus
 
@@ -103,15 +104,12 @@ class TrainingRun:
         self.total_steps = sum(math.ceil(len(stream) / options.gradient_accumulation_steps) for stream in streams)
         self.steps_per_epoch = round(self.total_steps / epochs)
         model = build_model(arguments, self.corpus.tokenizer)
-        self.regularization = ActivationRegularization(
-            model, options.activation_regularization, options.temporal_activation_regularization
-        )
-        self.average = WeightAverage(model)
-        optimizer = build_optimizer(model, options)
+        self.objective, self.average = Objective(model, options), WeightAverage(model)
+        optimizer = build_optimizer(self.objective, options)
         self.scheduler = build_scheduler(optimizer, options, self.steps_per_epoch)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on.
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.bare_model = model
+        self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        self.model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
         self.progress = Progress()
@@ -141,7 +139,7 @@ class TrainingRun:
             mininterval=1 if sys.stderr.isatty() else 30,
             disable=options.disable_tqdm or not self.accelerator.is_main_process,
         )  # fmt: skip
-        self.model.train()
+        self.wrapped.train()
         with bar:
             while progress.step < last and not self._stopped_early():
                 started = time.perf_counter()
@@ -173,16 +171,11 @@ class TrainingRun:
             inputs, targets = (part.to(self.accelerator.device) for part in stream[window])
             tokens += targets.shape[1]
             is_last = window == windows[-1]
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                outputs = self.model(
-                    inputs, past_key_values=self.state, shift_labels=targets, use_cache=True, skip_logits=True,
-                    output_hidden_states=self.regularization.is_on,
-                )  # fmt: skip
-                loss = outputs.loss + self.regularization.penalty() if self.regularization.is_on else outputs.loss
-                self.accelerator.backward(loss / len(windows))
-            self.state = outputs.past_key_values.detach()
-            loss_sum += outputs.loss.detach()
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), options.max_grad_norm or math.inf)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                objective, loss, self.state = self.wrapped(inputs, targets, self.state)
+                self.accelerator.backward(objective / len(windows))
+            loss_sum += loss
+        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm or math.inf)
         rate = self.optimizer.param_groups[0]["lr"]
         self._check_finite(float(loss_sum), float(norm), rate)
         # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
@@ -247,7 +240,7 @@ class TrainingRun:
     def _validate(self, bar: tqdm) -> float:
         options, progress = self.arguments.training, self.progress
         score = evaluate(
-            self.bare_model,
+            self.model,
             self.corpus.streams["validation"],
             self.end,
             columns=min(options.per_device_eval_batch_size, len(self.corpus.streams["validation"])),
@@ -272,7 +265,7 @@ class TrainingRun:
         return score.loss
 
     def _write_model(self, directory: Path) -> None:
-        self.bare_model.save_pretrained(directory)
+        self.model.save_pretrained(directory)
         self.corpus.tokenizer.save_pretrained(directory)
 
     def _due(self, every: int, epoch_ended: bool) -> bool:
@@ -297,7 +290,7 @@ class TrainingRun:
 
     def _save(self) -> None:
         save_checkpoint(
-            self.output_dir, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.average,
+            self.output_dir, self.accelerator, self.objective, self.optimizer, self.scheduler, self.average,
             self.progress, self.state, self._identity(), self.arguments.training.save_total_limit,
         )  # fmt: skip
         if self.pusher is not None and self.pusher.with_checkpoints:
@@ -307,7 +300,7 @@ class TrainingRun:
         if path is None:
             return
         self.progress, self.state = load_checkpoint(
-            path, self.accelerator, self.bare_model, self.optimizer, self.scheduler, self.average, self._identity()
+            path, self.accelerator, self.objective, self.optimizer, self.scheduler, self.average, self._identity()
         )
         every = self.arguments.training.logging_steps
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
@@ -328,7 +321,7 @@ class TrainingRun:
             "command": command_line(),
             "data": self.counts,
             "device": str(self.accelerator.device),
-            "parameters": self.bare_model.num_parameters(),
+            "parameters": self.model.num_parameters(),
             "processes": self.accelerator.num_processes,
             "steps_per_epoch": self.steps_per_epoch,
             "threads": torch.get_num_threads(),

@@ -67,7 +67,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, optim
 
 EVERYTHING = {
     "random_windows": True, "partial_shuffle": True, "activation_regularization": 2, "lr_scheduler_type": "constant",
-    "temporal_activation_regularization": 1, "nonmonotone_interval": 1, "eval_steps": 10, "learning_rate": 40,
+    "temporal_activation_regularization": 1, "past_decode_regularization": 0.01, "label_smoothing_factor": 0.05,
+    "num_softmaxes": 2, "nonmonotone_interval": 1, "eval_steps": 10, "learning_rate": 40,
 }  # fmt: skip
 
 
