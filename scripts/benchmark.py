@@ -1,6 +1,6 @@
 """Measure speed, always as a ratio to something that runs in turn in the same process.
 
-    python scripts/benchmark.py train [--rounds 9] [--device cpu] [--json FILE]
+    python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
     python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
 
 `generate` also measures the time and memory of one more token as the context grows, beside transformers' GPT-2 and
@@ -39,6 +39,9 @@ def main() -> int:
         "--rounds", type=int, default=9, help="rounds, in which each candidate runs twice and the second run counts"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda; of train")
+    parser.add_argument(
+        "--peer", nargs="+", type=Path, default=[], help="checkouts of word_language_model or awd-lstm-lm; of train"
+    )
     parser.add_argument("--json", help="also write the result to this file")
     parser.add_argument("--plot", help="also draw time and memory over the context to this PNG file; of generate")
     arguments = parser.parse_args()
@@ -46,11 +49,16 @@ def main() -> int:
         parser.error("--rounds must be at least 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is available")
+    for peer in arguments.peer:
+        if not (peer / "main.py").is_file():
+            parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
     content: dict[str, Any] = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
     print("Time as a ratio to the other's in the same round (median; below 1 is faster):\n")
     if arguments.what == "train":
         rows = benchmark_training(arguments.rounds, arguments.device)
-        content["rows"] = rows + (benchmark_loops(arguments.rounds) if arguments.device == "cpu" else [])
+        if arguments.device == "cpu":
+            rows += benchmark_loops(arguments.rounds, peers=arguments.peer)
+        content["rows"] = rows
         show(content["rows"])
     else:
         content |= {"rows": benchmark_generation(arguments.rounds)}

@@ -16,6 +16,7 @@ from rnn_hf import RNNConfig, RNNForCausalLM, cards
 from rnn_hf.cards import CITATIONS, MARK, render_card, verify_card, write_card
 from rnn_hf.data.tokenization import build_tokenizer, load_tokenizer, unknown_id
 from rnn_hf.evaluation import Score, describe_weights, save_scores
+from rnn_hf.models import modeling_rnn
 
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +45,7 @@ def test_rendering_a_stored_card_again_changes_nothing(model_dir):
 @stored
 def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_dir):
     names = {path.name for path in model_dir.iterdir()}
-    code = {"cache_rnn.py", "configuration_rnn.py", "generation_rnn.py", "modeling_rnn.py"}
+    code = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
     files = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     assert names == code | files | {"README.md", "curve.png", "evaluation.json", "metrics.jsonl", "model.safetensors",
                                     "run.json"}  # fmt: skip

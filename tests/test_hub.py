@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.hub import HubError, build_repository, push, without_paths
+from rnn_hf.models import modeling_rnn
 
 
 ROOT = Path(__file__).parents[1]
-CODE = {"cache_rnn.py", "configuration_rnn.py", "generation_rnn.py", "modeling_rnn.py"}
+CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RUN = {"run.json", "metrics.jsonl", "evaluation.json"}
 

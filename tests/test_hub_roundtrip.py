@@ -13,12 +13,13 @@ from hub_server import HubServer
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.models import modeling_rnn
 
 
 ROOT = Path(__file__).parents[1]
 CELL_TYPES = ("lstm", "gru", "rnn")
 IDS = torch.tensor([[2, 3, 4], [5, 6, 2]])
-CODE = {"modeling_rnn.py", "generation_rnn.py", "cache_rnn.py", "configuration_rnn.py"}
+CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
 
 STRANGER = """
 import importlib.abc, sys

@@ -23,6 +23,7 @@ from transformers.generation import (
 )
 
 from .cache_rnn import RNNCache
+from .loss_rnn import has_onednn
 
 
 # What scales or filters candidates by their own probabilities alone, so that it may see the k likeliest only.
@@ -59,20 +60,10 @@ def packed(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Product:
     The copy takes the time of a step or two, and is 2 to 3 times as fast as the matrix itself for two rows or more.
     For one row, which memory limits, `in_parts` is as fast.
     """
-    if rows == 1 or not can_pack(weight):
+    if rows == 1 or not has_onednn(weight):
         return in_parts(weight, bias)
     matrix = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
     return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
-
-
-def can_pack(weight: torch.Tensor) -> bool:
-    """Whether this torch has oneDNN's packed product, on, for a weight of this type."""
-    return (
-        weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:

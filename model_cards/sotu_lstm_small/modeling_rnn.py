@@ -28,14 +28,11 @@ from transformers.utils import can_return_tuple
 from .cache_rnn import RECORDED_STEPS, RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, packed, pays_to_step, step
+from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes, locked_dropout
 
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
-
-# Rows of logits that the fused loss holds at a time. On a CPU with a vocabulary of 10,000, 128 is slower, 256 to 1024
-# differ little, and 350 is the best of them by a percent or two.
-LOSS_CHUNK_ROWS = 350
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
@@ -553,7 +550,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     def compute_loss(
         self, hidden_states, targets, logits=None, num_items_in_batch=None, label_smoothing: float = 0.0
     ) -> torch.Tensor:
-        """Cross entropy in nats; without `logits`, by torch's chunked function where this torch has it.
+        """Cross entropy in nats, mean over the targets; without `logits` and a mixture, part by part.
 
         Args:
             hidden_states: Of the last layer, `(B, T, H)`.
@@ -562,21 +559,16 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
             num_items_in_batch: Divides the summed loss in place of the number of targets.
             label_smoothing: Share of each target that is spread over all words (Szegedy et al., 2016).
         """
-        reduction = "mean" if num_items_in_batch is None else "sum"
-        options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing}
         targets = targets.flatten()
-        fused = getattr(F, "linear_cross_entropy", None) if self.mixture is None and logits is None else None
-        # Autocast does not reach inside the chunked function; the plain one casts as it should.
-        if fused is not None and not torch.is_autocast_enabled(hidden_states.device.type):
-            options["options"] = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
+        if logits is None and self.mixture is None:
             weight, bias = self.lm_head.weight, self.lm_head.bias
-            loss = fused(hidden_states.flatten(0, 1), weight, targets, linear_bias=bias, **options)
+            loss = linear_cross_entropy(hidden_states.flatten(0, 1), weight, bias, targets, label_smoothing)
         else:
             logits = (self.compute_logits(hidden_states) if logits is None else logits).flatten(0, 1)
             # transformers' own loss casts to float32, which would take a float64 model's digits away.
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            loss = F.cross_entropy(logits, targets, **options)
-        return loss if num_items_in_batch is None else loss / num_items_in_batch
+            loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
+        return loss / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:

@@ -4,19 +4,19 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import nn
 from torch.nn import functional as F
 
 from rnn_hf.models import RNNConfig
-from rnn_hf.models.modeling_rnn import CELLS, LOSS_CHUNK_ROWS
+from rnn_hf.models.loss_rnn import linear_cross_entropy
+from rnn_hf.models.modeling_rnn import CELLS
 
 
 class BareLanguageModel(nn.Module):
     """What one writes by hand: `nn.Embedding`, a multi-layer `nn.LSTM` and `nn.Linear`, nothing else.
 
-    The yardstick of the training benchmark. `loss` is `"fused"` for torch's chunked linear cross entropy, the
-    loss that the package uses, or `"plain"` for logits and `cross_entropy`.
+    The yardstick of the training benchmark. `loss` is `"fused"` for the loss that the package uses, or `"plain"` for
+    logits and `cross_entropy`.
     """
 
     def __init__(self, config: RNNConfig):
@@ -32,9 +32,7 @@ class BareLanguageModel(nn.Module):
         hidden, targets = hidden.flatten(0, 1), targets.flatten()
         if loss == "plain":
             return F.cross_entropy(self.output(hidden), targets), state
-        options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=LOSS_CHUNK_ROWS)
-        weight, bias = self.output.weight, self.output.bias
-        return F.linear_cross_entropy(hidden, weight, targets, linear_bias=bias, options=options), state
+        return linear_cross_entropy(hidden, self.output.weight, self.output.bias, targets) / len(targets), state
 
 
 def in_turn(

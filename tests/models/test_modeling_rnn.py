@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
-from rnn_hf.models import modeling_rnn
+from rnn_hf.models import loss_rnn, modeling_rnn
 
 
 # The names that the older of the supported transformers versions know as well.
@@ -207,10 +207,10 @@ def test_num_items_in_batch_divides_the_sum(make_model, cell, count, skip_logits
     torch.testing.assert_close(loss, model(ids, labels=ids).loss * 12 / 7)
 
 
-@pytest.mark.parametrize("rows_at_a_time", [4, 256])
+@pytest.mark.parametrize("held", [30, 1 << 22])
 @pytest.mark.parametrize("reduction", ["mean", "num_items_in_batch"])
-def test_skip_logits_gives_the_plain_loss_and_gradients(make_model, cell, monkeypatch, rows_at_a_time, reduction):
-    monkeypatch.setattr(modeling_rnn, "LOSS_CHUNK_ROWS", rows_at_a_time)
+def test_skip_logits_gives_the_plain_loss_and_gradients(make_model, cell, monkeypatch, held, reduction):
+    monkeypatch.setattr(loss_rnn, "LOGITS_ON_CPU", held)
     for dtype, digits in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
         model, ids = make_model(cell, dtype=dtype), some_ids(5, 6)
         labels = torch.where(some_ids(5, 6, seed=1) < 3, -100, ids)
