@@ -3,8 +3,9 @@
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
     python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
 
-`generate` also measures the time and memory of one more token as the context grows, beside transformers' GPT-2 and
-Mamba, and resident memory over a million tokens.
+`train` also measures memory, where the time goes, and the output layer as the vocabulary grows; `generate` the time
+and memory of one more token as the context grows, beside transformers' GPT-2 and Mamba, and memory over a million
+tokens.
 """
 
 import sys
@@ -14,21 +15,23 @@ from typing import Any
 
 import torch
 
-from rnn_hf.benchmarking.generation import benchmark_context, benchmark_generation, plot_context, resident_memory
-from rnn_hf.benchmarking.training import benchmark_loops, benchmark_training
+from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
+from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.files import write_json
 from rnn_hf.training.reporting import versions
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table; `ratio` takes a column for each thing that is compared to, empty where it was not."""
-    names = list(dict.fromkeys(name for row in rows for name in row.get("ratio", {})))
-    keys = [key for key in rows[0] if key != "ratio"]
-    print(f"| {' | '.join([*keys, *(f'to {name}' for name in names)])} |")
-    print("|" + " --- |" * (len(keys) + len(names)))
-    for row in rows:
-        ratios = [f"{row['ratio'][name]:.3f}" if name in row["ratio"] else "" for name in names]
-        print(f"| {' | '.join([*(str(row[key]) for key in keys), *ratios])} |")
+    """Print rows as a table; what holds several numbers takes a column for each of them, empty where it lacks one."""
+    flat = [{} for _ in rows]  # type: list[dict[str, Any]]
+    for cells, row in zip(flat, rows, strict=True):
+        for key, value in row.items():
+            cells |= {f"{key} to {name}" if key == "ratio" else f"{key}, {name}": number
+                      for name, number in value.items()} if isinstance(value, dict) else {key: value}  # fmt: skip
+    keys = list(dict.fromkeys(key for cells in flat for key in cells))
+    print(f"| {' | '.join(keys)} |\n|{' --- |' * len(keys)}")
+    for cells in flat:
+        print(f"| {' | '.join(str(cells.get(key, '')) for key in keys)} |")
     print()
 
 
@@ -52,24 +55,18 @@ def main() -> int:
     for peer in arguments.peer:
         if not (peer / "main.py").is_file():
             parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
-    content: dict[str, Any] = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
     print("Time as a ratio to the other's in the same round (median; below 1 is faster):\n")
     if arguments.what == "train":
-        rows = benchmark_training(arguments.rounds, arguments.device)
-        if arguments.device == "cpu":
-            rows += benchmark_loops(arguments.rounds, peers=arguments.peer)
-        content["rows"] = rows
-        show(content["rows"])
+        tables = benchmark_training(arguments.rounds, arguments.device, arguments.peer)
     else:
-        content |= {"rows": benchmark_generation(arguments.rounds)}
-        show(content["rows"])
-        content |= {"context": benchmark_context(arguments.rounds), "memory": resident_memory()}
-        show(content["context"])
-        show(content["memory"])
-        if arguments.plot:
-            plot_context(content["context"], Path(arguments.plot))
+        tables = benchmark_generation(arguments.rounds)
+    for rows in tables.values():
+        show(rows)
+    if arguments.plot and arguments.what == "generate":
+        plot_context(tables["context"], Path(arguments.plot))
     if arguments.json:
-        write_json(Path(arguments.json), content | {"device": arguments.device})
+        about = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
+        write_json(Path(arguments.json), about | tables | {"device": arguments.device})
     return 0
 
 

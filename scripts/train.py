@@ -1,13 +1,14 @@
 """Train a recurrent language model.
 
     python scripts/train.py [RECIPE.yaml] [--flag value ...]
-    accelerate launch scripts/train.py [RECIPE.yaml] [--flag value ...]
+    accelerate launch [--multi_gpu --num_processes N] scripts/train.py [RECIPE.yaml] [--flag value ...]
 
 Flags override the recipe. See `python scripts/train.py --help` for all of them.
 """
 
 import sys
 
+from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.training.arguments import parse_arguments
@@ -22,6 +23,8 @@ def main() -> int:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if not PartialState().is_main_process:
+        return 0  # one process speaks for all
     result, directory = record["result"], arguments.training.output_dir
     if result["best_step"]:
         print(f"best validation perplexity {result['best_validation_perplexity']:.2f} (step {result['best_step']})")

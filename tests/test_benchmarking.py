@@ -6,8 +6,9 @@ from accelerate.state import AcceleratorState
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
+from rnn_hf.benchmarking.loops import OURS, TRAINER, loop_of
 from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
-from rnn_hf.benchmarking.training import TrainingSize, loops, training_steps
+from rnn_hf.benchmarking.training import TrainingSize, training_steps
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -52,7 +53,8 @@ def test_both_loops_take_so_many_steps(tmp_path, monkeypatch, request):
     original = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: (taken.append(1), original(self, *rest))[1])
     request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
-    for candidate in loops(TrainingSize("gru", 8, 2, 2, 5, vocab_size=20), 4, tmp_path).values():
+    for name in (TRAINER, OURS):
+        candidate = loop_of(name, TrainingSize("gru", 8, 2, 2, 5, vocab_size=20), 4, tmp_path)
         taken.clear()
         candidate()
         assert len(taken) == 4

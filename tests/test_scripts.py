@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 
 ROOT = Path(__file__).parents[1]
@@ -74,19 +76,27 @@ def test_generate_goes_on_from_each_prompt(trained):
     assert len(lines) == 2 and lines[0].startswith("the cat ") and len(lines[1].split()) == 4
 
 
-def test_two_processes_share_the_columns_and_give_what_one_gives(text, tmp_path):
-    flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 4, "--use_cpu", True]
+def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_path):
+    flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 6, "--use_cpu", True]
+    flags += ["--save_steps", 1, "--save_total_limit", 9, "--eval_steps", 2, "--logging_steps", 1]
     one = ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "one", *flags]
     two = ["--per_device_train_batch_size", 2, "--output_dir", tmp_path / "two", *flags]
-    # accelerate launch starts several processes on GPUs, and on CPUs by MPI alone; torchrun does on both.
-    launched = command("-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "scripts" / "train.py", *two)
-    assert launched.returncode == 0, launched.stderr[-3000:]
-    single = command("-m", "accelerate.commands.launch", "--cpu", ROOT / "scripts" / "train.py", *one)
-    assert single.returncode == 0, single.stderr[-3000:]
+    # Without --multi_gpu accelerate starts one process on a CPU, unless MPI is there.
+    for launch, rest in ((["--multi_gpu", "--num_processes", 2], two), (["--cpu"], one)):
+        done = command("-m", "accelerate.commands.launch", *launch, ROOT / "scripts" / "train.py", *rest)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("best validation perplexity") == 1
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
     assert [record["processes"] for record in records] == [1, 2]
-    losses = [record["result"]["best_validation_loss"] for record in records]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    for step in range(1, 7):
+        files = [tmp_path / name / f"checkpoint-{step}" / "model.safetensors" for name in ("one", "two")]
+        for a, b in zip(*(load_file(file).values() for file in files), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    lines = [[json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+             for name in ("one", "two")]  # fmt: skip
+    for kind, count in (("train_loss", 6), ("validation_loss", 3)):
+        losses = [[line[kind] for line in run if kind in line] for run in lines]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-6) and len(losses[0]) == count
 
 
 @pytest.mark.slow

@@ -5,11 +5,9 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.benchmarking.timing import BareLanguageModel, alone, in_turn, ratio
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
 from rnn_hf.plotting import new_figure, save_figure
@@ -150,7 +148,7 @@ def onnx_loop(
     return run
 
 
-def benchmark_generation(rounds: int = 9) -> list[dict[str, Any]]:
+def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
     """Time of `generate()` on a CPU against loops written by hand and transformers' own, a row a `DECODING_SIZES`.
 
     Returns:
@@ -258,8 +256,7 @@ def resident_memory(lengths: tuple[int, ...] = LENGTHS) -> list[dict[str, Any]]:
 
     The ids that are generated take 8 bytes a token, and their buffer up to twice that.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:
-        generated, scored = (process.submit(_memory_after, what, lengths).result() for what in ("generate", "score"))
+    generated, scored = (alone(_memory_after, what, lengths) for what in ("generate", "score"))
     return [
         {"tokens": length, "megabytes generating": one, "megabytes scoring": other}
         for length, one, other in zip(lengths, generated, scored, strict=True)
@@ -282,6 +279,13 @@ def _memory_after(what: str, lengths: tuple[int, ...]) -> list[float]:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         megabytes.append(round(pages * 4096 / 1e6, 1))
     return megabytes
+
+
+def benchmark_generation(rounds: int = 9) -> dict[str, Any]:
+    """All of the generation benchmark by table: `rows` of times, `context` and `memory`."""
+    return {
+        "rows": benchmark_decoding(rounds), "context": benchmark_context(rounds), "memory": resident_memory(),
+    }  # fmt: skip
 
 
 def plot_context(rows: list[dict[str, Any]], png: Path) -> None:

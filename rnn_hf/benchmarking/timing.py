@@ -1,8 +1,13 @@
 """Things run in turn, their times compared within rounds; and the network written by hand to compare with."""
 
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
@@ -62,3 +67,23 @@ def in_turn(
 def ratio(times: dict[str, list[float]], name: str, over: str) -> float:
     """Median over the rounds of the time of `name` over that of `over` in the same round."""
     return statistics.median(a / b for a, b in zip(times[name], times[over], strict=True))
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns in a fresh process, whose memory is then its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(function, *arguments).result()
+
+
+def rise_of_peak(run: Callable[[], object]) -> float:
+    """Megabytes that two runs need beyond what the process held before, at their peak; on Linux."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
+    before = _peak()
+    run()
+    run()
+    return round((_peak() - before) / 1000, 1)
+
+
+def _peak() -> float:
+    (kibibytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(kibibytes) * 1.024

@@ -175,6 +175,7 @@ class TrainingRun:
                 objective, loss, self.state = self.wrapped(inputs, targets, self.state)
                 self.accelerator.backward(objective / len(windows))
             loss_sum += loss
+        loss_sum = self.accelerator.reduce(loss_sum, "mean")  # all processes see, and judge, the same number
         norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm or math.inf)
         rate = self.optimizer.param_groups[0]["lr"]
         self._check_finite(float(loss_sum), float(norm), rate)

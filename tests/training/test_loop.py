@@ -113,10 +113,10 @@ import os, signal, sys
 import torch
 from rnn_hf.training import checkpoint, loop
 from rnn_hf.training.arguments import parse_arguments
-when, saves, steps = sys.argv.pop(1), [], []
+when, saves, steps, moves = sys.argv.pop(1), [], [], []
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-save, step = torch.save, loop.TrainingRun._step
+save, step, replace = torch.save, loop.TrainingRun._step, os.replace
 def half(content, path):
     saves.append(path)
     if when == "save" and len(saves) == 4:
@@ -128,12 +128,17 @@ def count(self, bar):
     steps.append(1)
     if when == "step" and len(steps) == 47:
         die()
-torch.save, loop.TrainingRun._step = half, count
+def move(source, target):
+    moves.extend([1] * (os.path.basename(target) == "model.safetensors"))
+    if when == "best" and len(moves) == 3:  # the rest of the best model is moved by now, its weights are not
+        die()
+    replace(source, target)
+torch.save, loop.TrainingRun._step, os.replace = half, count, move
 loop.train(parse_arguments())
 """
 
 
-@pytest.mark.parametrize("when", ["step", "save"])
+@pytest.mark.parametrize("when", ["step", "save", "best"])
 def test_a_run_that_is_killed_goes_on_by_the_same_command_to_the_same_end(run, tmp_path, text, when):
     flags = {**EVERYTHING, "save_steps": 20, "resume_from_checkpoint": "last"}
     whole = run("whole", **flags)
@@ -145,7 +150,8 @@ def test_a_run_that_is_killed_goes_on_by_the_same_command_to_the_same_end(run, t
     done = subprocess.run([sys.executable, "-c", KILLED, when, *argv], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sorted(path.name for path in (tmp_path / "parts").glob("*checkpoint-*"))
-    assert left == ([".checkpoint-40.writing", "checkpoint-20"] if when == "save" else ["checkpoint-40"])
+    expected = {"step": ["checkpoint-40"], "save": [".checkpoint-40.writing", "checkpoint-20"]}
+    assert left == expected.get(when, ["checkpoint-20"])
     run("parts", **flags)
     checkpoint = f"checkpoint-{whole['result']['steps']}"
     assert [path.name for path in (tmp_path / "parts").glob("*checkpoint-*")] == [checkpoint]
