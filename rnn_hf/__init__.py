@@ -4,6 +4,8 @@ Importing the package registers them with transformers' Auto classes, so that a 
 `AutoModelForCausalLM.from_pretrained` without `trust_remote_code`.
 """
 
+from typing import Any
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from rnn_hf.models import RecurrentStateLayer, RNNCache, RNNConfig, RNNForCausalLM, RNNModel
@@ -20,4 +22,13 @@ RNNConfig.register_for_auto_class()
 RNNModel.register_for_auto_class("AutoModel")
 RNNForCausalLM.register_for_auto_class("AutoModelForCausalLM")
 
-__all__ = ["RNNCache", "RNNConfig", "RNNForCausalLM", "RNNModel", "RecurrentStateLayer"]
+__all__ = ["RNNCache", "RNNConfig", "RNNForCausalLM", "RNNModel", "RNNONNXForCausalLM", "RecurrentStateLayer"]
+
+
+def __getattr__(name: str) -> Any:
+    """The runner of exported models, when it is asked for: it stands above the modules that import this one."""
+    if name == "RNNONNXForCausalLM":
+        from rnn_hf.onnx_model import RNNONNXForCausalLM
+
+        return RNNONNXForCausalLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -32,7 +32,7 @@ def write_into(target: Path, write: Callable[[Path], None]) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     write(beside)
-    for path in sorted(beside.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+    for path in sorted(beside.iterdir(), key=lambda path: path.suffix in (".safetensors", ".onnx")):
         os.replace(path, target / path.name)
     beside.rmdir()
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from rnn_hf import models
 from rnn_hf.cards import write_card
+from rnn_hf.export import REPORT_FILE, check_folder, write_onnx_card
 from rnn_hf.files import read_json, sha256_of, write_into, write_json
 
 
@@ -27,6 +28,7 @@ TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 # What a repository holds beside model, tokenizer, code and card: what the card's figures come from.
 RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
+ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder
 TRIES = 3
 WAIT_SECONDS = 2.0  # before the second try; twice as long before the third
 TOKEN_HELP = (
@@ -55,7 +57,7 @@ def push(
     finishes the work: what was uploaded is not sent twice.
 
     Args:
-        model_dir: Directory of a run, or of any model of this package that `save_pretrained` wrote.
+        model_dir: Directory of a run, of any model of this package that `save_pretrained` wrote, or of an ONNX export.
         repo_id: `NAME` or `USER/NAME` or `ORGANISATION/NAME`; made if it is not there.
         private: Whether a new repository is private; `None` leaves that to the account's settings.
         revision: Branch to commit to, made from `main` if it is not there; `None` is `main`.
@@ -83,10 +85,10 @@ def build_repository(
     """Write a model's complete repository into a directory: weights, code, tokenizer, files of the run, card.
 
     The model is loaded on the way, so weights that are damaged or incomplete are refused. Paths of this machine are
-    taken out of `run.json`.
+    taken out of `run.json`. An exported folder goes as it is, with a card of its own.
 
     Args:
-        model_dir: Directory of a run or a model.
+        model_dir: Directory of a run, a model or an ONNX export.
         target: Directory to write to; files in the way are replaced when all is written.
         model_id: Name that the card's examples use; see `rnn_hf.cards.render_card`.
         license: See there.
@@ -94,7 +96,12 @@ def build_repository(
 
     Raises:
         OSError: There is no model, or it does not load.
+        ValueError: A `dtype` for an ONNX export.
     """
+    if (model_dir / REPORT_FILE).is_file():
+        if dtype:
+            raise ValueError(f"`dtype` is for the weights of a model, and {model_dir} is an ONNX export")
+        return build_onnx_repository(model_dir, target, model_id, license)
     config_file = model_dir / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"no model in {model_dir}: it has no config.json")
@@ -123,6 +130,19 @@ def build_repository(
             if (model_dir / file).is_file():
                 shutil.copyfile(model_dir / file, folder / file)
         write_card(folder, model_id or target.as_posix(), license)
+
+    write_into(target, write)
+
+
+def build_onnx_repository(model_dir: Path, target: Path, model_id: str | None, license: str | None) -> None:
+    """As `build_repository`, for an exported folder, whose files are loaded by ONNX Runtime on the way."""
+    interface = check_folder(model_dir)
+
+    def write(folder: Path) -> None:
+        for pattern in ONNX_FILES:
+            for path in model_dir.glob(pattern):
+                shutil.copy(path, folder / path.name)
+        write_onnx_card(folder, interface, model_id or target.as_posix(), license)
 
     write_into(target, write)
 

@@ -1,7 +1,8 @@
-"""The tables of README.md, from what runs and benchmarks wrote."""
+"""The tables of README.md and of the manual, from what runs and benchmarks wrote."""
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,30 @@ def perplexities(root: Path) -> str:
     for recipe in sorted((root / "scripts" / "recipes").glob("*.yaml")):
         published = re.search("^# Published: (.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
         found = [root / where / recipe.stem for where in ("model_cards", "results")]
-        found = [directory for directory in found if (directory / "evaluation.json").is_file()]
-        cells = ["", "not run here", *[""] * 5]
+        found = [directory for directory in found if (directory / "run.json").is_file()]
         if found:
-            run, scores = read(found[0] / "run.json"), read(found[0] / "evaluation.json")["scores"]
-            validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
-            result, seed = run["result"], run["arguments"]["training"]["seed"]
-            minutes = f"{result['minutes']:.0f} ({run['threads']})"
-            cells = [f"{run['parameters']:,}", f"{result['epochs']:g}", minutes, run["device"], str(seed), validation]
-            cells.append(f"**{test}**")
-        elif published is None:
+            cells = cells_of(found[0])
+        elif published is not None:
+            cells = ["", "not run here", *[""] * 5]
+        else:
             continue
         rows.append(f"| `{recipe.stem}` | {' | '.join(cells)} | {published[1] if published else ''} |")
     return "\n".join(rows)
+
+
+def cells_of(directory: Path) -> list[str]:
+    """What `perplexities` says of a run: its scores, or how far it was run and the validation on the way."""
+    run, scores = read(directory / "run.json"), {}
+    if (directory / "evaluation.json").is_file():
+        scores = read(directory / "evaluation.json")["scores"]
+    result, options = run["result"], run["arguments"]["training"]
+    minutes = f"{result['minutes']:.0f} ({run['threads']})"
+    epochs, scored = f"{result['epochs']:g}", [f"{result['best_validation_perplexity']:.1f} on the way", ""]
+    if result["is_complete"]:
+        scored = [f"{scores['validation']['perplexity']:.2f}", f"**{scores['test']['perplexity']:.2f}**"]
+    else:
+        epochs = f"not run here in full: {result['epochs']:.2g} of {options['num_train_epochs']}"
+    return [f"{run['parameters']:,}", epochs, minutes, run["device"], str(options["seed"]), *scored]
 
 
 PERPLEXITIES = (120, 100, 90, 80)
@@ -56,7 +68,8 @@ def budget(root: Path) -> str:
         for wanted in PERPLEXITIES:
             step = next((step for step, found in points if found <= wanted), None)
             cells.append("" if step is None else f"{step / result['steps'] * result['minutes']:.0f}")
-        rows.append(f"| `{file.parent.name}` | {' | '.join(cells)} |")
+        if any(cells):
+            rows.append(f"| `{file.parent.name}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
@@ -72,16 +85,41 @@ def adapted(root: Path) -> str:
     return "\n".join(rows)
 
 
+def table(rows: list[dict[str, Any]], **titles: str) -> str:
+    """Rows of a benchmark as a table; what holds several numbers takes a column for each, empty where a row lacks one.
+
+    Args:
+        rows: Of a benchmark.
+        titles: Of the columns by key; `{}` stands for the name of one of several numbers. Default: the keys.
+
+    >>> print(table([{"size": "small", "ratio": {"by hand": 0.987}}], ratio="to {}"))
+    | size | to by hand |
+    | --- | --- |
+    | small | 0.99 |
+    """
+    found: list[dict[str, str]] = [{} for _ in rows]
+    for cells, row in zip(found, rows, strict=True):
+        for key, value in row.items():
+            title = titles.get(key, f"{key}, {{}}" if isinstance(value, dict) else key)
+            for name, number in (value if isinstance(value, dict) else {"": value}).items():
+                # Ratios have three digits in the file, of which two mean something.
+                cells[title.format(name)] = f"{number:.2f}" if key == "ratio" else _written(number)
+    columns = list(dict.fromkeys(title for cells in found for title in cells))
+    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+    lines += [f"| {' | '.join(cells.get(title, '') for title in columns)} |" for cells in found]
+    return "\n".join(lines)
+
+
+def _written(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def ratios(file: Path) -> str:
-    """One row a size of a benchmark, a column for each thing compared to."""
+    """One row a size of a benchmark, a column for each thing compared to, and how it was measured."""
     benchmark = read(file)
-    names = list(dict.fromkeys(name for row in benchmark["rows"] for name in row["ratio"]))
-    rows = ["| size | " + " | ".join(f"to {name}" for name in names) + " |", "|" + " --- |" * (1 + len(names))]
-    for row in benchmark["rows"]:
-        cells = [f"{row['ratio'][name]:.2f}" if name in row["ratio"] else "" for name in names]
-        rows.append(f"| {row['size']} | {' | '.join(cells)} |")
     about = "{rounds} rounds, {threads} threads, torch {versions[torch]}, device {device}".format(**benchmark)
-    return "\n".join([*rows, "", f"({about})"])
+    rows = [{"size": row["size"], "ratio": row["ratio"]} for row in benchmark["rows"]]
+    return f"{table(rows, ratio='to {}')}\n\n({about})"
 
 
 def memory(file: Path) -> str:
@@ -93,19 +131,50 @@ def memory(file: Path) -> str:
     )
 
 
-def render(text: str, root: Path) -> str:
-    """`text` with what stands between `<!-- NAME -->` and `<!-- end NAME -->` written anew, from files under `root`.
+def client(root: Path) -> str:
+    """The client without torch, as code."""
+    text = (root / "docs" / "onnx_client.py").read_text(encoding="utf-8")
+    return f"```python\n{text}```"
+
+
+def part(what: str, key: str, **titles: str) -> Callable[[Path], str]:
+    """One table of a benchmark's file."""
+    return lambda root: table(read(root / "results" / f"benchmark_{what}.json")[key], **titles)
+
+
+# What stands between <!-- NAME --> and <!-- end NAME --> on each page.
+PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
+    "README.md": {
+        "results": perplexities,
+        "budget": budget,
+        "adapted": adapted,
+        "speed": lambda root: ratios(root / "results" / "benchmark_train.json"),
+        "training memory": part("train", "memory", megabytes="{}"),
+        "shares": part("train", "shares", percent="{}"),
+        "vocabulary": part("train", "vocabulary", ratio="time to {}", megabytes="MB, {}"),
+        "generation": lambda root: ratios(root / "results" / "benchmark_generate.json"),
+        "memory": lambda root: memory(root / "results" / "benchmark_generate.json"),
+    },
+    "docs/deployment.md": {
+        "client": client,
+        "steps": part("deploy", "rows", milliseconds="ms, {}", ratio="runner to {}"),
+        "prompt": part("deploy", "prompt", milliseconds="ms, {}", ratio="runner to {}"),
+        "checkpoints": part("deploy", "checkpoints", megabytes="MB, {}"),
+        "cold start": part("deploy", "cold_start"),
+    },
+}
+
+
+def render(page: str, text: str, root: Path) -> str:
+    """The text of one of `PAGES` with what stands between its marks written anew, from files under `root`.
 
     Raises:
         ValueError: A pair of marks is missing.
     """
-    training, generation = (root / "results" / f"benchmark_{what}.json" for what in ("train", "generate"))
-    tables = {"results": perplexities(root), "budget": budget(root), "adapted": adapted(root)}
-    tables |= {"speed": ratios(training), "generation": ratios(generation), "memory": memory(generation)}
-    for name, table in tables.items():
+    for name, content in PAGES[page].items():
         parts = re.split(rf"(<!-- (?:end )?{name} -->\n)", text)
         if len(parts) != 5:
-            raise ValueError(f"README.md needs one pair of marks <!-- {name} --> and <!-- end {name} -->")
+            raise ValueError(f"{page} needs one pair of marks <!-- {name} --> and <!-- end {name} -->")
         before, start, _, end, after = parts
-        text = f"{before}{start}{table}\n{end}{after}"
+        text = f"{before}{start}{content(root)}\n{end}{after}"
     return text

@@ -2,42 +2,40 @@
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
     python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
+    python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
 `train` also measures memory, where the time goes, and the output layer as the vocabulary grows; `generate` the time
 and memory of one more token as the context grows, beside transformers' GPT-2 and Mamba, and memory over a million
-tokens.
+tokens; `deploy` exported models in ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process.
 """
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.files import write_json
+from rnn_hf.results import table
 from rnn_hf.training.reporting import versions
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-    """Print rows as a table; what holds several numbers takes a column for each of them, empty where it lacks one."""
-    flat = [{} for _ in rows]  # type: list[dict[str, Any]]
-    for cells, row in zip(flat, rows, strict=True):
-        for key, value in row.items():
-            cells |= {f"{key} to {name}" if key == "ratio" else f"{key}, {name}": number
-                      for name, number in value.items()} if isinstance(value, dict) else {key: value}  # fmt: skip
-    keys = list(dict.fromkeys(key for cells in flat for key in cells))
-    print(f"| {' | '.join(keys)} |\n|{' --- |' * len(keys)}")
-    for cells in flat:
-        print(f"| {' | '.join(str(cells.get(key, '')) for key in keys)} |")
-    print()
+def measure(arguments: Namespace) -> dict[str, Any]:
+    """The tables of one benchmark, by name."""
+    if arguments.what == "train":
+        return benchmark_training(arguments.rounds, arguments.device, arguments.peer)
+    if arguments.what == "generate":
+        return benchmark_generation(arguments.rounds)
+    return benchmark_deployment(arguments.rounds, arguments.ptb_dir, Path(__file__).parents[1])
 
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["train", "generate"])
+    parser.add_argument("what", choices=["train", "generate", "deploy"])
     parser.add_argument(
         "--rounds", type=int, default=9, help="rounds, in which each candidate runs twice and the second run counts"
     )
@@ -45,8 +43,9 @@ def main() -> int:
     parser.add_argument(
         "--peer", nargs="+", type=Path, default=[], help="checkouts of word_language_model or awd-lstm-lm; of train"
     )
+    parser.add_argument("--ptb_dir", type=Path, help="directory with ptb.{train,valid,test}.txt; of deploy")
     parser.add_argument("--json", help="also write the result to this file")
-    parser.add_argument("--plot", help="also draw time and memory over the context to this PNG file; of generate")
+    parser.add_argument("--plot", help="also draw the figure to this PNG file; of generate and deploy")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -56,14 +55,15 @@ def main() -> int:
         if not (peer / "main.py").is_file():
             parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
     print("Time as a ratio to the other's in the same round (median; below 1 is faster):\n")
-    if arguments.what == "train":
-        tables = benchmark_training(arguments.rounds, arguments.device, arguments.peer)
-    else:
-        tables = benchmark_generation(arguments.rounds)
+    try:
+        tables = measure(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for rows in tables.values():
-        show(rows)
-    if arguments.plot and arguments.what == "generate":
-        plot_context(tables["context"], Path(arguments.plot))
+        print(f"{table(rows)}\n")
+    if arguments.plot and arguments.what != "train":
+        {"generate": plot_context, "deploy": plot_deployment}[arguments.what](tables, Path(arguments.plot))
     if arguments.json:
         about = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
         write_json(Path(arguments.json), about | tables | {"device": arguments.device})

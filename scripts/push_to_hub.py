@@ -3,7 +3,8 @@
     python scripts/push_to_hub.py MODEL [USER/]NAME [--private] [--revision BRANCH] [--tag TAG] [--dry_run]
     python scripts/push_to_hub.py MODEL --local_dir DIR [--dtype float16]
 
-MODEL is the directory of a run or a model. With --local_dir nothing is pushed: the repository is written there.
+MODEL is the directory of a run, a model or an ONNX export. With --local_dir nothing is pushed: the repository is
+written there.
 """
 
 import sys
@@ -18,7 +19,7 @@ from rnn_hf.hub import build_repository, files_below, push
 
 def parse(argv: list[str] | None = None):
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="directory of a run or a model")
+    parser.add_argument("model", help="directory of a run, a model or an ONNX export")
     parser.add_argument("repo_id", nargs="?", help="NAME, USER/NAME or ORGANISATION/NAME; made if it is not there")
     visibility = parser.add_mutually_exclusive_group()
     visibility.add_argument("--private", action="store_true", default=None, help="a new repository is private")

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from what runs and benchmarks wrote, never typed.
+"""Write the tables of README.md and the manual from what runs and benchmarks wrote, never typed.
 
     python scripts/results.py [--check]
 
@@ -9,7 +9,7 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
-from rnn_hf.results import render
+from rnn_hf.results import PAGES, render
 
 
 ROOT = Path(__file__).parents[1]
@@ -17,14 +17,16 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if README.md is out of date")
-    readme = ROOT / "README.md"
-    rendered = render(text := readme.read_text(encoding="utf-8"), ROOT)
-    if parser.parse_args().check:
-        print("README.md is up to date" if rendered == text else "README.md is out of date: run scripts/results.py")
-        return int(rendered != text)
-    readme.write_text(rendered, encoding="utf-8")
-    return 0
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
+    is_check, old = parser.parse_args().check, 0
+    for page in PAGES:
+        rendered = render(page, text := (ROOT / page).read_text(encoding="utf-8"), ROOT)
+        if is_check:
+            print(f"{page} is {'up to date' if rendered == text else 'out of date: run scripts/results.py'}")
+            old += rendered != text
+        else:
+            (ROOT / page).write_text(rendered, encoding="utf-8")
+    return int(old > 0)
 
 
 if __name__ == "__main__":

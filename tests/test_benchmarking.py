@@ -1,14 +1,19 @@
 """The benchmark compares like with like: its hand-written model computes what the package computes."""
 
+import inspect
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 
 from rnn_hf import RNNConfig, RNNForCausalLM
+from rnn_hf.benchmarking import loops as benchmarking_loops
+from rnn_hf.benchmarking.deployment import deployed_runs
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
-from rnn_hf.benchmarking.loops import OURS, TRAINER, loop_of
-from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
+from rnn_hf.benchmarking.timing import BareLanguageModel, alone, in_turn, ratio, rise_of_peak
 from rnn_hf.benchmarking.training import TrainingSize, training_steps
+from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -83,5 +88,46 @@ def test_the_state_of_the_recurrent_network_alone_does_not_grow(tmp_path):
     assert sizes["LSTM", 1] == sizes["LSTM", 64] and sizes["GPT-2", 64] > sizes["GPT-2", 1]
     parameters = [row["parameters"] for row in rows]
     assert max(parameters) / min(parameters) < 1.15
-    plot_context(rows, tmp_path / "context.png")
+    plot_context({"context": rows}, tmp_path / "context.png")
     assert (tmp_path / "context.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_loss_in_parts_and_over_all_logits_are_the_same_work():
+    """Same weights, same targets: same gradients; adaptive softmax has as many words and tokens."""
+    gradients = []
+    for name in OUTPUT_LAYERS:
+        run = output_step(name, 50, tokens=7, width=4)
+        run()
+        names = inspect.getclosurevars(run).nonlocals
+        layer, hidden = names["layer"], names["hidden"]
+        assert all(parameter.grad is not None for parameter in layer.parameters())
+        gradients.append([hidden.grad, *(parameter.grad for parameter in layer.parameters())])
+    for one, other in zip(gradients[0], gradients[1], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_the_shares_of_a_step_are_the_whole_of_it(monkeypatch, request):
+    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
+    monkeypatch.setattr(benchmarking_loops, "TRAINING_SIZES", [TrainingSize("lstm", 8, 2, 2, 5, vocab_size=20)])
+    (row,) = benchmark_shares(steps=6)
+    assert set(row["percent"]) == {*PARTS, "other arithmetic", "Python"}
+    assert sum(row["percent"].values()) == pytest.approx(100, abs=0.5)
+    assert all(share > 0 for share in row["percent"].values())
+
+
+def _hold(megabytes):
+    return rise_of_peak(lambda: b"x" * (megabytes * 1_000_000))
+
+
+def test_the_peak_of_a_process_rises_by_what_it_holds():
+    small, large = (alone(_hold, megabytes) for megabytes in (10, 210))
+    assert large - small == pytest.approx(200, abs=20)
+
+
+@pytest.mark.parametrize("cell_type", ["lstm", "gru"])
+def test_every_loop_over_an_exported_file_finds_the_tokens_of_pytorch(cell_type, tmp_path):
+    runs = deployed_runs(DecodingSize(cell_type, 8, 2, 3, vocab_size=20), 7, tmp_path)
+    found = {name: run() for name, run in runs.items()}
+    assert all(torch.equal(found[name], found["PyTorch, generate()"]) for name in found if "int8" not in name)
+    assert torch.equal(found["int8, generate()"], found["int8, bare loop"])  # 8 bits may choose other tokens
+    assert all(tokens.shape == (3, 8) for tokens in found.values())

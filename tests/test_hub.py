@@ -6,14 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from hub_server import HubServer
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from safetensors.torch import load_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.export import export_onnx
 from rnn_hf.hub import HubError, build_repository, push, without_paths
 from rnn_hf.models import modeling_rnn
 
@@ -123,6 +126,64 @@ def test_a_backbone_and_a_model_without_tokenizer_are_pushed_as_they_are(lfs_ser
     files = lfs_server.files("me/backbone")
     assert json.loads(files["config.json"])["architectures"] == ["RNNModel"]
     assert "tokenizer.json" not in files
+
+
+# An ONNX export is a folder like any other.
+
+
+@pytest.fixture
+def onnx_dir(model_dir, tmp_path):
+    export_onnx(model_dir, tmp_path / "onnx")
+    return tmp_path / "onnx"
+
+
+def test_an_onnx_export_is_one_commit_of_the_very_files_with_a_card_and_runs_from_the_hub(
+    server, onnx_dir, tmp_path, monkeypatch
+):
+    push(onnx_dir, "me/cat", license="mit", commit_message="A cat")
+    assert [commit.message for commit in server.commits("me/cat")][0] == "A cat" and len(server.commits("me/cat")) == 2
+    address = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+    downloaded = Path(snapshot_download("me/cat", cache_dir=tmp_path / "cache"))
+    files = content(downloaded)
+    card = ModelCard(files.pop("README.md").decode())
+    assert files.pop(".gitattributes") and files == content(onnx_dir)
+    about = {"library_name": "onnx", "pipeline_tag": "text-generation", "tags": ["rnn_hf"], "license": "mit"}
+    assert card.data.to_dict() == about
+    assert 'RNNONNXForCausalLM.from_pretrained("me/cat")' in card.text
+    session = onnxruntime.InferenceSession(downloaded / "model.onnx")
+    for value in (*session.get_inputs(), *session.get_outputs()):
+        assert f"| `{value.name}` | ({', '.join(map(str, value.shape))}) |" in card.text
+    inputs = {value.name: np.zeros((1, 8), np.float32) for value in session.get_inputs()}
+    inputs["input_ids"] = np.array([[1, 2, 3]])
+    expected = RNNForCausalLM.from_pretrained(tmp_path / "model")(torch.tensor([[1, 2, 3]])).logits
+    assert np.allclose(session.run(["logits"], inputs)[0], expected.detach().numpy(), atol=1e-5)
+    count = len(server.commits("me/cat"))
+    push(downloaded, "me/cat")  # the license stays, the name too
+    assert len(server.commits("me/cat")) == count
+
+
+def test_a_card_of_an_export_that_was_written_by_hand_stays(onnx_dir, tmp_path):
+    (onnx_dir / "README.md").write_text("---\nlicense: mit\n---\nby hand\n")
+    build_repository(onnx_dir, tmp_path / "repository")
+    assert content(tmp_path / "repository") == content(onnx_dir)
+
+
+def test_an_export_that_is_not_the_one_that_was_checked_or_does_not_load_is_refused(lfs_server, onnx_dir):
+    with pytest.raises(ValueError, match="`dtype` is for the weights of a model"):
+        build_repository(onnx_dir, onnx_dir, dtype="float16")
+    weights = (onnx_dir / "model.onnx").read_bytes()
+    (onnx_dir / "model.onnx").write_bytes(weights[:-1] + b"?")
+    with pytest.raises(OSError, match="not the file that export.json is about"):
+        push(onnx_dir, "me/cat")
+    (onnx_dir / "model.onnx").write_bytes(weights)
+    (onnx_dir / "model_int8.onnx").write_bytes(b"no graph")
+    with pytest.raises(OSError, match="model_int8.onnx does not load"):
+        push(onnx_dir, "me/cat")
+    (onnx_dir / "model.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match="no export in .*needs model.onnx"):
+        push(onnx_dir, "me/cat")
+    assert not lfs_server.requests
 
 
 # What the user does wrong, or may not do: said at once, before anything is uploaded.

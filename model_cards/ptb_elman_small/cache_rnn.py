@@ -241,7 +241,8 @@ class RNNCache(Cache):
         with safe_open(path, framework="pt") as file:
             if (file.metadata() or {}).get("model") != identity_of(model):
                 raise ValueError(f"{os.fspath(path)} is the state of another model: other weights, or another type")
-            tensors = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
+            # In the type of the model: what runs it without its modules may have another.
+            tensors = {name: file.get_tensor(name).to(model.device, model.dtype) for name in file.keys()}  # noqa: SIM118
         state = cls(model.config)
         for index, layer in enumerate(state.layers):
             layer.lazy_initialization(tensors[f"layers.{index}.hidden"], tensors.get(f"layers.{index}.cell"))
@@ -256,7 +257,12 @@ def shape_of(state: RNNCache) -> tuple:
 
 
 def identity_of(model: nn.Module) -> str:
-    """A checksum of a model's weights, by name, type and content, wherever they are."""
+    """A checksum of a model's weights, by name, type and content, wherever they are.
+
+    What runs a model without its modules has that of the model as its attribute `identity`.
+    """
+    if identity := getattr(model, "identity", None):
+        return identity
     digest = hashlib.sha256(model.config.model_type.encode())
     for name, tensor in sorted(model.state_dict().items()):
         content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

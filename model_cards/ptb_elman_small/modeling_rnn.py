@@ -206,9 +206,7 @@ class Packing:
 
 
 def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
-    """Compare weights in the Hub's cache with their checksum, which is the name of the file that they link to.
-
-    A download is checked by length alone, and a safetensors file with a wrong byte loads.
+    """Compare the weights of a model of the Hub with their checksum: a safetensors file with a wrong byte loads.
 
     Raises:
         OSError: They differ.
@@ -220,15 +218,26 @@ def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
     if not isinstance(found, str):
         return
     for path in Path(found).parent.joinpath(options.get("subfolder") or "").glob("*.safetensors"):
-        expected = Path(os.readlink(path)).name if path.is_symlink() else ""
-        if not re.fullmatch("[0-9a-f]{64}", expected):
-            continue  # a small file that is not stored by checksum, or a file system without links
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != expected:
-            raise OSError(f"the weights of {name} are damaged (checksum of {path}); {REPAIR}")
+        check_cached(name, path)
+
+
+def check_cached(name, path: Path) -> None:
+    """Compare a file in the Hub's cache, weights of `name`, with its checksum: the name of what it links to.
+
+    A download is checked by length alone.
+
+    Raises:
+        OSError: They differ.
+    """
+    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if not re.fullmatch("[0-9a-f]{64}", expected):
+        return  # a small file that is not stored by checksum, or a file system without links
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != expected:
+        raise OSError(f"the weights of {name} are damaged (checksum of {path}); {REPAIR}")
 
 
 class RNNPreTrainedModel(PreTrainedModel):

@@ -62,29 +62,33 @@ class LinearCrossEntropy(torch.autograd.Function):
         blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
         for start in range(0, len(inputs), rows):
             mine = slice(start, start + rows)
-            part, target, logits = inputs[mine].to(dtype), targets[mine, None], inputs
+            part, target = inputs[mine].to(dtype), targets[mine, None]
             counts = (target != -100).to(wide)
             norm = counts.new_full(counts.shape, -torch.inf)
             picked, mean = torch.zeros_like(counts), torch.zeros_like(counts)
             for block in blocks:
                 logits = product(part, matrix[block], offset[block]).to(wide)
-                norm = torch.logaddexp(norm, logits.logsumexp(1, keepdim=True))
                 place = target - block.start
                 inside = (place >= 0) & (place < logits.shape[1])
                 picked += torch.where(inside, logits.gather(1, place.clamp(0, logits.shape[1] - 1)), 0)
                 if smoothing:
                     mean += logits.sum(1, keepdim=True) / len(weight)
+                top = logits.amax(1, keepdim=True)
+                logits.sub_(top).exp_()
+                norm = torch.logaddexp(norm, top + logits.sum(1, keepdim=True).log())
             total += ((norm - (1 - smoothing) * picked - smoothing * mean) * counts).sum()
             for block in blocks if wants else []:
                 if len(blocks) > 1:
                     logits = product(part, matrix[block], offset[block]).to(wide)
-                logits.sub_(norm).exp_()
+                    logits.sub_(norm).exp_().mul_(counts)
+                else:  # the powers are at hand
+                    logits.mul_((top - norm).exp() * counts)
                 if smoothing:
-                    logits.sub_(smoothing / len(weight))
+                    logits.sub_(counts * (smoothing / len(weight)))
                 place = target - block.start
                 inside = (place >= 0) & (place < logits.shape[1])
-                logits.scatter_add_(1, place.clamp(0, logits.shape[1] - 1), (smoothing - 1) * inside.to(wide))
-                logits = logits.mul_(counts).to(dtype)
+                logits.scatter_add_(1, place.clamp(0, logits.shape[1] - 1), (inside * counts) * (smoothing - 1))
+                logits = logits.to(dtype)
                 gradients[0][mine] += product(logits, matrix[block].t())
                 gradients[1][block] += product(logits.t(), part.t())
                 gradients[2][block] += logits.sum(0)

@@ -1,9 +1,7 @@
 """`generate()` of the package against loops written by hand, transformers' own, and other networks."""
 
-import io
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +16,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 from rnn_hf.benchmarking.timing import BareLanguageModel, alone, in_turn, ratio
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
+from rnn_hf.onnx_graph import build_graph
+from rnn_hf.onnx_session import open_session
 from rnn_hf.plotting import new_figure, save_figure
 from rnn_hf.scoring import score
 
@@ -77,8 +77,8 @@ def decode_by_hand(bare: BareLanguageModel, tokens: torch.Tensor, count: int) ->
     return torch.cat(found, dim=1)
 
 
-def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torch.Tensor]]:
-    """`count` tokens by the package's `generate()`, by transformers' loop, and by hand; greedy, and sampled."""
+def random_model(size: DecodingSize) -> Any:
+    """A network of this size with the same random weights each time."""
     torch.manual_seed(0)
     config = RNNConfig(
         vocab_size=size.vocab_size,
@@ -90,6 +90,12 @@ def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torc
     )
     model = RNNForCausalLM(config).eval()
     model.flatten_parameters()
+    return model
+
+
+def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torch.Tensor]]:
+    """`count` tokens by the package's `generate()`, by transformers' loop, and by hand; greedy, and sampled."""
+    model = random_model(size)
     bare = bare_copy(model)
     prompt = torch.randint(size.vocab_size, (size.batch_size, 1))
     mask = torch.ones_like(prompt)
@@ -106,46 +112,22 @@ def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torc
         "ours, sampling": lambda: model.generate(prompt, **options, **SAMPLING),
         "stock generate(), sampling": lambda: stock(**SAMPLING),
     }
-    if size.cell_type == "lstm" and find_spec("onnxruntime") and find_spec("onnx"):
-        runs["ONNX Runtime by hand"] = onnx_loop(config, bare, prompt, count)
+    if find_spec("onnxruntime") and find_spec("onnx"):
+        session = open_session(build_graph(model).SerializeToString(), "cpu", torch.get_num_threads())
+        runs["ONNX Runtime by hand"] = lambda: onnx_loop(session, prompt, count)
     return runs
 
 
-def onnx_loop(
-    config: RNNConfig, bare: BareLanguageModel, prompt: torch.Tensor, count: int
-) -> Callable[[], torch.Tensor]:
-    """The greedy loop over ONNX Runtime for an LSTM, on as many threads as torch has."""
-    import onnxruntime
-
-    class Step(BareLanguageModel):
-        def forward(self, tokens, hidden, cell):  # type: ignore[override]
-            outputs, (hidden, cell) = self.rnn(self.embedding(tokens), (hidden, cell))
-            return self.output(outputs[:, -1]), hidden, cell
-
-    step = Step(config).eval().requires_grad_(False)
-    step.load_state_dict(bare.state_dict())
-
-    shape = (bare.rnn.num_layers, len(prompt), bare.rnn.hidden_size)
-    zeros, file = torch.zeros(shape), io.BytesIO()
-    names = ["tokens", "hidden", "cell"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the old exporter says at length that there is a new one
-        torch.onnx.export(step, (prompt, zeros, zeros), file, input_names=names, dynamo=False)  # type: ignore[arg-type]
-    session_options = onnxruntime.SessionOptions()
-    session_options.intra_op_num_threads = torch.get_num_threads()
-    # Its idle threads would wait by spinning, on the cores of whoever runs next.
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(file.getvalue(), session_options, providers=["CPUExecutionProvider"])
-
-    def run() -> torch.Tensor:
-        tokens, hidden, cell = prompt.numpy(), zeros.numpy(), zeros.numpy()
-        found = [tokens]
-        for _ in range(count):
-            logits, hidden, cell = session.run(None, {"tokens": found[-1], "hidden": hidden, "cell": cell})
-            found.append(logits.argmax(axis=-1)[:, None])
-        return torch.from_numpy(np.concatenate(found, axis=1))
-
-    return run
+def onnx_loop(session: Any, prompt: torch.Tensor, count: int) -> torch.Tensor:
+    """The greedy loop that one writes by hand over an exported graph, from `(B, 1)` to `(B, count + 1)` tokens."""
+    tokens = prompt.numpy()
+    state = {value.name: np.zeros((len(tokens), value.shape[1]), np.float32) for value in session.get_inputs()[1:]}
+    found = [tokens]
+    for _ in range(count):
+        logits, *after = session.run(None, {"input_ids": found[-1], **state})
+        state = dict(zip(state, after, strict=True))
+        found.append(logits[:, -1].argmax(axis=-1)[:, None])
+    return torch.from_numpy(np.concatenate(found, axis=1))
 
 
 def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
@@ -288,12 +270,13 @@ def benchmark_generation(rounds: int = 9) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def plot_context(rows: list[dict[str, Any]], png: Path) -> None:
-    """Draw `benchmark_context`: time a token and memory over the length of the context.
+def plot_context(tables: dict[str, Any], png: Path) -> None:
+    """Draw the `context` of `benchmark_generation`: time a token and memory over the length of the context.
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
+    rows = tables["context"]
     figure = new_figure(9, 3.6)
     panels = figure.subplots(1, 2)
     units = {"milliseconds": "milliseconds a token", "kilobytes": "kilobytes of state or cache"}

@@ -49,7 +49,7 @@ def benchmark_vocabulary(rounds: int = 9) -> list[dict[str, Any]]:
     the weights, each layer in a process of its own."""
     rows = []
     for words in VOCABULARIES:
-        times = in_turn({name: output_step(name, words) for name in OUTPUT_LAYERS}, rounds)
+        times = in_turn({name: output_step(name, words) for name in OUTPUT_LAYERS}, max(3, rounds // 2))
         rows.append({
             "words": words,
             "ratio": {name: round(ratio(times, OUTPUT_LAYERS[0], name), 3) for name in OUTPUT_LAYERS[1:]},

@@ -212,15 +212,18 @@ class RNNGenerationMixin(GenerationMixin):
 
     def _can_decode_directly(self, generation_config, model_kwargs) -> bool:
         """Whether the loop below gives what transformers' own would, faster."""
-        layers = self.model.layers
         return (
             self.decodes_directly
             and not self.training
             and isinstance(model_kwargs.get("past_key_values"), RNNCache)
             and not (generation_config.output_hidden_states or generation_config.output_attentions)
-            and not torch.is_autocast_enabled(self.device.type)
-            and all(is_bare(module) for module in (self, self.model, self.lm_head, self.model.embed_tokens, *layers))
+            and self._is_plain()
         )
+
+    def _is_plain(self) -> bool:
+        """Whether the modules' arithmetic may be done without them: no hooks, no wrappers, no autocast."""
+        modules = (self, self.model, self.lm_head, self.model.embed_tokens, *self.model.layers)
+        return not torch.is_autocast_enabled(self.device.type) and all(is_bare(module) for module in modules)
 
     def _sample(
         self,
@@ -254,8 +257,7 @@ class RNNGenerationMixin(GenerationMixin):
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, len(input_ids))
         buffer = TokenBuffer(input_ids)
-        rows = len(input_ids)
-        products, head = self._products(rows, generation_config.max_length - input_ids.shape[1])
+        decode = self._decoder(len(input_ids), generation_config.max_length - input_ids.shape[1])
         while True:
             tokens, processed = sampler(input_ids, logits)
             if scores is not None:
@@ -269,7 +271,7 @@ class RNNGenerationMixin(GenerationMixin):
                 streamer.put(tokens.cpu())
             if is_over:
                 break
-            logits = self._decode(tokens, cache, products, head).float()
+            logits = decode(tokens, cache).float()
         if streamer is not None:
             streamer.end()
         input_ids = input_ids.contiguous()
@@ -281,6 +283,11 @@ class RNNGenerationMixin(GenerationMixin):
             logits=None if raw is None else tuple(raw),
             past_key_values=cache,
         )
+
+    def _decoder(self, rows: int, steps: int) -> Callable[[torch.Tensor, RNNCache], torch.Tensor]:
+        """The step of the light loop, so many times for so many rows: tokens `(B,)` and state to logits `(B, V)`."""
+        products, head = self._products(rows, steps)
+        return lambda tokens, cache: self._decode(tokens, cache, products, head)
 
     def _products(self, rows: int, steps: int) -> tuple[list, Product]:
         """What `_decode` computes so many steps with: the products of each layer, and that of the output matrix.

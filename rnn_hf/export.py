@@ -1,0 +1,287 @@
+"""Models as ONNX files: built, run against PyTorch at many sizes, and kept only if they agree."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from huggingface_hub import ModelCard, ModelCardData
+
+from rnn_hf import __version__
+from rnn_hf.cards import CELL_NAMES, MARK
+from rnn_hf.evaluation import load_model
+from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
+from rnn_hf.models import RNNCache, RNNForCausalLM
+from rnn_hf.onnx_graph import IR_VERSION, OPSET, build_graph, import_onnx, interface_of
+from rnn_hf.onnx_session import import_onnxruntime, open_session
+
+
+MODEL_FILE, INT8_FILE, REPORT_FILE, TRTEXEC_FILE = "model.onnx", "model_int8.onnx", "export.json", "trtexec.sh"
+
+SIZES = ((1, 1), (2, 7), (5, 3), (1, 64), (3, 130))  # (batch, sequence) at which a file is run before it is kept
+TOLERANCE = 1e-5  # largest difference to PyTorch, relative to the value where that is above 1
+# A network that forgets little multiplies its rounding from step to step, and PyTorch in float32 is then far from
+# PyTorch in float64 too. So a file may be off by this many times PyTorch's own error at that size, where that is more.
+# Something wrong is off at one token too, where that error is nothing.
+ROUNDING = 10
+
+# (batch, sequence) of the engine that TensorRT is to build: it takes any between the first and the last.
+TRT_SIZES = {"min": (1, 1), "opt": (1, 1), "max": (32, 512)}
+TRTEXEC = """\
+#!/bin/sh
+# Builds a TensorRT engine of model.onnx, for the sizes below: a state is zeros at first, then what came out.
+# This command was written by rnn_hf's exporter and was not run: check what the engine says against model.onnx.
+# It keeps float32. For half precision add --fp16, and look at the differences then.
+cd "$(dirname "$0")" || exit
+trtexec --onnx=model.onnx --saveEngine=model.plan \\
+  {shapes}
+"""
+
+
+CARD = """\
+{mark}
+
+# {name}
+
+A language model ({cell}) as an ONNX file with its state as inputs and outputs, made of {source} by rnn_hf \
+{versions[rnn_hf]}. ONNX Runtime {versions[onnxruntime]} ran it at {sizes} sizes of batch and sequence from random \
+states; its logits and states differ from PyTorch's by {largest:.1e} at most, relative to values above 1.
+
+## Use
+
+```python
+from transformers import AutoTokenizer
+from rnn_hf import RNNONNXForCausalLM  # pip install 'rnn_hf[onnx]'
+
+tokenizer = AutoTokenizer.from_pretrained("{model_id}")
+model = RNNONNXForCausalLM.from_pretrained("{model_id}")
+inputs = tokenizer("The", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+```
+
+## Interface
+
+{interface}
+
+Zeros are the state before the first token; each `present` is the next call's `past`. There is no attention mask: the \
+rows of a batch are of one length.
+
+The model says what its training text makes likely, with that text's gaps and prejudices.
+"""
+
+
+class ExportError(OSError):
+    """The ONNX file does not do what the model does; the message says where. Nothing was written."""
+
+
+def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool = False) -> dict[str, Any]:
+    """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
+
+    The file was run by ONNX Runtime at each of `SIZES` with random states and agrees with PyTorch, or nothing is
+    written. What it takes and gives is said in [`rnn_hf.onnx_graph.build_graph`] and in its metadata.
+
+    Args:
+        name: Directory of the model, or its name on the Hub.
+        out_dir: Directory to write to: a new one, or that of an export, which is replaced when all is written.
+        last_logits_only: Whether the file gives the logits of the last position alone, `(batch, 1, vocab_size)`.
+
+    Returns:
+        The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions.
+
+    Raises:
+        ValueError: `out_dir` is in use for something else; there is no such model; or as `build_graph`.
+        ExportError: The file differs from PyTorch.
+        ImportError: onnx or onnxruntime is not installed.
+    """
+    name, out_dir = str(name), Path(out_dir)
+    check_target(out_dir)
+    onnx, onnxruntime = import_onnx(), import_onnxruntime()
+    model: Any
+    model, tokenizer = load_model(name)
+    proto = build_graph(model, last_logits_only)
+    onnx.checker.check_model(proto, full_check=True)
+    content, interface = proto.SerializeToString(), interface_of(model.config, last_logits_only)
+    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "rnn_hf": __version__}
+    versions |= {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    report = {
+        "checked": verify(content, model, last_logits_only),
+        "identity": {prop.key: prop.value for prop in proto.metadata_props}["identity"],
+        "ir_version": IR_VERSION,
+        "logits": "last" if last_logits_only else "all",
+        "opset": OPSET,
+        "source": Path(name).resolve().name if Path(name).is_dir() else name,
+        "tolerance": TOLERANCE,
+        "versions": versions,
+    }
+
+    def write(folder: Path) -> None:
+        (folder / MODEL_FILE).write_bytes(content)
+        config = copy.deepcopy(model.config)
+        config.dtype, config.auto_map = torch.float32, {}
+        # Not save_pretrained: it may write code beside, of which half would lack.
+        config.to_json_file(folder / "config.json")
+        model.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
+        report.update(bytes=len(content), sha256=sha256_of(folder / MODEL_FILE))
+        write_json(folder / REPORT_FILE, report)
+        (out_dir / INT8_FILE).unlink(missing_ok=True)  # made of the file that goes now
+
+    write_into(out_dir, write)
+    return report
+
+
+def check_target(out_dir: Path) -> None:
+    """Refuse a directory that is in use for something else.
+
+    Raises:
+        ValueError: It is a file, or has content and no export.json.
+    """
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"`out_dir` must be a directory, and {out_dir} is a file")
+    content = {path.name for path in out_dir.iterdir()} - {".writing"} if out_dir.is_dir() else set()
+    if content and REPORT_FILE not in content:
+        raise ValueError(
+            f"`out_dir` {out_dir} holds something that is no export (it has no {REPORT_FILE}): name a new directory"
+        )
+
+
+@torch.no_grad()
+def verify(content: bytes, model: RNNForCausalLM, last_logits_only: bool) -> list[dict[str, Any]]:
+    """Run a file in ONNX Runtime, with random states, at each of `SIZES`, and compare each output with PyTorch's.
+
+    Returns:
+        For each size `batch`, `sequence` and, by output, `largest_difference` and what was `allowed`.
+
+    Raises:
+        ExportError: An output differs by more than `TOLERANCE` and more than rounding explains, or the file fails.
+    """
+    interface = interface_of(model.config, last_logits_only)
+    session = open_session(content, "cpu", torch.get_num_threads())
+    model = copy.deepcopy(model).cpu().float().eval()
+    generator = torch.Generator().manual_seed(0)
+    checked = []
+    for batch, sequence in SIZES:
+        inputs = {"input_ids": torch.randint(model.config.vocab_size, (batch, sequence), generator=generator)}
+        for state in interface["inputs"][1:]:
+            inputs[state["name"]] = 2 * torch.rand(batch, state["shape"][1], generator=generator) - 1
+        expected = run(model, inputs, last_logits_only)
+        found = run_session(session, inputs, list(expected))
+        differences = {name: difference(found[name], expected[name]) for name in expected}
+        allowed = dict.fromkeys(expected, TOLERANCE)
+        if not max(differences.values()) <= TOLERANCE:
+            exact = run(copy.deepcopy(model).double(), inputs, last_logits_only)
+            own = {name: difference(expected[name], exact[name]) for name in expected}
+            allowed = {name: max(TOLERANCE, ROUNDING * error) for name, error in own.items()}
+        for name, value in differences.items():
+            if not value <= allowed[name]:  # written so that NaN fails
+                raise ExportError(
+                    f"the ONNX file is not kept: at batch {batch} and sequence {sequence} its output {name} differs "
+                    f"from PyTorch by {value:.2g}, and {allowed[name]:.2g} is allowed"
+                )
+        checked.append({"batch": batch, "sequence": sequence, "largest_difference": differences, "allowed": allowed})
+    return checked
+
+
+def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str]) -> dict[str, np.ndarray]:
+    """The outputs of these names.
+
+    Raises:
+        ExportError: It fails.
+    """
+    try:
+        outputs = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+    except Exception as error:
+        shape, reason = tuple(inputs["input_ids"].shape), " ".join(str(error).split())
+        raise ExportError(f"the ONNX file is not kept: it fails at batch and sequence {shape}: {reason}") from error
+    return dict(zip(names, outputs, strict=True))
+
+
+def run(model: RNNForCausalLM, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
+    """What PyTorch makes of the inputs of an ONNX file, by the names of its outputs."""
+    state = RNNCache(model.config)
+    for index, layer in enumerate(state.layers):
+        layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))
+    state.to(model.dtype)
+    outputs = model(inputs["input_ids"], past_key_values=state, logits_to_keep=int(last_logits_only), use_cache=True)
+    found = {"logits": outputs.logits}
+    for index, layer in enumerate(outputs.past_key_values.layers):
+        found |= {f"present.{index}.hidden": layer.keys, f"present.{index}.cell": layer.values}
+    return {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference of two arrays, relative to values above 1; infinite where the shapes differ."""
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
+
+
+def trtexec_command(interface: dict[str, Any]) -> str:
+    """A shell script that builds a TensorRT engine for a file of this interface."""
+    flags = []
+    for kind, (batch, sequence) in TRT_SIZES.items():
+        sizes = {"batch": batch, "sequence": sequence}
+        shapes = [
+            (v["name"], "x".join(str(sizes.get(size, size)) for size in v["shape"])) for v in interface["inputs"]
+        ]
+        flags.append(f"--{kind}Shapes=" + ",".join(f"{name}:{shape}" for name, shape in shapes))
+    return TRTEXEC.format(shapes=" \\\n  ".join(flags))
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Make sure that an exported folder is whole: the file is the one that was checked, and each file loads.
+
+    Returns:
+        The interface, see `rnn_hf.onnx_graph.interface_of`.
+
+    Raises:
+        OSError: It is not.
+        ImportError: onnxruntime is not installed.
+    """
+    report, path = read_json(folder / REPORT_FILE), folder / MODEL_FILE
+    if report is None or not path.is_file():
+        raise FileNotFoundError(f"no export in {folder}: it needs {MODEL_FILE} and {REPORT_FILE}")
+    if sha256_of(path) != report.get("sha256"):
+        raise OSError(f"{path} is not the file that {REPORT_FILE} is about: export the model again")
+    session, *_ = [open_session(str(file), "cpu", 1) for file in (path, folder / INT8_FILE) if file.is_file()]
+    return json.loads(session.get_modelmeta().custom_metadata_map["interface"])
+
+
+def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, license: str | None = None) -> None:
+    """Render README.md of an exported folder; one that was written by hand stays.
+
+    Args:
+        folder: With `config.json` and `export.json`.
+        interface: Of the file in it.
+        model_id: Name under which the card's example loads it.
+        license: Of the weights, as the Hub spells it; `None` keeps that of the card there is.
+    """
+    path = folder / "README.md"
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
+        return
+    report = read_json(folder / REPORT_FILE)
+    rows = ["| | name | shape | type |", "|---|---|---|---|"]
+    rows += [
+        f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
+        for side in ("inputs", "outputs")
+        for value in interface[side]
+    ]
+    text = CARD.format(
+        cell=CELL_NAMES[read_json(folder / "config.json")["cell_type"]],
+        interface="\n".join(rows),
+        largest=max(max(check["largest_difference"].values()) for check in report["checked"]),
+        mark=MARK,
+        model_id=model_id,
+        name=model_id.rpartition("/")[2],
+        sizes=len(report["checked"]),
+        source=report["source"],
+        versions=report["versions"],
+    )
+    if license is None and path.is_file():
+        license = ModelCard.load(path).data.license
+    metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag="text-generation", tags=["rnn_hf"])
+    write_text(path, f"---\n{metadata.to_yaml()}\n---\n{text}")

@@ -1,0 +1,89 @@
+"""ONNX Runtime: the module, its providers by name, and sessions on exported files."""
+
+from typing import Any
+
+from rnn_hf.onnx_graph import import_onnx
+
+
+# ONNX Runtime's name of each provider, and the package that brings it.
+PROVIDERS = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime"),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu, and TensorRT"),
+}
+
+
+def import_onnxruntime() -> Any:
+    """The module `onnxruntime`.
+
+    Raises:
+        ImportError: It is not installed; the message names the extra.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("running ONNX files needs onnxruntime: pip install 'rnn_hf[onnx]'") from error
+    return onnxruntime
+
+
+def check_provider(provider: str) -> None:
+    """Refuse a provider that this installation has not.
+
+    Raises:
+        ValueError: The message says which there are, and what brings the one asked for.
+    """
+    if provider not in PROVIDERS:
+        raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
+    there, (needed, package) = import_onnxruntime().get_available_providers(), PROVIDERS[provider]
+    if needed not in there:
+        raise ValueError(
+            f"provider {provider!r} is not there: this onnxruntime has {', '.join(there)}. Install {package} "
+            "in place of onnxruntime"
+        )
+
+
+def open_session(graph: str | bytes, provider: str, threads: int) -> Any:
+    """An ONNX Runtime session on a file or its content.
+
+    Raises:
+        OSError: It is no graph that ONNX Runtime can load.
+        ValueError: The provider is installed and does not start.
+    """
+    onnxruntime, wanted = import_onnxruntime(), PROVIDERS[provider][0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Its idle threads would wait by spinning, on the cores of whoever runs next: PyTorch, which chooses the token.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # What a provider does not take goes to the next.
+    fallback = ["CUDAExecutionProvider"] * (provider == "tensorrt") + ["CPUExecutionProvider"] * (provider != "cpu")
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=[wanted, *fallback])
+    except Exception as error:  # ONNX Runtime's own, one class a status, without a common base
+        raise OSError(f"{graph if isinstance(graph, str) else 'the graph'} does not load: {error}") from error
+    if wanted not in session.get_providers():
+        raise ValueError(f"provider {provider!r} did not start; ONNX Runtime has said above what it lacks")
+    return session
+
+
+def head_of(path: str, width: int) -> bytes:
+    """The part of an exported graph from the last layer's output `hidden`, `(B, T, width)`, to `logits`.
+
+    Raises:
+        ImportError: onnx is not installed; the message names the extra.
+    """
+    onnx = import_onnx()
+    proto = onnx.load(path)
+    makers = {output: node for node in proto.graph.node for output in node.output}
+    needed, names = set(), ["logits"]
+    while names:
+        name = names.pop()
+        if name in makers and name != "hidden" and name not in needed:
+            needed.add(name)
+            names += makers[name].input
+    nodes = [node for node in proto.graph.node if needed & set(node.output)]
+    used = {name for node in nodes for name in node.input}
+    weights = [weight for weight in proto.graph.initializer if weight.name in used]
+    hidden = onnx.helper.make_tensor_value_info("hidden", onnx.TensorProto.FLOAT, ["batch", "sequence", width])
+    head = onnx.helper.make_graph(nodes, "head", [hidden], [proto.graph.output[0]], weights)
+    model = onnx.helper.make_model(head, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+    return model.SerializeToString()

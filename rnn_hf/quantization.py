@@ -1,0 +1,120 @@
+"""Exported models in 8 bits, measured beside float32 in the same run."""
+
+import logging
+import shutil
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from rnn_hf.benchmarking.timing import in_turn, ratio
+from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.evaluation import evaluate
+from rnn_hf.export import INT8_FILE, MODEL_FILE, REPORT_FILE, check_folder
+from rnn_hf.files import read_json, sha256_of, write_into, write_json
+from rnn_hf.onnx_graph import OPERATORS, import_onnx, untie
+from rnn_hf.onnx_model import RNNONNXForCausalLM
+
+
+ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token in each
+
+
+def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -> dict[str, Any]:
+    """Write `model_int8.onnx` beside `model.onnx`, and into `export.json` what it costs and gains.
+
+    It is ONNX Runtime's dynamic quantisation: matrices of 8 bits, with one scale a column, and one for the whole
+    embedding; what goes through the network is quantised as it comes, with one scale a call, so that the perplexity
+    hangs on the window a little (256 here). Of the recurrent operators it has the LSTM, projected or not; GRU and RNN
+    stay in float32, and only the embedding and the output layer change.
+
+    Args:
+        folder: Of an export.
+        lines: Text, of which both files' perplexity is measured.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        What `export.json` then says under `int8`: `bytes`, `perplexity` and `milliseconds` a token (median; one row,
+        one thread) of `float32` and `int8`; `speedup` (median over rounds); `tokens` of the text; which recurrent
+        operators are `float_operators`; and the checksum.
+
+    Raises:
+        OSError: `folder` is no export or not whole, or the disk is full.
+        ValueError: As `rnn_hf.evaluation.evaluate`.
+        ImportError: onnx or onnxruntime is not installed.
+    """
+    import_onnx()
+    folder = Path(folder)
+    check_folder(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = encode_stream(lines, tokenizer)
+    found: dict[str, Any] = {}
+
+    def write(beside: Path) -> None:
+        target = beside / INT8_FILE
+        operators = write_int8(folder / MODEL_FILE, target)
+        files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
+        found.update(_compare(folder, files, tokens, tokenizer.eos_token_id, progress))
+        found.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
+        write_json(beside / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
+
+    try:
+        write_into(folder, write)
+    finally:
+        shutil.rmtree(folder / ".writing", ignore_errors=True)
+    return found
+
+
+def write_int8(source: Path, target: Path) -> set[str]:
+    """Write the graph of an exported file in 8 bits, its metadata kept; returns the operators that it has."""
+    onnx = import_onnx()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    proto = onnx.load(source)
+    metadata = {prop.key: prop.value for prop in proto.metadata_props}
+    untie(proto)
+    logging.disable(logging.WARNING)  # it advises a step before, which changes nothing in these graphs
+    try:
+        # The steps of a projected LSTM are a graph within the graph.
+        options = {"EnableSubgraph": True}
+        quantize_dynamic(proto, target, per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
+    finally:
+        logging.disable(logging.NOTSET)
+    quantized = onnx.load(target)
+    onnx.helper.set_model_props(quantized, metadata)
+    target.write_bytes(quantized.SerializeToString())
+    return {node.op_type for node in quantized.graph.node}
+
+
+def _compare(folder: Path, files: dict[str, str], tokens: np.ndarray, start: int, progress: bool) -> dict[str, Any]:
+    """Size, perplexity and time of each file, on one thread; `tokens` and `start` as in `evaluate`."""
+    models: dict[str, Any] = {
+        name: RNNONNXForCausalLM.from_pretrained(folder, file_name=file, threads=1) for name, file in files.items()
+    }
+    perplexities = {
+        name: round(evaluate(model, tokens, start, window=256, progress=progress).perplexity, 3)
+        for name, model in models.items()
+    }
+    times = in_turn({name: steps_of(model) for name, model in models.items()}, ROUNDS)
+    return {
+        "bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
+        "milliseconds": {name: round(1000 * statistics.median(times[name]) / STEPS, 4) for name in files},
+        "perplexity": perplexities,
+        "speedup": round(ratio(times, "float32", "int8"), 2),
+        "tokens": len(tokens),
+    }
+
+
+def steps_of(model: Any) -> Callable[[], object]:
+    """`STEPS` steps of one token each, the state carried."""
+    token = torch.zeros(1, 1, dtype=torch.long)
+
+    def run() -> None:
+        state = None
+        for _ in range(STEPS):
+            state = model(token, past_key_values=state, use_cache=True).past_key_values
+
+    return run

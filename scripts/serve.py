@@ -1,0 +1,34 @@
+"""Serve a model by an OpenAI-compatible interface: completions, whole and streaming.
+
+    python scripts/serve.py MODEL [--host 127.0.0.1] [--port 8000] [--max_tokens_limit 4096] [--time_limit 60]
+
+MODEL is a directory or a name on the Hub, and the name that requests give. There is no access control.
+"""
+
+import sys
+from argparse import ArgumentParser
+
+from transformers.utils.logging import disable_progress_bar
+
+from rnn_hf.serving import serve
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="directory or name on the Hub; NAME@REVISION for a branch, tag or commit")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--max_tokens_limit", type=int, default=4096, help="tokens of prompt and completion together")
+    parser.add_argument("--time_limit", type=float, default=60.0, help="seconds after which a generation is cut")
+    arguments = parser.parse_args()
+    disable_progress_bar()
+    try:
+        serve(arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""Exports: kept only when they agree with PyTorch, in one piece, and with all that a runtime needs beside them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+from rnn_hf import RNNConfig, RNNForCausalLM, export
+from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.export import SIZES, TOLERANCE, ExportError, export_onnx
+from rnn_hf.files import read_json, sha256_of
+from rnn_hf.models.cache_rnn import identity_of
+
+
+ROOT = Path(__file__).parents[1]
+TOKENIZER = build_tokenizer(["the cat sat on the mat"])
+FILES = {"config.json", "export.json", "generation_config.json", "model.onnx", "tokenizer.json",
+         "tokenizer_config.json", "trtexec.sh"}  # fmt: skip
+
+
+def save_model(directory, cell=None, seed=0, scale=0.5, dtype=torch.float32, **fields):
+    config = RNNConfig(**{"vocab_size": len(TOKENIZER), "hidden_size": 6, **(cell or {}), **fields})
+    torch.manual_seed(seed)
+    model = RNNForCausalLM(config)
+    for parameter in model.parameters():
+        torch.nn.init.uniform_(parameter, -scale, scale)
+    model.generation_config.max_new_tokens = 7
+    model.to(dtype).save_pretrained(directory)
+    TOKENIZER.save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture
+def model_dir(tmp_path):
+    return save_model(tmp_path / "model")
+
+
+@pytest.fixture
+def break_graph(monkeypatch):
+    """`break_graph(change)`: from now on the exporter's graph is built wrong, by `change` of the file's content."""
+
+    def arrange(change):
+        def build(*args):
+            proto = build_graph(*args)
+            change(proto.graph)
+            return proto
+
+        build_graph = export.build_graph
+        monkeypatch.setattr(export, "build_graph", build)
+
+    return arrange
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+
+
+def changed(name, change):
+    """A change of a graph: the weight `name` replaced by `change` of it."""
+
+    def apply(graph):
+        (weight,) = (weight for weight in graph.initializer if weight.name == name)
+        weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight).copy()), name))
+
+    return apply
+
+
+def frozen(graph):
+    graph.input[0].type.tensor_type.shape.dim[1].dim_value = 7
+
+
+def test_the_folder_has_all_that_a_runtime_needs(tmp_path, cell):
+    if "projection_size" in cell:
+        cell = cell | {"embedding_size": cell["projection_size"]}
+    model_dir, out = save_model(tmp_path / "model", cell), tmp_path / "new" / "onnx"
+    report = export_onnx(model_dir, out)
+    model = RNNForCausalLM.from_pretrained(model_dir)
+    assert set(content(out)) == FILES
+    assert read_json(out / "export.json") == report
+    assert report["bytes"] == (out / "model.onnx").stat().st_size
+    assert report["sha256"] == sha256_of(out / "model.onnx")
+    assert report["identity"] == identity_of(model) and report["source"] == "model"
+    assert [(check["batch"], check["sequence"]) for check in report["checked"]] == list(SIZES)
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    for check in report["checked"]:
+        assert list(check["largest_difference"]) == [output.name for output in session.get_outputs()]
+        assert all(0 <= value <= TOLERANCE for value in check["largest_difference"].values())
+    found, config = AutoConfig.from_pretrained(out), model.config
+    config.auto_map, config.name_or_path = {}, found.name_or_path  # there is no code beside the file
+    assert found.to_dict() == config.to_dict() and str(tmp_path) not in (out / "config.json").read_text()
+    assert GenerationConfig.from_pretrained(out).max_new_tokens == 7
+    assert AutoTokenizer.from_pretrained(out)("the cat")["input_ids"] == TOKENIZER("the cat")["input_ids"]
+
+
+def test_with_the_last_logits_only_the_file_gives_one_position(model_dir, tmp_path):
+    report = export_onnx(model_dir, tmp_path / "onnx", last_logits_only=True)
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    assert session.get_outputs()[0].shape == ["batch", 1, len(TOKENIZER)] and report["logits"] == "last"
+
+
+def test_a_model_of_half_precision_becomes_float32(tmp_path):
+    export_onnx(save_model(tmp_path / "model", dtype=torch.float16), tmp_path / "onnx")
+    assert read_json(tmp_path / "onnx" / "config.json")["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "there"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (changed("layers.0.W", lambda weight: np.roll(weight, 6, axis=1)), "at batch 1 and sequence 1 .*differs from"),
+        (
+            changed("layers.1.R", lambda weight: weight * 1.01),
+            "its output logits differs from PyTorch by .* is allowed",
+        ),
+        (changed("lm_head.bias", lambda bias: bias + 2e-5), "logits differs from PyTorch by [12].*e-05, and 1e-05 is"),
+        (changed("lm_head.bias", lambda bias: bias * np.nan), "logits differs from PyTorch by nan"),
+        (frozen, r"fails at batch and sequence \(1, 1\): .*Expected: 7"),
+        (lambda graph: graph.output.pop(), "not kept: .*present.1.cell"),
+    ],
+    ids=["gates", "recurrent", "little", "nan", "frozen", "output"],
+)
+def test_of_a_file_that_is_wrong_nothing_is_left(model_dir, tmp_path, break_graph, exists, change, message):
+    out = tmp_path / "onnx"
+    if exists:
+        export_onnx(model_dir, out)
+    before = content(out)
+    break_graph(change)
+    with pytest.raises(ExportError, match=message):
+        export_onnx(model_dir, out)
+    assert content(out) == before
+
+
+def test_a_network_that_multiplies_rounding_is_kept_and_a_wrong_weight_is_seen_nevertheless(tmp_path, break_graph):
+    chaotic = {"cell_type": "rnn", "hidden_act": "tanh", "hidden_size": 30}
+    model_dir = save_model(tmp_path / "model", chaotic, scale=0.6)
+    first, *_, last = export_onnx(model_dir, tmp_path / "onnx")["checked"]
+    assert set(first["allowed"].values()) == {TOLERANCE}
+    assert TOLERANCE < last["largest_difference"]["logits"] <= last["allowed"]["logits"]
+    break_graph(changed("layers.0.R", lambda weight: weight * 1.001))
+    with pytest.raises(ExportError, match="at batch 1 and sequence 1 its output"):
+        export_onnx(model_dir, tmp_path / "onnx")
+
+
+def test_an_export_is_replaced_and_what_was_made_of_the_old_file_goes(model_dir, tmp_path):
+    out = tmp_path / "onnx"
+    export_onnx(model_dir, out)
+    (out / "model_int8.onnx").write_text("of the old file")
+    old = sha256_of(out / "model.onnx")
+    assert export_onnx(save_model(model_dir, seed=1), out)["sha256"] == sha256_of(out / "model.onnx") != old
+    assert set(content(out)) == FILES
+
+
+def test_a_directory_that_is_in_use_for_something_else_is_refused_before_the_model_is_loaded(model_dir, tmp_path):
+    for out, message in ((model_dir, "something that is no export"), (model_dir / "config.json", "is a file")):
+        before = content(model_dir)
+        with pytest.raises(ValueError, match=f"`out_dir`.*{message}"):
+            export_onnx("nowhere", out)
+        assert content(model_dir) == before
+
+
+def test_after_a_writer_that_failed_the_same_directory_serves(model_dir, tmp_path, monkeypatch):
+    out = tmp_path / "onnx"
+
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "trtexec_command", fail)
+        with pytest.raises(OSError, match="No space"):
+            export_onnx(model_dir, out)
+    assert not (out / "model.onnx").exists()
+    export_onnx(model_dir, out)
+    assert set(content(out)) == FILES
+
+
+def test_the_weights_come_into_place_last(model_dir, tmp_path, monkeypatch):
+    moved, replace = [], os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (moved.append(Path(target)), replace(source, target)))
+    export_onnx(model_dir, tmp_path / "onnx")
+    assert [path.name for path in moved if path.parent == tmp_path / "onnx"][-1] == "model.onnx"
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_without_its_packages_the_extra_is_named(model_dir, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=rf"need.? {package}: pip install 'rnn_hf\[onnx\]'"):
+        export_onnx("nowhere", tmp_path / "onnx")
+
+
+def test_the_command_of_tensorrt_has_sizes_for_every_input_and_says_that_it_was_not_run(model_dir, tmp_path):
+    out = tmp_path / "onnx"
+    export_onnx(model_dir, out)
+    program = tmp_path / "bin" / "trtexec"  # a stand-in that prints its arguments
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    environment = os.environ | {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    run = subprocess.run(["sh", out / "trtexec.sh"], capture_output=True, text=True, check=True, env=environment)
+    flags = dict(line.removeprefix("--").split("=", 1) for line in run.stdout.splitlines())
+    assert flags.pop("onnx") == "model.onnx" and flags.pop("saveEngine") == "model.plan"
+    assert set(flags) == {"minShapes", "optShapes", "maxShapes"}
+    inputs = onnxruntime.InferenceSession(out / "model.onnx").get_inputs()
+    for kind, sizes in (("minShapes", (1, 1)), ("maxShapes", (32, 512))):
+        dims = dict(zip(("batch", "sequence"), sizes, strict=True))
+        shapes = dict(part.split(":") for part in flags[kind].split(","))
+        assert shapes == {i.name: "x".join(str(dims.get(size, size)) for size in i.shape) for i in inputs}
+    assert "was not run" in (out / "trtexec.sh").read_text()
+
+
+def test_the_script_prints_what_was_checked_and_refuses_in_one_line(model_dir, tmp_path):
+    def script(*argv):
+        command = [sys.executable, ROOT / "scripts" / "export_onnx.py", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+    run = script(model_dir, tmp_path / "onnx", "--last_logits_only")
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "onnx" / "export.json").read_text())
+    assert report["logits"] == "last"
+    title, *rows, last = run.stdout.splitlines()
+    assert [tuple(map(int, row.split()[:2])) for row in rows] == list(SIZES)
+    assert f"{report['bytes']:,} bytes" in last
+    run = script(model_dir, model_dir)
+    assert run.returncode == 2 and run.stderr.startswith("error: `out_dir`") and run.stderr.count("\n") == 1
