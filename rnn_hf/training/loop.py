@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
@@ -176,7 +177,8 @@ class TrainingRun:
                 self.accelerator.backward(objective / len(windows))
             loss_sum += loss
         loss_sum = self.accelerator.reduce(loss_sum, "mean")  # all processes see, and judge, the same number
-        norm = self.accelerator.clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm or math.inf)
+        # torch's own: Accelerate's looks through the installed packages at each call, and there is no scaler to undo.
+        norm = clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm or math.inf)
         rate = self.optimizer.param_groups[0]["lr"]
         self._check_finite(float(loss_sum), float(norm), rate)
         # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
