@@ -245,8 +245,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     report, path = read_json(folder / REPORT_FILE), folder / MODEL_FILE
     if report is None or not path.is_file():
         raise FileNotFoundError(f"no export in {folder}: it needs {MODEL_FILE} and {REPORT_FILE}")
-    if sha256_of(path) != report.get("sha256"):
-        raise OSError(f"{path} is not the file that {REPORT_FILE} is about: export the model again")
+    for file, about in ((path, report), (folder / INT8_FILE, report.get("int8", {}))):
+        if file.is_file() and sha256_of(file) != about.get("sha256"):
+            raise OSError(f"{file} is not the file that {REPORT_FILE} is about: export the model again")
     session, *_ = [open_session(str(file), "cpu", 1) for file in (path, folder / INT8_FILE) if file.is_file()]
     return json.loads(session.get_modelmeta().custom_metadata_map["interface"])
 

@@ -178,7 +178,7 @@ def test_an_export_that_is_not_the_one_that_was_checked_or_does_not_load_is_refu
         push(onnx_dir, "me/cat")
     (onnx_dir / "model.onnx").write_bytes(weights)
     (onnx_dir / "model_int8.onnx").write_bytes(b"no graph")
-    with pytest.raises(OSError, match="model_int8.onnx does not load"):
+    with pytest.raises(OSError, match="model_int8.onnx is not the file that export.json is about"):
         push(onnx_dir, "me/cat")
     (onnx_dir / "model.onnx").unlink()
     with pytest.raises(FileNotFoundError, match="no export in .*needs model.onnx"):

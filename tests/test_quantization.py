@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from rnn_hf import RNNConfig, RNNForCausalLM, quantization
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 from rnn_hf.evaluation import evaluate
-from rnn_hf.export import SIZES, export_onnx
+from rnn_hf.export import SIZES, check_folder, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx_model import RNNONNXForCausalLM
@@ -246,6 +246,15 @@ def test_a_text_without_tokens_is_refused_and_nothing_is_written(exported):
     with pytest.raises(ValueError, match="tokens"):
         quantize(exported, [])
     assert content(exported) == before
+
+
+def test_a_file_in_8_bits_that_is_not_that_of_the_report_is_refused(exported):
+    quantize(exported, LINES)
+    assert check_folder(exported)
+    path = exported / "model_int8.onnx"
+    path.write_bytes((exported / "model.onnx").read_bytes())  # it loads, but is another file
+    with pytest.raises(OSError, match="model_int8.onnx is not the file that export.json is about"):
+        check_folder(exported)
 
 
 def test_quantised_again_the_file_is_the_same_and_exported_again_it_is_gone(exported, tmp_path, caplog):
