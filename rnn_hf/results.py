@@ -41,16 +41,16 @@ def perplexities(root: Path) -> str:
 
 def cells_of(directory: Path) -> list[str]:
     """What `perplexities` says of a run: its scores, or how far it was run and the validation on the way."""
-    run, scores = read(directory / "run.json"), {}
-    if (directory / "evaluation.json").is_file():
-        scores = read(directory / "evaluation.json")["scores"]
+    run = read(directory / "run.json")
     result, options = run["result"], run["arguments"]["training"]
     minutes = f"{result['minutes']:.0f} ({run['threads']})"
-    epochs, scored = f"{result['epochs']:g}", [f"{result['best_validation_perplexity']:.1f} on the way", ""]
     if result["is_complete"]:
+        scores = read(directory / "evaluation.json")["scores"]
+        epochs = f"{result['epochs']:g}"
         scored = [f"{scores['validation']['perplexity']:.2f}", f"**{scores['test']['perplexity']:.2f}**"]
     else:
         epochs = f"not run here in full: {result['epochs']:.2g} of {options['num_train_epochs']}"
+        scored = [f"{result['best_validation_perplexity']:.1f} on the way", ""]
     return [f"{run['parameters']:,}", epochs, minutes, run["device"], str(options["seed"]), *scored]
 
 
