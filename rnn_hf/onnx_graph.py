@@ -222,10 +222,10 @@ def untie(proto: Any) -> None:
 def interface_of(config: RNNConfig, last_logits_only: bool) -> dict[str, list[dict[str, Any]]]:
     """Names, shapes and types of what goes in and comes out; a name in a shape is a size of the caller's choice."""
     state = []
-    for index, (_, hidden_size) in enumerate(config.layer_sizes):
-        state.append((f"{index}.hidden", config.projection_size or hidden_size))
-        if config.cell_type == "lstm":
-            state.append((f"{index}.cell", hidden_size))
+    for index, (hidden, cell) in enumerate(config.state_sizes):
+        state.append((f"{index}.hidden", hidden))
+        if cell is not None:
+            state.append((f"{index}.cell", cell))
 
     def states(prefix: str) -> list[dict[str, Any]]:
         return [{"name": f"{prefix}.{name}", "shape": ["batch", width], "dtype": "float32"} for name, width in state]

@@ -16,8 +16,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.hub import cached_file
 
-from rnn_hf.models import RecurrentStateLayer, RNNCache, RNNConfig
-from rnn_hf.models.cache_rnn import RECORDED_STEPS
+from rnn_hf.models import RNNCache, RNNConfig
+from rnn_hf.models.cache_rnn import RECORDED_STEPS, check_state
 from rnn_hf.models.generation_rnn import RNNGenerationMixin
 from rnn_hf.models.modeling_rnn import check_cached, select_positions
 from rnn_hf.onnx_graph import interface_of
@@ -275,26 +275,10 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
 
     def _read_state(self, cache: RNNCache, rows: int) -> list[np.ndarray]:
         """The state in the order of the graph's inputs, zeros for an empty one."""
-        layers: Any = getattr(cache, "layers", ())
-        if len(layers) != self.config.num_hidden_layers or not all(
-            isinstance(layer, RecurrentStateLayer) for layer in layers
-        ):
-            raise ValueError(
-                "`past_key_values` is not a state of this network: pass what the model returned, or an empty "
-                f"RNNCache(model.config); got {type(cache).__name__} with {len(layers)} layers of state"
-            )
-        if not layers[0].is_initialized:
+        check_state(cache, self.config.state_sizes, rows)
+        if not cache.layers[0].is_initialized:
             return [np.zeros((rows, width), dtype=np.float32) for width in self._widths]
-        tensors = tensors_of(cache)
-        if len(tensors[0]) != rows:
-            raise ValueError(f"`past_key_values` holds {len(tensors[0])} rows, the input has {rows}")
-        widths = [tensor.shape[1] for tensor in tensors]
-        if widths != self._widths:
-            raise ValueError(
-                "`past_key_values` is the state of another network: "
-                f"widths of {', '.join(self._past)} should be {self._widths}, are {widths}"
-            )
-        return [tensor.detach().to("cpu", torch.float32).numpy() for tensor in tensors]
+        return [tensor.detach().to("cpu", torch.float32).numpy() for tensor in tensors_of(cache)]
 
     def _write_state(self, cache: RNNCache, states: list[np.ndarray], num_tokens: int) -> None:
         tensors = map(torch.from_numpy, states)

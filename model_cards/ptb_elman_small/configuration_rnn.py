@@ -173,6 +173,12 @@ class RNNConfig(PreTrainedConfig):
         return list(zip(inputs, hiddens, strict=True))
 
     @property
+    def state_sizes(self) -> list[tuple[int, int | None]]:
+        """Widths of the state of each layer: of h and, for an LSTM, of c."""
+        is_lstm = self.cell_type == "lstm"
+        return [(self.projection_size or size, size if is_lstm else None) for _, size in self.layer_sizes]
+
+    @property
     def _head_takes_output(self) -> bool:
         """Whether the output matrix is applied to the last layer itself, and not to what a mixture makes of it."""
         return self.num_softmaxes == 1

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -249,6 +250,31 @@ class RNNCache(Cache):
         return state
 
 
+def check_state(cache: Any, widths: Sequence[tuple[int, int | None]], rows: int) -> None:
+    """Refuse what is not a state of so many rows for layers of these `widths` of (h, c); an empty state fits all.
+
+    Raises:
+        ValueError: Naming what is wrong.
+    """
+    layers = getattr(cache, "layers", ())
+    if len(layers) != len(widths) or not all(isinstance(layer, RecurrentStateLayer) for layer in layers):
+        raise ValueError(
+            "`past_key_values` is not a state of this network: pass what the model returned, or an empty "
+            f"RNNCache(model.config); got {type(cache).__name__} with {len(layers)} layers of state"
+        )
+    for layer, expected in zip(layers, widths, strict=True):
+        if not layer.is_initialized:
+            continue
+        if len(layer.keys) != rows:
+            raise ValueError(f"`past_key_values` holds {len(layer.keys)} rows, the input has {rows}")
+        found = layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]
+        if found != expected:
+            raise ValueError(
+                "`past_key_values` is the state of another network: "
+                f"widths of (h, c) should be {expected}, are {found}"
+            )
+
+
 def shape_of(state: RNNCache) -> tuple:
     """Widths of each layer's state."""
     return tuple(
@@ -271,4 +297,4 @@ def identity_of(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-__all__ = ["RECORDED_STEPS", "RNNCache", "RecurrentStateLayer"]
+__all__ = ["RECORDED_STEPS", "RNNCache", "RecurrentStateLayer", "check_state"]

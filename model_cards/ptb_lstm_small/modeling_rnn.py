@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .cache_rnn import RECORDED_STEPS, RecurrentStateLayer, RNNCache
+from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, packed, pays_to_step, step
-from .loss_rnn import linear_cross_entropy
+from .loss_rnn import linear_cross_entropy, without_autocast
 from .mixture_rnn import MixtureOfSoftmaxes, locked_dropout
 
 
@@ -143,16 +142,6 @@ class RNNLayer(GradientCheckpointingLayer):
             parts = block.split([weight.numel() for weight in weights.values()])
             weights = {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
         return weights
-
-
-def without_autocast(device: torch.device):
-    """A context in which autocast is off.
-
-    Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has; so these
-    layers keep the type of their weights.
-    """
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
 
 
 @dataclass
@@ -324,6 +313,7 @@ class RNNModel(RNNPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.layers = nn.ModuleList([RNNLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.state_sizes = config.state_sizes
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -369,6 +359,8 @@ class RNNModel(RNNPreTrainedModel):
 
         is_recording = past_key_values is not None and past_key_values.layers[0].record_past
 
+        # Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has: these
+        # layers keep the type of their weights.
         with without_autocast(embeds.device):
             if is_recording and use_cache:
                 outputs, hidden_states = self._run_recorded(embeds, past_key_values, packing)
@@ -431,28 +423,8 @@ class RNNModel(RNNPreTrainedModel):
     def _read_state(self, cache, embeds: torch.Tensor) -> list[tuple]:
         if cache is None:
             return [(None, None)] * len(self.layers)
-        layers = getattr(cache, "layers", ())
-        if len(layers) != len(self.layers) or not all(isinstance(layer, RecurrentStateLayer) for layer in layers):
-            raise ValueError(
-                "`past_key_values` is not a state of this network: pass what the model returned, or an empty "
-                f"RNNCache(model.config); got {type(cache).__name__} with {len(layers)} layers of state"
-            )
-        for layer, (_, hidden_size) in zip(layers, self.config.layer_sizes, strict=True):
-            if not layer.is_initialized:
-                continue
-            if len(layer.keys) != len(embeds):
-                raise ValueError(f"`past_key_values` holds {len(layer.keys)} rows, the input has {len(embeds)}")
-            expected = (
-                self.config.projection_size or hidden_size,
-                hidden_size if self.config.cell_type == "lstm" else None,
-            )
-            got = layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]
-            if got != expected:
-                raise ValueError(
-                    "`past_key_values` is the state of another network: "
-                    f"widths of (h, c) should be {expected}, are {got}"
-                )
-        return [(layer.keys, layer.values) for layer in layers]
+        check_state(cache, self.state_sizes, len(embeds))
+        return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _write_state(self, cache, states: list[tuple], num_tokens: int):
         cache = RNNCache(self.config) if cache is None else cache
@@ -475,9 +447,7 @@ class RNNModel(RNNPreTrainedModel):
     def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
         if state[0] is not None:
             return state
-        hidden_size = self.config.layer_sizes[index][1]
-        hidden = inputs.new_zeros(len(inputs), self.config.projection_size or hidden_size)
-        return hidden, inputs.new_zeros(len(inputs), hidden_size) if self.config.cell_type == "lstm" else None
+        return tuple(None if size is None else inputs.new_zeros(len(inputs), size) for size in self.state_sizes[index])
 
 
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):

@@ -73,7 +73,7 @@ def save_checkpoint(
         output_dir: Directory of the run.
         accelerator: Of the run.
         objective: Unwrapped.
-        optimizer: As prepared.
+        optimizer: Of all its parameters.
         scheduler: Of the learning rate.
         average: Of the weights.
         progress: Where the run stands.

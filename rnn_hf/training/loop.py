@@ -2,18 +2,16 @@
 
 import math
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
@@ -35,7 +33,15 @@ from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
-from rnn_hf.training.setup import build_model, check_distribution, check_model, check_output_dir, prepare_corpus
+from rnn_hf.training.setup import (
+    build_model,
+    check_distribution,
+    check_model,
+    check_output_dir,
+    keep_freed_memory,
+    prepare_corpus,
+)
+from rnn_hf.training.signals import stop_signals
 
 
 # Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
@@ -87,6 +93,7 @@ class TrainingRun:
             project_dir=str(self.output_dir),
         )
         check_distribution(self.accelerator)
+        keep_freed_memory()
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.end = self.corpus.tokenizer.eos_token_id
@@ -106,10 +113,11 @@ class TrainingRun:
         self.steps_per_epoch = round(self.total_steps / epochs)
         model = build_model(arguments, self.corpus.tokenizer)
         self.objective, self.average = Objective(model, options), WeightAverage(model)
-        optimizer = build_optimizer(self.objective, options)
-        self.scheduler = build_scheduler(optimizer, options, self.steps_per_epoch)
-        # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on.
-        self.wrapped, self.optimizer = self.accelerator.prepare(self.objective, optimizer)
+        # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
+        # optimizer, as there is no gradient scaler: Accelerate's looks through the installed packages at each step.
+        self.wrapped = self.accelerator.prepare(self.objective)
+        self.optimizer = build_optimizer(self.objective, options)
+        self.scheduler = build_scheduler(self.optimizer, options, self.steps_per_epoch)
         self.model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
@@ -167,25 +175,29 @@ class TrainingRun:
         options, progress, stream = self.arguments.training, self.progress, self.epoch_stream
         first = progress.window
         windows = range(first, min(first + options.gradient_accumulation_steps, len(stream)))
-        loss_sum, tokens = torch.zeros((), device=self.accelerator.device), 0
+        losses, tokens = [], 0
         for window in windows:
             inputs, targets = (part.to(self.accelerator.device) for part in stream[window])
             tokens += targets.shape[1]
             is_last = window == windows[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 objective, loss, self.state = self.wrapped(inputs, targets, self.state)
-                self.accelerator.backward(objective / len(windows))
-            loss_sum += loss
-        loss_sum = self.accelerator.reduce(loss_sum, "mean")  # all processes see, and judge, the same number
-        # torch's own: Accelerate's looks through the installed packages at each call, and there is no scaler to undo.
-        norm = clip_grad_norm_(self.wrapped.parameters(), options.max_grad_norm or math.inf)
-        rate = self.optimizer.param_groups[0]["lr"]
-        self._check_finite(float(loss_sum), float(norm), rate)
+                (objective / len(windows)).backward()
+            losses.append(loss)
+        mean_loss = torch.stack(losses).mean()
+        if self.accelerator.num_processes > 1:  # all of them see, and judge, the same number
+            mean_loss = self.accelerator.reduce(mean_loss, "mean")
+        (group,) = self.optimizer.param_groups
+        norm = get_total_norm([parameter.grad for parameter in group["params"]])
+        rate = group["lr"]
+        self._check_finite(float(mean_loss), float(norm), rate)
+        if options.max_grad_norm and norm > options.max_grad_norm:
+            clip_grads_with_norm_(group["params"], options.max_grad_norm, norm)
         # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
         scale = tokens / (options.window * len(windows)) if options.random_windows else 1.0
-        self.optimizer.param_groups[0]["lr"] = rate * scale
+        group["lr"] = rate * scale
         self.optimizer.step()
-        self.optimizer.param_groups[0]["lr"] = rate
+        group["lr"] = rate
         self.optimizer.zero_grad()
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
@@ -195,7 +207,7 @@ class TrainingRun:
             self.average.update()
         elif 0 <= options.average_start_step <= progress.step:
             self.average.start()
-        self._log(float(loss_sum) / len(windows), float(norm), rate, bar)
+        self._log(float(mean_loss), float(norm), rate, bar)
         if progress.window == len(stream):
             progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
             self.epoch_stream = self._epoch_stream(progress.epoch)
@@ -374,22 +386,3 @@ class TrainingRun:
         except OSError as error:
             message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
             raise HubError(message) from error
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one of a kind works as ever."""
-    received: list[int] = []
-    previous: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for restored, handler in previous.items():
-            signal.signal(restored, handler)

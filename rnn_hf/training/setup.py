@@ -1,5 +1,6 @@
 """From arguments to what a run works on: token streams, tokenizer and a fresh model, all checked before long work."""
 
+import ctypes
 import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -99,6 +100,23 @@ def check_distribution(accelerator: Accelerator) -> None:
             f"{kind.value} is not supported: it shards weights, which recurrent layers need whole and in one block. "
             "These networks fit on a single GPU: use plain data parallelism (DDP)"
         )
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a step frees for the next one; nothing with another C library.
+
+    It gives large blocks back to the system, which hands them out anew page by page, zeroed: a quarter of the time of
+    a step at two layers of 200, a tenth at 650.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
+    # Blocks of up to a gigabyte come from the heap, or of 32 MiB, which is the most that glibc before 2.35 takes; and
+    # the heap does not shrink.
+    if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
+        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
