@@ -65,10 +65,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         matrix, offset = weight.to(dtype), bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
         total = inputs.new_zeros((), dtype=wide)
-        to_inputs = torch.zeros_like(inputs)
+        to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.empty_like(bias)
         blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
-        # Of the weight, turned: oneDNN then takes the logits as they stand in memory. The last row is the bias's.
-        turned: list[Any] = [0] * len(blocks)
+        # Of the weight, turned, so that oneDNN takes the logits as they stand in memory; the last row is the bias's.
+        turned: list[Any] = [None] * len(blocks)
         for start in range(0, max(1, len(inputs)), rows):
             mine = slice(start, start + rows)
             part, target = inputs[mine].to(dtype), targets[mine, None]
@@ -104,11 +104,14 @@ class LinearCrossEntropy(torch.autograd.Function):
                 logits.scatter_add_(1, place.clamp(0, logits.shape[1] - 1), inside / scale * (smoothing - 1))
                 logits = logits.to(dtype)
                 to_inputs[mine] += product(logits, matrix[block].t()) * factors
-                turned[index] += product(part_and_one.t(), logits.t()).to(weight.dtype)
+                gradient = product(part_and_one.t(), logits.t()).to(weight.dtype)
+                if turned[index] is not None:
+                    gradient += turned[index]
+                is_last = mine.stop >= len(inputs)
+                turned[index] = None if is_last else gradient
+                if is_last:
+                    to_weight[block], to_bias[block] = gradient[:-1].t(), gradient[-1]
         if wants:
-            to_weight, to_bias = torch.empty_like(weight), torch.empty_like(bias)
-            for block, gradient in zip(blocks, turned, strict=True):
-                to_weight[block], to_bias[block] = gradient[:-1].t(), gradient[-1]
             ctx.save_for_backward(to_inputs, to_weight, to_bias)
         return total
 
