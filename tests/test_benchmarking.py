@@ -110,7 +110,7 @@ def test_the_shares_of_a_step_are_the_whole_of_it(monkeypatch, request):
     request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
     monkeypatch.setattr(benchmarking_loops, "TRAINING_SIZES", [TrainingSize("lstm", 8, 2, 2, 5, vocab_size=20)])
     (row,) = benchmark_shares(steps=6)
-    assert set(row["percent"]) == {*PARTS, "other arithmetic", "Python"}
+    assert set(row["percent"]) == {*PARTS, "other arithmetic", "Python", "Python of the loss"}
     assert sum(row["percent"].values()) == pytest.approx(100, abs=0.5)
     assert all(share > 0 for share in row["percent"].values())
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -187,7 +188,8 @@ class ReadStream:
             return self.stream[window]
 
 
-# Which operators of a profile a part of the step is, all that they call included.
+# Which operators of a profile a part of the step is, all that they call included. Those of the optimizer: the step, the
+# norm of the gradient, and clipping, where the norm is above --max_grad_norm.
 PARTS = {
     "recurrence": ("aten::lstm", "MkldnnRnnLayerBackward0"),
     "softmax and loss": ("LinearCrossEntropy", "LinearCrossEntropyBackward"),
@@ -200,8 +202,9 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
     """Where the time of the package's loop goes on a CPU, for the first two sizes.
 
     Returns:
-        Rows of `size` and `percent`: of each of `PARTS`, of `other arithmetic`, and of `Python`, which is all that
-        torch's operators and its autograd engine did not take, the work of the profiler included.
+        Rows of `size` and `percent`: of each of `PARTS`; of `Python`, which is all that torch's operators and its
+        autograd engine did not take, and of `Python of the loss`, within what autograd sees as one operator, the work
+        of the profiler included in both; and of `other arithmetic`.
     """
     engine = torch.autograd._engine_run_backward
 
@@ -224,10 +227,13 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
             ):
                 run_epoch(run)
         events = {event.key: event for event in measured.key_averages()}
-        whole = events["all"].cpu_time_total
-        found = {part: sum(events[key].cpu_time_total for key in keys) for part, keys in PARTS.items()}
-        python = events["all"].self_cpu_time_total
-        found |= {"other arithmetic": whole - python - sum(found.values()), "Python": python}
+        times = defaultdict(float, {key: event.cpu_time_total for key, event in events.items()})
+        found = {part: sum(times[key] for key in keys) for part, keys in PARTS.items()}
+        python = {"Python": "all", "Python of the loss": "LinearCrossEntropy"}
+        found |= {part: events[key].self_cpu_time_total for part, key in python.items()}
+        found["softmax and loss"] -= found["Python of the loss"]
+        whole = times["all"]
+        found["other arithmetic"] = whole - sum(found.values())
         rows.append({"size": str(size), "percent": {part: round(100 * t / whole, 1) for part, t in found.items()}})
     return rows
 
