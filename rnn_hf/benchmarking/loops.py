@@ -188,8 +188,8 @@ class ReadStream:
             return self.stream[window]
 
 
-# Which operators of a profile a part of the step is, all that they call included. Those of the optimizer: the step, the
-# norm of the gradient, and clipping, where the norm is above --max_grad_norm.
+# Which operators of a profile a part of the step is, all that they call included. Those of the optimizer: the step,
+# the norm of the gradient, and clipping, where the norm is above --max_grad_norm.
 PARTS = {
     "recurrence": ("aten::lstm", "MkldnnRnnLayerBackward0"),
     "softmax and loss": ("LinearCrossEntropy", "LinearCrossEntropyBackward"),

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 
-# Numbers of logits that are held at a time, on a CPU and elsewhere. A CPU holds 32 MB: what takes more than 32 MiB glibc
-# takes from the system anew each time, page by page, unless told otherwise.
+# Numbers of logits that are held at a time, on a CPU and elsewhere. A CPU holds 32 MB: blocks above 32 MiB glibc takes
+# from the system anew each time, page by page, unless told otherwise.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 8_000_000, 1 << 26
 # Fewest tokens to hold all their logits of, as every part of the tokens reads and writes the gradient of the whole
 # matrix; and how many tokens and words to take at a time where the words are cut in parts instead.
