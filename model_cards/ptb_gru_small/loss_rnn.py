@@ -79,8 +79,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         total = counts.new_zeros(())
         to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.empty_like(bias)
         blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
-        # Of the weight, turned, so that oneDNN takes the logits as they stand in memory; the last row is the bias's.
-        turned: list[Any] = [None] * len(blocks)
+        gradients: list[Any] = [None] * len(blocks)  # of the weight, and in the last column of the bias
+        is_turned = has_onednn(
+            tokens
+        )  # by a product turned round, for which it takes the logits as they stand in memory
         for start in range(0, max(1, len(inputs)), rows):
             mine = slice(start, start + rows)
             part, count, norm = tokens[mine], counts[mine], None
@@ -95,24 +97,30 @@ class LinearCrossEntropy(torch.autograd.Function):
                 found = top + sums.log()
                 norm = found if norm is None else torch.logaddexp(norm, found)
             total += (norm * count).sum()
-            if len(blocks) > 1 or dtype != wide:  # in half precision the powers might not fit without their factor
-                logits, sums = logits.div_(sums), torch.ones_like(sums)
-            factors = (count / sums).to(dtype)
-            part_and_one = torch.cat([part * factors, factors], dim=1)
+            if len(blocks) > 1:
+                sums = torch.ones_like(sums)
+            factors = count / sums if dtype == wide else count
+            part_and_one = torch.cat([part * factors, factors], dim=1).to(dtype)
             for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True) if wants else []):
                 if len(blocks) > 1:
                     logits = product(part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
                 if smoothing:
                     logits.sub_(sums * (smoothing / len(weight)))
-                logits = logits.scatter_add_(1, place, inside * sums * (smoothing - 1)).to(dtype)
+                logits.scatter_add_(1, place, inside * sums * (smoothing - 1))
+                if dtype != wide:  # in which the powers might not fit without their factor
+                    logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
                 to_inputs[mine].addcmul_(product(logits, matrix[block].t()), factors)
-                gradient = product(part_and_one.t(), logits.t()).to(weight.dtype)
-                if turned[index] is not None:
-                    gradient += turned[index]
-                is_last = mine.stop >= len(inputs)
-                turned[index] = None if is_last else gradient
-                if is_last:
-                    to_weight[block], to_bias[block] = gradient[:-1].t(), gradient[-1]
+                if is_turned:
+                    gradient = product(part_and_one.t(), logits.t()).t()
+                else:
+                    gradient = product(logits.t(), part_and_one.t())
+                if gradients[index] is not None:
+                    gradient = gradients[index].add_(gradient)
+                if mine.stop < len(inputs):
+                    gradients[index] = gradient.to(weight.dtype)
+                else:
+                    to_weight[block], to_bias[block] = gradient[:, :-1], gradient[:, -1]
+                    gradients[index] = None
         if wants:
             ctx.save_for_backward(to_inputs, to_weight, to_bias)
         return total
