@@ -75,14 +75,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         rows, words = parts_of(len(inputs), len(weight), held)
         tokens, matrix, offset = inputs.to(dtype), weight.to(dtype), bias.to(dtype)
         wide = torch.promote_types(dtype, torch.float32)
-        counts, targets = (targets != -100).to(wide)[:, None], targets.clamp(0)[:, None]
+        is_counted = (targets != -100)[:, None]
+        counts, targets = is_counted.to(wide), targets[:, None].where(is_counted, 0)
         total = counts.new_zeros(())
         to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.empty_like(bias)
         blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
         gradients: list[Any] = [None] * len(blocks)  # of the weight, and in the last column of the bias
-        is_turned = has_onednn(
-            tokens
-        )  # by a product turned round, for which it takes the logits as they stand in memory
+        is_turned = has_onednn(tokens)  # which takes the logits as they stand in memory for a product turned round
         for start in range(0, max(1, len(inputs)), rows):
             mine = slice(start, start + rows)
             part, count, norm = tokens[mine], counts[mine], None

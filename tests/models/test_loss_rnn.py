@@ -89,3 +89,24 @@ def test_gradients_are_given_once_and_not_where_none_are_wanted():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize("wrong", [7, -1])
+def test_a_target_that_is_no_word_is_refused(wrong):
+    inputs, weight, bias, targets = example(5, 7)
+    targets[2] = wrong
+    with pytest.raises(RuntimeError, match="out of bounds"):
+        linear_cross_entropy(inputs, weight, bias, targets)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_has_gradients_in_it(dtype):
+    exact = example(50, 400, 16, torch.float32)
+    half = [tensor.detach().to(dtype).requires_grad_() for tensor in exact[:3]]
+    exact = [tensor.detach().float().requires_grad_() for tensor in half] + [exact[3]]
+    loss, expected = linear_cross_entropy(*half, exact[3]), linear_cross_entropy(*exact)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
+    found = torch.autograd.grad(loss, half)
+    for one, other in zip(found, torch.autograd.grad(expected, exact[:3]), strict=True):
+        assert one.dtype == dtype and (one.float() - other).norm() < 0.02 * other.norm()
