@@ -11,6 +11,9 @@ from hypothesis import settings
 from rnn_hf import RNNConfig, RNNForCausalLM
 
 
+# They hold no doctests, and two modules of one name cannot be collected: `pytest tests/models tests/training` stopped.
+collect_ignore_glob = ["*/conftest.py"]
+
 # The same examples at every run, so that a red run is a change of the code; and no deadline, as machines differ.
 settings.register_profile("rnn_hf", max_examples=8, deadline=None, derandomize=True, database=None)
 settings.load_profile("rnn_hf")
