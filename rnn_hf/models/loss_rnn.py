@@ -78,9 +78,9 @@ class LinearCrossEntropy(torch.autograd.Function):
         is_counted = (targets != -100)[:, None]
         counts, targets = is_counted.to(wide), targets[:, None].where(is_counted, 0)
         total = counts.new_zeros(())
-        to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.empty_like(bias)
+        to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)
         blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
-        gradients: list[Any] = [None] * len(blocks)  # of the weight, and in the last column of the bias
+        gradients: list[Any] = [None] * len(blocks)  # of the weight
         is_turned = has_onednn(tokens)  # which takes the logits as they stand in memory for a product turned round
         for start in range(0, max(1, len(inputs)), rows):
             mine = slice(start, start + rows)
@@ -99,7 +99,10 @@ class LinearCrossEntropy(torch.autograd.Function):
             if len(blocks) > 1:
                 sums = torch.ones_like(sums)
             factors = count / sums if dtype == wide else count
-            part_and_one = torch.cat([part * factors, factors], dim=1).to(dtype)
+            factors = factors.to(dtype)
+            scaled = part * factors
+            if is_turned:
+                scaled = torch.cat([scaled, factors], dim=1)  # the last column gives the bias's
             for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True) if wants else []):
                 if len(blocks) > 1:
                     logits = product(part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
@@ -110,16 +113,17 @@ class LinearCrossEntropy(torch.autograd.Function):
                     logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
                 to_inputs[mine].addcmul_(product(logits, matrix[block].t()), factors)
                 if is_turned:
-                    gradient = product(part_and_one.t(), logits.t()).t()
-                else:
-                    gradient = product(logits.t(), part_and_one.t())
+                    both = product(scaled.t(), logits.t()).t()
+                    gradient, of_bias = both[:, :-1], both[:, -1]
+                else:  # apart, as units for half precision want widths in eights
+                    gradient, of_bias = product(logits.t(), scaled.t()), (factors.t() @ logits)[0]
+                to_bias[block] += of_bias
                 if gradients[index] is not None:
                     gradient = gradients[index].add_(gradient)
                 if mine.stop < len(inputs):
                     gradients[index] = gradient.to(weight.dtype)
                 else:
-                    to_weight[block], to_bias[block] = gradient[:, :-1], gradient[:, -1]
-                    gradients[index] = None
+                    to_weight[block], gradients[index] = gradient, None
         if wants:
             ctx.save_for_backward(to_inputs, to_weight, to_bias)
         return total
