@@ -31,10 +31,12 @@ def write_into(target: Path, write: Callable[[Path], None]) -> None:
     beside = target / ".writing"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    write(beside)
-    for path in sorted(beside.iterdir(), key=lambda path: path.suffix in (".safetensors", ".onnx")):
-        os.replace(path, target / path.name)
-    beside.rmdir()
+    try:
+        write(beside)
+        for path in sorted(beside.iterdir(), key=lambda path: path.suffix in (".safetensors", ".onnx")):
+            os.replace(path, target / path.name)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

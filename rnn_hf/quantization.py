@@ -1,7 +1,6 @@
 """Exported models in 8 bits, measured beside float32 in the same run."""
 
 import logging
-import shutil
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -61,10 +60,7 @@ def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -
         found.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
         write_json(beside / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
 
-    try:
-        write_into(folder, write)
-    finally:
-        shutil.rmtree(folder / ".writing", ignore_errors=True)
+    write_into(folder, write)
     return found
 
 

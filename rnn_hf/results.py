@@ -13,18 +13,8 @@ def read(path: Path) -> Any:
 
 def perplexities(root: Path) -> str:
     """One row a recipe: what its run and scripts/evaluate.py wrote, or that it was not run, and what others had."""
-    titles = (
-        "recipe",
-        "parameters",
-        "epochs",
-        "minutes (threads)",
-        "device",
-        "seed",
-        "validation",
-        "test",
-        "published",
-    )
-    rows = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
+    titles = ("parameters", "epochs", "minutes (threads)", "device", "seed", "validation", "test")
+    rows = []
     for recipe in sorted((root / "scripts" / "recipes").glob("*.yaml")):
         published = re.search("^# Published: (.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
         found = [root / where / recipe.stem for where in ("model_cards", "results")]
@@ -35,8 +25,9 @@ def perplexities(root: Path) -> str:
             cells = ["", "not run here", *[""] * 5]
         else:
             continue
-        rows.append(f"| `{recipe.stem}` | {' | '.join(cells)} | {published[1] if published else ''} |")
-    return "\n".join(rows)
+        row = {"recipe": f"`{recipe.stem}`", **dict(zip(titles, cells, strict=True))}
+        rows.append(row | {"published": published[1] if published else ""})
+    return table(rows)
 
 
 def cells_of(directory: Path) -> list[str]:
@@ -59,32 +50,35 @@ PERPLEXITIES = (120, 100, 90, 80)
 
 def budget(root: Path) -> str:
     """One row a recipe for Penn Treebank that was run: minutes until validation was as good as each perplexity."""
-    rows = ["| recipe | " + " | ".join(f"to {value}" for value in PERPLEXITIES) + " |", "|" + " --- |" * 5]
+    rows = []
     for file in sorted([*(root / "model_cards").glob("ptb_*/run.json"), *(root / "results").glob("ptb_*/run.json")]):
         if file.parent.name.startswith("ptb_brief"):
             continue  # their runs were paused, and the minutes hold that
         result = read(file)["result"]
         lines = (json.loads(line) for line in (file.parent / "metrics.jsonl").read_text("utf-8").splitlines())
         points = [(line["step"], line["validation_perplexity"]) for line in lines if "validation_perplexity" in line]
-        cells = []
+        cells = {}
         for wanted in PERPLEXITIES:
             step = next((step for step, found in points if found <= wanted), None)
-            cells.append("" if step is None else f"{step / result['steps'] * result['minutes']:.0f}")
-        if any(cells):
-            rows.append(f"| `{file.parent.name}` | {' | '.join(cells)} |")
-    return "\n".join(rows)
+            cells[f"to {wanted}"] = "" if step is None else f"{step / result['steps'] * result['minutes']:.0f}"
+        if any(cells.values()):
+            rows.append({"recipe": f"`{file.parent.name}`", **cells})
+    return table(rows)
 
 
 def adapted(root: Path) -> str:
     """One row a model and adaptation: scores of scripts/adapt.py beside the static ones."""
-    rows = ["| model | adaptation | validation | test | test, static |", "|" + " --- |" * 5]
+    rows = []
     for file in sorted((root / "model_cards").glob("*/evaluation.json")):
         evaluation = read(file)
         static = evaluation["scores"]["test"]["perplexity"]
         for name, found in evaluation.get("adapted", {}).items():
             validation, test = (f"{found['scores'][split]['perplexity']:.2f}" for split in ("validation", "test"))
-            rows.append(f"| `{file.parent.name}` | {name} | {validation} | **{test}** | {static:.2f} |")
-    return "\n".join(rows)
+            rows.append({
+                "model": f"`{file.parent.name}`", "adaptation": name, "validation": validation, "test": f"**{test}**",
+                "test, static": f"{static:.2f}",
+            })  # fmt: skip
+    return table(rows)
 
 
 def table(rows: list[dict[str, Any]], **titles: str) -> str:

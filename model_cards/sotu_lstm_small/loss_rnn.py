@@ -96,14 +96,15 @@ class LinearCrossEntropy(torch.autograd.Function):
                 found = top + sums.log()
                 norm = found if norm is None else torch.logaddexp(norm, found)
             total += (norm * count).sum()
+            if not wants:
+                continue
             if len(blocks) > 1:
                 sums = torch.ones_like(sums)
-            factors = count / sums if dtype == wide else count
-            factors = factors.to(dtype)
+            factors = (count / sums if dtype == wide else count).to(dtype)
             scaled = part * factors
             if is_turned:
                 scaled = torch.cat([scaled, factors], dim=1)  # the last column gives the bias's
-            for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True) if wants else []):
+            for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True)):
                 if len(blocks) > 1:
                     logits = product(part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
                 if smoothing:

@@ -65,9 +65,7 @@ def benchmark_steps_deployed(rounds: int) -> list[dict[str, Any]]:
     """
     rows = []
     for size in DECODING_SIZES:
-        count = max(
-            64, int(4e8 / (size.batch_size**0.5 * size.hidden_size * (size.vocab_size + 8 * size.hidden_size)))
-        )
+        count = size.tokens(4e8)
         with TemporaryDirectory() as name:
             times = in_turn(deployed_runs(size, count, Path(name)), rounds)
         medians = {name: statistics.median(seconds) / count for name, seconds in times.items()}
@@ -119,11 +117,9 @@ def benchmark_checkpoints(model_dirs: list[Path], ptb_dir: Path | None) -> list[
             write_int8(folder / MODEL_FILE, folder / INT8_FILE)
             runners: dict[str, Any] = {"PyTorch": model}
             files = {"PyTorch": directory / "model.safetensors"}
-            for label, file in (("ONNX", MODEL_FILE), ("int8", INT8_FILE)):
-                runners[label], files[label] = (
-                    RNNONNXForCausalLM.from_pretrained(folder, file_name=file),
-                    folder / file,
-                )
+            for label, file in FILES.items():
+                runners[label] = RNNONNXForCausalLM.from_pretrained(folder, file_name=file)
+                files[label] = folder / file
             scores = {label: evaluate(runner, tokens, model.config.eos_token_id) for label, runner in runners.items()}
             rows.append({
                 "model": directory.name,

@@ -35,6 +35,11 @@ class DecodingSize:
     def __str__(self) -> str:
         return f"{self.cell_type} {self.num_hidden_layers}x{self.hidden_size}, batch {self.batch_size}"
 
+    def tokens(self, work: float) -> int:
+        """How many tokens to time: the fewer, the more arithmetic one takes, and at least 64."""
+        one = self.batch_size**0.5 * self.hidden_size * (self.vocab_size + 8 * self.hidden_size)
+        return max(64, int(work / one))
+
 
 DECODING_SIZES = [
     DecodingSize(cell_type, hidden_size, layers, batch_size)
@@ -139,9 +144,7 @@ def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     for size in DECODING_SIZES:
-        count = max(
-            64, int(8e8 / (size.batch_size**0.5 * size.hidden_size * (size.vocab_size + 8 * size.hidden_size)))
-        )
+        count = size.tokens(8e8)
         runs = decoding_runs(size, count)
         greedy = [run() for name, run in runs.items() if "sampling" not in name]
         if not all(torch.equal(tokens, greedy[0]) for tokens in greedy):

@@ -207,7 +207,7 @@ class RNNCache(Cache):
         """
         if not states or not all(layer.is_initialized for state in states for layer in state.layers):
             raise ValueError("`states` must be at least one state, each after at least one token")
-        if len({shape_of(state) for state in states}) > 1:
+        if len({tuple(map(widths_of, state.layers)) for state in states}) > 1:
             raise ValueError("`states` are of different networks: they differ in layers or widths")
         joined = states[0].copy().restart()
         for layer, *parts in zip(joined.layers, *(state.layers for state in states), strict=True):
@@ -267,19 +267,16 @@ def check_state(cache: Any, widths: Sequence[tuple[int, int | None]], rows: int)
             continue
         if len(layer.keys) != rows:
             raise ValueError(f"`past_key_values` holds {len(layer.keys)} rows, the input has {rows}")
-        found = layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]
-        if found != expected:
+        if widths_of(layer) != expected:
             raise ValueError(
                 "`past_key_values` is the state of another network: "
-                f"widths of (h, c) should be {expected}, are {found}"
+                f"widths of (h, c) should be {expected}, are {widths_of(layer)}"
             )
 
 
-def shape_of(state: RNNCache) -> tuple:
-    """Widths of each layer's state."""
-    return tuple(
-        (layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]) for layer in state.layers
-    )
+def widths_of(layer: RecurrentStateLayer) -> tuple[int, int | None]:
+    """Widths of (h, c) in the state of a layer."""
+    return layer.keys.shape[1], None if layer.values is None else layer.values.shape[1]
 
 
 def identity_of(model: nn.Module) -> str:

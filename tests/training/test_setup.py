@@ -40,3 +40,16 @@ def test_memory_that_a_step_frees_is_there_for_the_next():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     keep_freed_memory()
+
+
+@pytest.mark.parametrize("largest, kept", [(1 << 30, [(-3, 1 << 30)]), (1 << 25, [(-3, 1 << 30), (-3, 1 << 25)])])
+def test_an_older_glibc_is_asked_for_what_it_takes(monkeypatch, largest, kept):
+    calls = []
+
+    def mallopt(parameter, value):
+        calls.append((parameter, value))
+        return parameter == -1 or value <= largest
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    keep_freed_memory()
+    assert calls == [*kept, (-1, (1 << 31) - 1)]
