@@ -6,6 +6,7 @@ because it holds a conftest.py and no `__init__.py`: that is how the tests find 
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from rnn_hf import RNNConfig, RNNForCausalLM
@@ -53,3 +54,10 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate():
+    """Accelerate keeps one state a process; runs of another precision need a new one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

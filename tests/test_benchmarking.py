@@ -4,7 +4,6 @@ import inspect
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.benchmarking import loops as benchmarking_loops
@@ -53,11 +52,10 @@ def test_every_candidate_takes_a_step_of_the_same_size(monkeypatch):
     assert len(taken) == 2 * len(candidates) and len(set(taken)) == 1
 
 
-def test_both_loops_take_so_many_steps(tmp_path, monkeypatch, request):
+def test_both_loops_take_so_many_steps(tmp_path, monkeypatch):
     taken = []
     original = torch.optim.SGD.step
     monkeypatch.setattr(torch.optim.SGD, "step", lambda self, *rest: (taken.append(1), original(self, *rest))[1])
-    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
     for name in (TRAINER, OURS):
         candidate = loop_of(name, TrainingSize("gru", 8, 2, 2, 5, vocab_size=20), 4, tmp_path)
         taken.clear()
@@ -106,8 +104,7 @@ def test_the_loss_in_parts_and_over_all_logits_are_the_same_work():
         torch.testing.assert_close(one, other)
 
 
-def test_the_shares_of_a_step_are_the_whole_of_it(monkeypatch, request):
-    request.addfinalizer(lambda: AcceleratorState._reset_state(reset_partial_state=True))
+def test_the_shares_of_a_step_are_the_whole_of_it(monkeypatch):
     monkeypatch.setattr(benchmarking_loops, "TRAINING_SIZES", [TrainingSize("lstm", 8, 2, 2, 5, vocab_size=20)])
     (row,) = benchmark_shares(steps=6)
     assert set(row["percent"]) == {*PARTS, "other arithmetic", "Python", "Python of the loss"}

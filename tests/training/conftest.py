@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from accelerate.state import AcceleratorState
 
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
@@ -16,13 +15,6 @@ def text(tmp_path_factory):
     (directory / "train.txt").write_text("\n".join(sentences))
     (directory / "validation.txt").write_text("\n".join(sentences[:40]))
     return directory
-
-
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps one state a process; runs of another precision need a new one."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
