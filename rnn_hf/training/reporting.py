@@ -7,15 +7,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rnn_hf.plotting import new_figure, save_figure
 
 
-PACKAGES = ("rnn_hf", "torch", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
+PACKAGES = ("rnn_hf", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of the packages that a result depends on; of torch the build too, as in `2.13.0+cpu`."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)
