@@ -67,7 +67,8 @@ def save_checkpoint(
     identity: dict[str, Any],
     limit: int,
 ) -> None:
-    """Write `checkpoint-{step}` with all that the next step depends on; each process adds its state and generators.
+    """Write `checkpoint-{step}` with all that the next step depends on; each process adds its state, its generators
+    and its number of threads.
 
     Args:
         output_dir: Directory of the run.
@@ -101,7 +102,8 @@ def save_checkpoint(
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
-        torch.save({"state": layers, "generators": generators}, beside / f"process-{accelerator.process_index}.pt")
+        mine = {"state": layers, "generators": generators, "threads": torch.get_num_threads()}
+        torch.save(mine, beside / f"process-{accelerator.process_index}.pt")
     except (OSError, RuntimeError, SafetensorError) as error:  # each writer has an error of its own for a full disk
         shutil.rmtree(beside, ignore_errors=True)
         kept = [path.name for path in checkpoints(output_dir)]
@@ -153,4 +155,15 @@ def load_checkpoint(
     torch.set_rng_state(mine["generators"]["cpu"])
     if "cuda" in mine["generators"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(mine["generators"]["cuda"])
+    if device.type == "cpu" and "threads" in mine:  # older checkpoints lack it
+        _take_threads(mine["threads"], accelerator)
     return Progress(**saved["progress"]), state
+
+
+def _take_threads(threads: int, accelerator: Accelerator) -> None:
+    """Compute on as many threads as before the checkpoint: they share out sums, so their number changes rounding."""
+    now, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if threads != now:
+        torch.set_num_threads(threads)
+        slow = f"; this machine has {cores} cores, so it will be slow" if threads > cores else ""
+        accelerator.print(f"resuming on {threads} threads, as before, not {now}: their number changes rounding{slow}")
