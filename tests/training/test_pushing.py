@@ -1,16 +1,17 @@
 """Pushing while training: what arrives, and a Hub that refuses, goes away or hangs."""
 
 import json
-import subprocess
-import sys
-import time
-from pathlib import Path
+import threading
 
 import pytest
 from hub_server import HubServer
 
 from rnn_hf import hub
 from rnn_hf.hub import HubError
+from rnn_hf.training import loop
+
+
+HELD_UP = 600  # seconds; only a run that waits for the Hub takes them, so that its test ends
 
 
 @pytest.fixture
@@ -83,26 +84,28 @@ def test_a_hub_that_goes_away_does_not_stop_the_run_and_the_model_can_be_pushed_
     assert server.files("me/away")["model.safetensors"] == (tmp_path / "away" / "model.safetensors").read_bytes()
 
 
-def test_a_hub_that_hangs_does_not_hold_up_the_run(text, tmp_path, server):
-    server.fault("commit", "hang", times=1000)
-    script = Path(__file__).parents[2] / "scripts" / "train.py"
-    flags = ["--train_file", text / "train.txt", "--hidden_size", 12, "--per_device_train_batch_size", 6, "--use_cpu",
-             True, "--output_dir", tmp_path / "run", "--push_to_hub", True, "--hub_strategy", "all_checkpoints",
-             "--save_steps", 5, "--num_train_epochs", 2]  # fmt: skip
-    environment = server.environment(tmp_path / "home", "hf_write") | {"PYTHONPATH": str(script.parents[1])}
-    process = subprocess.Popen([sys.executable, script, *map(str, flags)], env=environment, stderr=subprocess.DEVNULL)
-    try:
-        started = time.monotonic()
-        is_complete = is_hanging = False
-        while not (is_complete and is_hanging):
-            assert process.poll() is None and time.monotonic() - started < 100
-            time.sleep(0.2)
-            is_complete = json.loads(read(tmp_path / "run" / "run.json")).get("result", {}).get("is_complete")
-            is_hanging = any("/commit/" in path for _, path in server.requests)
-    finally:
-        process.kill()
-        process.wait()
+def test_a_hub_that_hangs_does_not_hold_up_the_run(run, server, tmp_path, monkeypatch):
+    """It answers no commit before the run has done its last step."""
+    step, finish = loop.TrainingRun._step, loop.TrainingRun.finish
+    is_asked, is_done, answered_in_time = threading.Event(), threading.Event(), []
 
+    def hang():
+        is_asked.set()
+        answered_in_time.append(is_done.wait(HELD_UP))
 
-def read(path):
-    return path.read_text() if path.is_file() else "{}"
+    def step_beside_the_push(self, bar):
+        if self.progress.step == 10:
+            assert is_asked.wait(HELD_UP)
+        step(self, bar)
+
+    def finish_and_let_go(self):
+        record = finish(self)
+        is_done.set()
+        return record
+
+    monkeypatch.setattr(loop.TrainingRun, "_step", step_beside_the_push)
+    monkeypatch.setattr(loop.TrainingRun, "finish", finish_and_let_go)
+    server.fault("commit", hang, times=1000)
+    assert run("hanging", push_to_hub=True, hub_strategy="all_checkpoints", save_steps=5)["result"]["is_complete"]
+    assert answered_in_time and all(answered_in_time)
+    assert server.files("me/hanging")["model.safetensors"] == (tmp_path / "hanging/model.safetensors").read_bytes()
