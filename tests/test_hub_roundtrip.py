@@ -123,7 +123,7 @@ def client(server, home, code, *argv, preexec=None, **environment):
         variables["PYTHONPATH"] = str(ROOT)
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, argv)],
-        capture_output=True, text=True, env=variables, cwd=home, check=False, timeout=200, preexec_fn=preexec,
+        capture_output=True, text=True, env=variables, cwd=home, check=False, preexec_fn=preexec,
     )  # fmt: skip
 
 

