@@ -91,8 +91,8 @@ def gradient_statistics(
     count = min(windows, len(stream))
     for index in range(count):
         inputs, targets = (part.to(model.device) for part in stream[index])
-        outputs = copied(inputs, past_key_values=state, shift_labels=targets, use_cache=True, skip_logits=True)
-        state = outputs.past_key_values.detach()
+        outputs = copied(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
+        state = outputs.cache.detach()
         for square, gradient in zip(squares, torch.autograd.grad(outputs.loss, parameters), strict=True):
             square.addcmul_(gradient, gradient, value=1 / count)
     return [square.sqrt_() for square in squares]
@@ -126,11 +126,11 @@ def predict(
     for inputs, targets in stream:
         inputs, targets = inputs.to(model.device), targets.to(model.device)
         with torch.set_grad_enabled(is_dynamic):
-            outputs = model.model(inputs, past_key_values=state, use_cache=True)
+            outputs = model.model(inputs, cache=state, use_cache=True)
             logits = compute_logits(outputs.last_hidden_state)[0]
             losses = [torch.nn.functional.cross_entropy(logits, targets[0])] if is_dynamic else []
         found = (logits.detach() / how.temperature).log_softmax(-1)
-        state = outputs.past_key_values.detach()
+        state = outputs.cache.detach()
         picked = found.gather(1, targets[0, :, None])[:, 0]
         yield Predictions(outputs.last_hidden_state[0].detach(), targets[0], picked)
         if is_dynamic:

@@ -195,8 +195,8 @@ def evaluate(
     windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
     for inputs, targets in windows:
         inputs, targets = inputs.to(model.device), targets.to(model.device)
-        outputs = model(inputs, past_key_values=state, shift_labels=targets, use_cache=True, skip_logits=True)
-        state = outputs.past_key_values
+        outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
+        state = outputs.cache
         total += outputs.loss.double().item() * targets.numel()
     model.train(was_training)
     return Score(total / stream.num_tokens, stream.num_tokens)

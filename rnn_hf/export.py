@@ -206,9 +206,9 @@ def run(model: RNNForCausalLM, inputs: dict[str, torch.Tensor], last_logits_only
     for index, layer in enumerate(state.layers):
         layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))
     state.to(model.dtype)
-    outputs = model(inputs["input_ids"], past_key_values=state, logits_to_keep=int(last_logits_only), use_cache=True)
+    outputs = model(inputs["input_ids"], cache=state, logits_to_keep=int(last_logits_only), use_cache=True)
     found = {"logits": outputs.logits}
-    for index, layer in enumerate(outputs.past_key_values.layers):
+    for index, layer in enumerate(outputs.cache.layers):
         found |= {f"present.{index}.hidden": layer.keys, f"present.{index}.cell": layer.values}
     return {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
 

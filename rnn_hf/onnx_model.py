@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import AutoConfig, GenerationConfig
-from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.hub import cached_file
@@ -20,6 +19,7 @@ from rnn_hf.models import RNNCache, RNNConfig
 from rnn_hf.models.cache_rnn import RECORDED_STEPS, check_state
 from rnn_hf.models.generation_rnn import RNNGenerationMixin
 from rnn_hf.models.modeling_rnn import check_cached, select_positions
+from rnn_hf.models.versions_rnn import CACHE_NAME, CausalLMOutputWithPast, one_cache
 from rnn_hf.onnx_graph import interface_of
 from rnn_hf.onnx_session import check_provider, head_of, open_session
 
@@ -128,13 +128,14 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: RNNCache | None = None,
+        cache: RNNCache | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
+        past_key_values: RNNCache | None = None,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Any:
         """Predict the next token at each position; arguments and outputs as of `RNNForCausalLM.forward`.
 
         Raises:
@@ -156,7 +157,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         ids, mask = self._check_inputs(input_ids, attention_mask)
         rows, time = ids.shape
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        cache = RNNCache(self.config) if past_key_values is None else past_key_values
+        cache = one_cache(cache, past_key_values)
+        cache = RNNCache(self.config) if cache is None else cache
         states = self._read_state(cache, rows)
         first = max(time - logits_to_keep, 0) if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
 
@@ -181,7 +183,7 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         return CausalLMOutputWithPast(
             loss=None if targets is None else loss,
             logits=logits if kept else None,
-            past_key_values=cache if use_cache else None,
+            **{CACHE_NAME: cache if use_cache else None},
         )
 
     def _check_inputs(self, input_ids, attention_mask) -> tuple[np.ndarray, np.ndarray]:
@@ -290,9 +292,9 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         """For the light loop: there are no modules to go around."""
         return True
 
-    def _decoder(self, rows: int, steps: int) -> Any:
+    def _decoder(self, cache: RNNCache, rows: int, steps: int) -> Any:
         """For the light loop: its step."""
-        return self._step
+        return SessionDecoder(self, cache)
 
     def _step(self, tokens: torch.Tensor, cache: RNNCache) -> torch.Tensor:
         """Logits `(B, V)` after one more token `(B,)` of each row; updates the state in `cache`."""
@@ -339,6 +341,19 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
     def get_experts_implementation(self) -> dict:
         """For transformers' loops, which look whether there are experts."""
         return {}
+
+
+class SessionDecoder:
+    """A `Decoder` of generation_rnn that runs the graph."""
+
+    def __init__(self, model: RNNONNXForCausalLM, cache: RNNCache):
+        self.model, self.cache = model, cache
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.model._step(tokens, self.cache)
+
+    def close(self) -> None:
+        """The state is in the cache after each step."""
 
 
 def tensors_of(cache: RNNCache) -> list[torch.Tensor]:

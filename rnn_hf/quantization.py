@@ -111,6 +111,6 @@ def steps_of(model: Any) -> Callable[[], object]:
     def run() -> None:
         state = None
         for _ in range(STEPS):
-            state = model(token, past_key_values=state, use_cache=True).past_key_values
+            state = model(token, cache=state, use_cache=True).cache
 
     return run

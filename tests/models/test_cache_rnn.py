@@ -20,7 +20,7 @@ def states_of(cache) -> list[torch.Tensor]:
 
 
 def filled(model, batch: int = 2, **kwargs) -> RNNCache:
-    return model(some_ids(batch), **kwargs).past_key_values
+    return model(some_ids(batch), **kwargs).cache
 
 
 @pytest.fixture(params=[RNNCache, DynamicCache, StaticCache], ids=lambda cache_class: cache_class.__name__)
@@ -42,12 +42,12 @@ def test_continuation_equals_the_whole_sequence(make_model, cell, new_cache):
     model, ids = make_model(cell), some_ids(2, 9)
     whole = model(ids)
     cache = new_cache(model.config)
-    first = model(ids[:, :4], past_key_values=cache)
-    assert first.past_key_values is cache
+    first = model(ids[:, :4], cache=cache)
+    assert first.cache is cache
     # A step more than StaticCache's max_cache_len: the state has one size at every length.
-    second = model(ids[:, 4:], past_key_values=cache)
+    second = model(ids[:, 4:], cache=cache)
     torch.testing.assert_close(torch.cat([first.logits, second.logits], 1), whole.logits)
-    for got, expected in zip(states_of(cache), states_of(whole.past_key_values), strict=True):
+    for got, expected in zip(states_of(cache), states_of(whole.cache), strict=True):
         torch.testing.assert_close(got, expected)
 
 
@@ -69,24 +69,24 @@ def test_state_has_the_width_of_each_layer_and_a_memory_for_lstm_only(make_model
 def test_state_is_that_of_the_last_output(make_model, cell):
     model = make_model(cell)
     output = model(some_ids(), output_hidden_states=True)
-    for layer, hidden in zip(output.past_key_values.layers, output.hidden_states[1:], strict=True):
+    for layer, hidden in zip(output.cache.layers, output.hidden_states[1:], strict=True):
         torch.testing.assert_close(layer.keys, hidden[:, -1])
 
 
 def test_use_cache_decides_whether_a_state_is_returned(make_model, cell):
     model = make_model(cell)
-    assert model(some_ids(), use_cache=False).past_key_values is None
-    assert isinstance(model(some_ids()).past_key_values, RNNCache)
+    assert model(some_ids(), use_cache=False).cache is None
+    assert isinstance(model(some_ids()).cache, RNNCache)
     model = make_model(cell, use_cache=False)
-    assert model(some_ids()).past_key_values is None
-    assert isinstance(model(some_ids(), use_cache=True).past_key_values, RNNCache)
+    assert model(some_ids()).cache is None
+    assert isinstance(model(some_ids(), use_cache=True).cache, RNNCache)
 
 
 def test_without_use_cache_a_given_state_is_read_and_left_alone(make_model, cell):
     model, ids = make_model(cell), some_ids(2, 6)
-    cache = model(ids[:, :3]).past_key_values
+    cache = model(ids[:, :3]).cache
     before = [part.clone() for part in states_of(cache)]
-    logits = model(ids[:, 3:], past_key_values=cache, use_cache=False).logits
+    logits = model(ids[:, 3:], cache=cache, use_cache=False).logits
     torch.testing.assert_close(logits, model(ids).logits[:, 3:])
     assert cache.get_seq_length() == 3
     assert all(torch.equal(a, b) for a, b in zip(before, states_of(cache), strict=True))
@@ -98,7 +98,7 @@ def test_without_use_cache_a_given_state_is_read_and_left_alone(make_model, cell
 def test_reorder_selects_and_repeats_rows(make_model, cell, new_cache):
     model = make_model(cell)
     cache = new_cache(model.config)
-    model(some_ids(3), past_key_values=cache)
+    model(some_ids(3), cache=cache)
     before = [part.clone() for part in states_of(cache)]
     cache.reorder_cache(torch.tensor([2, 2, 0]))
     for got, old in zip(states_of(cache), before, strict=True):
@@ -109,7 +109,7 @@ def test_reorder_selects_and_repeats_rows(make_model, cell, new_cache):
 def test_repeat_interleave_puts_copies_side_by_side(make_model, cell, new_cache):
     model = make_model(cell)
     cache = new_cache(model.config)
-    model(some_ids(2), past_key_values=cache)
+    model(some_ids(2), cache=cache)
     before = [part.clone() for part in states_of(cache)]
     cache.batch_repeat_interleave(3)
     for got, old in zip(states_of(cache), before, strict=True):
@@ -131,9 +131,9 @@ def test_select_indices_takes_positions_and_masks(make_model, cell, indices):
 
 def test_selected_rows_go_on_as_those_rows_alone(make_model, cell):
     model, ids = make_model(cell), some_ids(3, 7)
-    cache = model(ids[:, :4]).past_key_values
+    cache = model(ids[:, :4]).cache
     cache.batch_select_indices(torch.tensor([2, 0]))
-    continued = model(ids[[2, 0], 4:], past_key_values=cache).logits
+    continued = model(ids[[2, 0], 4:], cache=cache).logits
     torch.testing.assert_close(continued, model(ids[[2, 0]]).logits[:, 4:])
 
 
@@ -143,7 +143,7 @@ def test_row_operations_on_an_empty_state_do_nothing(make_model, cell, new_cache
     cache.reorder_cache(torch.tensor([1, 0]))
     cache.batch_repeat_interleave(2)
     cache.batch_select_indices(torch.tensor([0]))
-    torch.testing.assert_close(model(some_ids(), past_key_values=cache).logits, model(some_ids()).logits)
+    torch.testing.assert_close(model(some_ids(), cache=cache).logits, model(some_ids()).logits)
 
 
 def test_row_operations_keep_the_graph(make_model, cell):
@@ -162,7 +162,7 @@ def test_sequence_length_counts_positions_with_padding(make_model, cell, new_cac
     assert cache.get_seq_length() == 0
     model(some_ids(2, 4), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]), cache)
     assert cache.get_seq_length() == 4
-    model(some_ids(2, 1), past_key_values=cache)
+    model(some_ids(2, 1), cache=cache)
     assert cache.get_seq_length() == 5
     assert cache.get_mask_sizes(3, 0) == (8, 0)
 
@@ -177,10 +177,10 @@ def test_batch_size_is_that_of_the_state_and_none_is_refused(make_model, cell):
 def test_reset_makes_the_next_token_the_first(make_model, cell, new_cache):
     model, ids = make_model(cell), some_ids()
     cache = new_cache(model.config)
-    model(ids, past_key_values=cache)
+    model(ids, cache=cache)
     cache.reset()
     assert cache.get_seq_length() == 0 and not states_of(cache)
-    torch.testing.assert_close(model(ids, past_key_values=cache).logits, model(ids).logits)
+    torch.testing.assert_close(model(ids, cache=cache).logits, model(ids).logits)
 
 
 def test_crop_is_refused_with_a_way_out(make_model, cell):
@@ -196,7 +196,7 @@ def test_to_casts_every_part_and_the_model_goes_on(make_model, cell):
     assert cache.to(torch.float32) is cache
     assert {part.dtype for part in states_of(cache)} == {torch.float32}
     single = make_model(cell, dtype=torch.float32)
-    assert single(some_ids(), past_key_values=cache).logits.dtype == torch.float32
+    assert single(some_ids(), cache=cache).logits.dtype == torch.float32
     assert RNNCache(single.config).to(torch.float16).get_seq_length() == 0
 
 
@@ -205,23 +205,23 @@ def test_deepcopy_is_equal_and_independent(make_model, cell, new_cache, no_grad)
     model, ids = make_model(cell), some_ids(2, 8)
     cache = new_cache(model.config)
     with torch.set_grad_enabled(not no_grad):
-        model(ids[:, :5], past_key_values=cache)
+        model(ids[:, :5], cache=cache)
     kept = copy.deepcopy(cache)
     assert type(kept) is type(cache)
     for copied, original in zip(states_of(kept), states_of(cache), strict=True):
         assert torch.equal(copied, original) and copied.data_ptr() != original.data_ptr()
         assert not copied.requires_grad
-    model(ids[:, 5:], past_key_values=cache)  # moves on without the copy
+    model(ids[:, 5:], cache=cache)  # moves on without the copy
     assert kept.get_seq_length() == 5
-    torch.testing.assert_close(model(ids[:, 5:], past_key_values=kept).logits, model(ids).logits[:, 5:])
+    torch.testing.assert_close(model(ids[:, 5:], cache=kept).logits, model(ids).logits[:, 5:])
 
 
 def test_a_copy_is_a_plain_way_to_go_back(make_model, cell):
     model, ids = make_model(cell), some_ids(1, 6)
-    cache = model(ids[:, :3]).past_key_values
+    cache = model(ids[:, :3]).cache
     before = copy.deepcopy(cache)
-    first = model(ids[:, 3:], past_key_values=cache).logits
-    torch.testing.assert_close(model(ids[:, 3:], past_key_values=before).logits, first, rtol=0, atol=0)
+    first = model(ids[:, 3:], cache=cache).logits
+    torch.testing.assert_close(model(ids[:, 3:], cache=before).logits, first, rtol=0, atol=0)
 
 
 def test_detached_state_survives_pickle(make_model, cell):
@@ -248,35 +248,35 @@ def test_offload_and_prefetch_keep_the_numbers(make_model, cell):
 
 
 def test_a_foreign_cache_is_refused_by_name(make_model, cell):
-    with pytest.raises(ValueError, match=r"`past_key_values`.*DynamicCache"):
-        make_model(cell)(some_ids(), past_key_values=DynamicCache())
+    with pytest.raises(ValueError, match=r"`cache`.*DynamicCache"):
+        make_model(cell)(some_ids(), cache=DynamicCache())
 
 
 def test_a_foreign_cache_of_as_many_layers_is_refused_by_name(make_model, cell):
     foreign = DynamicCache()
     for index in range(2):
         foreign.update(torch.zeros(2, 1, 4, 3), torch.zeros(2, 1, 4, 3), index)
-    with pytest.raises(ValueError, match=r"`past_key_values`.*DynamicCache"):
-        make_model(cell, num_hidden_layers=2)(some_ids(), past_key_values=foreign)
+    with pytest.raises(ValueError, match=r"`cache`.*DynamicCache"):
+        make_model(cell, num_hidden_layers=2)(some_ids(), cache=foreign)
 
 
 def test_tuples_of_tensors_are_refused_by_name(make_model, cell):
-    with pytest.raises(ValueError, match=r"`past_key_values`.*tuple"):
-        make_model(cell)(some_ids(), past_key_values=((torch.zeros(2, 3), torch.zeros(2, 3)),))
+    with pytest.raises(ValueError, match=r"`cache`.*tuple"):
+        make_model(cell)(some_ids(), cache=((torch.zeros(2, 3), torch.zeros(2, 3)),))
 
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_a_state_of_another_depth_is_refused_by_name(make_model, cell, depth):
     other = filled(make_model(cell, num_hidden_layers=depth))
-    with pytest.raises(ValueError, match=rf"`past_key_values`.*{depth}"):
-        make_model(cell, num_hidden_layers=2)(some_ids(), past_key_values=other)
+    with pytest.raises(ValueError, match=rf"`cache`.*{depth}"):
+        make_model(cell, num_hidden_layers=2)(some_ids(), cache=other)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_state_of_another_batch_size_is_refused_by_name(make_model, cell, batch):
     model = make_model(cell)
-    with pytest.raises(ValueError, match=rf"`past_key_values`.*{batch}.*2"):
-        model(some_ids(2), past_key_values=filled(model, batch))
+    with pytest.raises(ValueError, match=rf"`cache`.*{batch}.*2"):
+        model(some_ids(2), cache=filled(model, batch))
 
 
 def test_a_refused_state_is_left_as_it_was(make_model, cell):
@@ -284,7 +284,7 @@ def test_a_refused_state_is_left_as_it_was(make_model, cell):
     cache = filled(model, 3)
     before = [part.clone() for part in states_of(cache)]
     with pytest.raises(ValueError):
-        model(some_ids(2), past_key_values=cache)
+        model(some_ids(2), cache=cache)
     assert cache.get_seq_length() == 5
     assert all(torch.equal(a, b) for a, b in zip(before, states_of(cache), strict=True))
 
@@ -303,17 +303,17 @@ def test_no_tensor_that_was_handed_out_is_ever_written_to(make_model, cell, new_
         handed_out.extend((tensor, tensor.clone(), tensor._version) for tensor in tensors)
 
     operations = [
-        lambda: model(some_ids(3), past_key_values=cache),
-        lambda: model(some_ids(3, 1), past_key_values=cache),
+        lambda: model(some_ids(3), cache=cache),
+        lambda: model(some_ids(3, 1), cache=cache),
         lambda: model(some_ids(3, 3), mask, cache),
         lambda: cache.reorder_cache(torch.tensor([1, 0, 2])),
         lambda: cache.batch_repeat_interleave(2),
         lambda: cache.batch_select_indices(torch.tensor([0, 2, 4])),
         lambda: copy.deepcopy(cache),
         # generate() takes all ids so far and runs those that the state has not seen.
-        lambda: model.generate(some_ids(3, cache.get_seq_length() + 2), past_key_values=cache, max_new_tokens=2),
+        lambda: model.generate(some_ids(3, cache.get_seq_length() + 2), cache=cache, max_new_tokens=2),
         lambda: [layer.apply(torch.Tensor.detach) for layer in cache.layers],
-        lambda: model(some_ids(3), past_key_values=cache),
+        lambda: model(some_ids(3), cache=cache),
         lambda: cache.reset(),
     ]
     with torch.set_grad_enabled(grad):
@@ -348,21 +348,21 @@ def test_inputs_are_not_written_to(make_model, cell):
 )
 def test_the_state_of_another_network_is_refused(make_model, other, widths):
     ids = torch.tensor([[1, 2]])
-    state = make_model(other, num_hidden_layers=1)(ids).past_key_values
+    state = make_model(other, num_hidden_layers=1)(ids).cache
     model = make_model({"cell_type": "lstm"}, num_hidden_layers=1)
     with pytest.raises(ValueError, match=re.escape(f"should be (3, 3), are {widths}")):
-        model(ids, past_key_values=state)
+        model(ids, cache=state)
 
 
 # A state of a user's own: copied, forked, joined, cut, saved.
 
 
 def run(model, ids):
-    return model(torch.tensor(ids)).past_key_values
+    return model(torch.tensor(ids)).cache
 
 
 def logits_after(model, state, tokens):
-    return model(torch.tensor(tokens)[:, None], past_key_values=state.copy()).logits[:, 0]
+    return model(torch.tensor(tokens)[:, None], cache=state.copy()).logits[:, 0]
 
 
 def test_forked_cut_and_joined_states_go_on_as_the_conversations_they_come_from(make_model, cell):
@@ -384,7 +384,7 @@ def test_a_joined_state_takes_all_that_generate_is_given_as_new(make_model, cell
     whole = model.generate(torch.tensor([[*text, 7, 8] for text in texts]), max_new_tokens=4, do_sample=False,
                            pad_token_id=0, attention_mask=torch.ones(2, 5, dtype=torch.long))  # fmt: skip
     joined = RNNCache.cat([run(model, [text]) for text in texts])
-    found = model.generate(torch.tensor([[7, 8]] * 2), past_key_values=joined, max_new_tokens=4, do_sample=False,
+    found = model.generate(torch.tensor([[7, 8]] * 2), cache=joined, max_new_tokens=4, do_sample=False,
                            pad_token_id=0, attention_mask=torch.ones(2, 2, dtype=torch.long))  # fmt: skip
     assert torch.equal(found, whole[:, 3:])
 
@@ -393,7 +393,7 @@ def test_beams_go_on_from_a_forked_state(make_model, cell):
     model = make_model(cell)
     options = {"num_beams": 3, "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     whole = model.generate(torch.tensor([[1, 2, 3, 7]]), **options)
-    found = model.generate(torch.tensor([[7]]), past_key_values=run(model, [[1, 2, 3]]).restart().fork(3), **options)
+    found = model.generate(torch.tensor([[7]]), cache=run(model, [[1, 2, 3]]).restart().fork(3), **options)
     assert torch.equal(found, whole[:, 3:])
 
 

@@ -232,17 +232,17 @@ def test_dictionary_holds_scores_logits_hidden_states_and_the_state(model):
         new = slice(0, 5) if step == 0 else slice(4 + step, 5 + step)
         for got, expected in zip(found.hidden_states[step], whole.hidden_states, strict=True):
             torch.testing.assert_close(got, expected[:, new])
-    assert isinstance(found.past_key_values, RNNCache)
-    assert found.past_key_values.get_seq_length() == 8  # the last token was not run yet
-    expected = model(found.sequences[:, :-1], whole_mask[:, :-1]).past_key_values
-    torch.testing.assert_close(found.past_key_values.layers[-1].keys, expected.layers[-1].keys)
+    assert isinstance(found.cache, RNNCache)
+    assert found.cache.get_seq_length() == 8  # the last token was not run yet
+    expected = model(found.sequences[:, :-1], whole_mask[:, :-1]).cache
+    torch.testing.assert_close(found.cache.layers[-1].keys, expected.layers[-1].keys)
 
 
 def test_beam_dictionary_holds_the_state_of_the_beams(model):
     found = model.generate(
         some_ids(), num_beams=2, max_new_tokens=3, do_sample=False, return_dict_in_generate=True, output_scores=True
     )
-    assert found.past_key_values.layers[0].batch_size == 6
+    assert found.cache.layers[0].batch_size == 6
     assert found.beam_indices.shape[0] == 3
 
 
@@ -274,7 +274,7 @@ def test_continuation_equals_one_long_call(model):
     second = model.generate(
         first.sequences,
         attention_mask=mask,
-        past_key_values=first.past_key_values,
+        cache=first.cache,
         max_new_tokens=5,
         do_sample=False,
     )
@@ -287,22 +287,22 @@ def test_a_prompt_may_be_run_before_and_used_twice(model, num_beams, cache_class
     ids = some_ids()
     cache = RNNCache(model.config) if cache_class is RNNCache else DynamicCache(config=model.config)
     with torch.no_grad():
-        model(ids[:, :3], past_key_values=cache)
+        model(ids[:, :3], cache=cache)
     arguments = {"num_beams": num_beams, "max_new_tokens": 5, "do_sample": False}
     expected = model.generate(ids, **arguments)
     if num_beams > 1:  # beams ask for a state of as many rows
         cache.batch_repeat_interleave(num_beams)
     for _ in range(2):
-        assert torch.equal(model.generate(ids, past_key_values=copy.deepcopy(cache), **arguments), expected)
+        assert torch.equal(model.generate(ids, cache=copy.deepcopy(cache), **arguments), expected)
 
 
 def test_continuation_inside_a_graph_works(model):
     # The state of a training step keeps its graph; generation goes on from it all the same.
     ids = some_ids()
-    state = model(ids[:, :3]).past_key_values
+    state = model(ids[:, :3]).cache
     assert state.layers[0].keys.requires_grad
     expected = greedy_by_hand(model, ids, 4)
-    assert torch.equal(model.generate(ids, past_key_values=state, max_new_tokens=4, do_sample=False), expected)
+    assert torch.equal(model.generate(ids, cache=state, max_new_tokens=4, do_sample=False), expected)
 
 
 # Kinds of cache
@@ -361,9 +361,9 @@ def test_prompt_look_up_gives_the_greedy_continuation_and_the_state_of_it(model)
         ids, prompt_lookup_num_tokens=3, max_new_tokens=30, do_sample=False, return_dict_in_generate=True
     )
     assert torch.equal(found.sequences, expected)
-    run = found.past_key_values.get_seq_length()
-    state = model(expected[:, :run]).past_key_values
-    torch.testing.assert_close(found.past_key_values.layers[-1].keys, state.layers[-1].keys)
+    run = found.cache.get_seq_length()
+    state = model(expected[:, :run]).cache
+    torch.testing.assert_close(found.cache.layers[-1].keys, state.layers[-1].keys)
 
 
 def test_a_drafted_sample_is_of_the_models_distribution(model, make_model):

@@ -12,7 +12,7 @@ from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, T
 from rnn_hf import RNNCache, RNNConfig
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNLayer
-from rnn_hf.models.generation_rnn import STEPS_TO_PACK, Sampler, TokenBuffer, in_parts, packed, step
+from rnn_hf.models.generation_rnn import STEPS_TO_PACK, Sampler, TokenBuffer
 
 
 MASK = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
@@ -21,25 +21,25 @@ IDS = torch.randint(1, 11, (3, 5), generator=torch.Generator().manual_seed(0)) *
 
 def both(model, **options):
     """The same call by the light loop and by transformers' own, from the same seed; the former is seen to be taken."""
-    decoded = []
-    original = type(model)._decode
+    taken = []
+    original = type(model)._decoder
 
     def counting(self, *arguments):
-        decoded.append(1)
+        taken.append(1)
         return original(self, *arguments)
 
-    type(model)._decode = counting
+    type(model)._decoder = counting
     try:
         torch.manual_seed(0)
         ours = model.generate(IDS, attention_mask=MASK, **options)
-        assert decoded, "the light loop was not taken"
+        assert taken, "the light loop was not taken"
         model.decodes_directly = RNNLayer.steps_directly = False
-        decoded.clear()
+        taken.clear()
         torch.manual_seed(0)
         stock = model.generate(IDS, attention_mask=MASK, **options)
-        assert not decoded, "the light loop was taken"
+        assert not taken, "the light loop was taken"
     finally:
-        type(model)._decode = original
+        type(model)._decoder = original
         model.decodes_directly = RNNLayer.steps_directly = True
     return ours, stock
 
@@ -75,7 +75,7 @@ def test_the_dictionary_of_the_loop_is_that_of_transformers_own(model, do_sample
     for name in ("scores", "logits"):
         for mine, theirs in zip(ours[name], stock[name], strict=True):
             torch.testing.assert_close(mine, theirs)
-    for mine, theirs in zip(ours.past_key_values.layers, stock.past_key_values.layers, strict=True):
+    for mine, theirs in zip(ours.cache.layers, stock.cache.layers, strict=True):
         torch.testing.assert_close(mine.keys, theirs.keys)
         assert mine.get_seq_length() == theirs.get_seq_length()
     scores = [model.compute_transition_scores(o.sequences, o.scores) for o in (ours, stock)]
@@ -175,44 +175,49 @@ def test_what_may_not_see_candidates_alone_keeps_the_chain_whole():
 # Steps
 
 
-@given(
-    batch=st.integers(1, 40), rows=st.integers(1, 13), width=st.integers(1, 9), seed=st.integers(0, 99),
-    dtype=st.sampled_from([torch.float32, torch.float64]),
-)  # fmt: skip
-def test_a_product_in_parts_or_packed_is_the_linear_layer(batch, rows, width, seed, dtype):
-    generator = torch.Generator().manual_seed(seed)
-    weight, bias, inputs = (
-        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
-        for shape in ((rows, width), (rows,), (batch, width))
-    )
-    expected = torch.nn.functional.linear(inputs, weight, bias)
-    torch.testing.assert_close(in_parts(weight, bias)(inputs), expected)
-    torch.testing.assert_close(packed(weight, bias, batch)(inputs), expected)
-
-
-@pytest.mark.parametrize("packs", [False, True])
-@pytest.mark.parametrize("batch", [1, 2, 7, 100])
-@torch.no_grad()
-def test_a_step_is_the_fused_module_in_single_precision_too(cell, batch, packs):
-    torch.manual_seed(0)
-    config = RNNConfig(hidden_size=32, num_hidden_layers=1, tie_word_embeddings=False, **cell)
-    layer = RNNLayer(config, 0).eval()
-    products = layer.step_products(batch, packs)
-    if products is None:
-        assert config.projection_size or (batch == 100 and not packs)
-        return
-    inputs, hidden = torch.randn(batch, 1, 32), torch.randn(batch, 32).sigmoid()
-    cell_state = torch.randn(batch, 32) if config.cell_type == "lstm" else None
-    stepped = step(layer.kind, inputs[:, 0], hidden, cell_state, products)
-    RNNLayer.steps_directly = False
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("way", ["linear", "parts", "packed", "vector", "whole", "module", "step"])
+def test_every_way_to_compute_a_step_gives_the_same_tokens_and_state(make_model, cell, rows, way, choose):
+    model, options = make_model(cell).float(), {"do_sample": False, "return_dict_in_generate": True}
+    ids = IDS[2:].expand(rows, -1)
+    model.decodes_directly = RNNLayer.steps_directly = False
     try:
-        _, *fused = layer(inputs, hidden, cell_state)
+        stock = model.generate(ids, max_new_tokens=STEPS_TO_PACK + 4, **options)
     finally:
-        RNNLayer.steps_directly = True
-    for mine, theirs in zip(stepped, fused, strict=True):
-        if theirs is not None:
-            torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
-            assert mine.is_contiguous()
+        model.decodes_directly = RNNLayer.steps_directly = True
+    choose(way)
+    for steps in (STEPS_TO_PACK - 1, STEPS_TO_PACK + 4):
+        ours = model.generate(ids, max_new_tokens=steps, **options)
+        assert torch.equal(ours.sequences, stock.sequences[:, : 5 + steps])
+    for mine, theirs in zip(ours.cache.layers, stock.cache.layers, strict=True):
+        torch.testing.assert_close(mine.keys, theirs.keys, atol=2e-6, rtol=0)
+        assert mine.get_seq_length() == theirs.get_seq_length()
+        if theirs.values is not None:
+            torch.testing.assert_close(mine.values, theirs.values, atol=5e-6, rtol=0)
+
+
+def test_a_state_is_whole_when_the_loop_is_left_early_and_the_one_given_is_not_written_to(make_model, cell):
+    model, state = make_model(cell), RNNCache(RNNConfig())
+    model(IDS[2:], cache=state)
+    given = [(layer.keys, layer.keys.clone()) for layer in state.layers]
+    put = []
+
+    class Impatient(TextStreamer):
+        def __init__(self):
+            pass
+
+        def put(self, value):
+            put.append(value.view(1, -1))
+            if len(put) == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.generate(torch.tensor([[3]]), cache=state.restart(), max_new_tokens=9, streamer=Impatient())
+    assert all(torch.equal(tensor, copy) for tensor, copy in given)
+    expected = RNNCache(model.config)
+    model(torch.cat([IDS[2:], *put[:-1]], dim=1), cache=expected)  # the last token has not been run
+    for mine, theirs in zip(state.layers, expected.layers, strict=True):
+        torch.testing.assert_close(mine.keys, theirs.keys)
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -251,12 +256,12 @@ def test_a_recorded_state_goes_back_step_by_step_and_forgets_what_was_recorded(m
     cache.activate_past_recording()
     for time in range(5):
         states.append(cache.layers[-1].keys)
-        model(IDS[2:, time : time + 1], past_key_values=cache)
+        model(IDS[2:, time : time + 1], cache=cache)
     cache.crop(-2)
     assert cache.get_seq_length() == 3 and torch.equal(cache.layers[-1].keys, states[3])
     with pytest.raises(ValueError, match="cannot go back 1 steps: 0 are recorded.*activate_past_recording"):
         cache.crop(-1)
-    again = model(IDS[2:, 3:], past_key_values=cache)
+    again = model(IDS[2:, 3:], cache=cache)
     torch.testing.assert_close(again.logits, model(IDS[2:]).logits[:, 3:])
     cache.crop(-2)
     torch.testing.assert_close(cache.layers[-1].keys, states[3])
@@ -268,6 +273,6 @@ def test_recording_changes_no_output_with_padding_or_without_and_however_long(ma
     ids = torch.randint(1, 11, (2, 140), generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     mask[0, 100:] = mask[1, :5] = 0
-    expected = model(ids, mask, past_key_values=plain).logits
-    torch.testing.assert_close(model(ids, mask, past_key_values=recording).logits, expected)
+    expected = model(ids, mask, cache=plain).logits
+    torch.testing.assert_close(model(ids, mask, cache=recording).logits, expected)
     torch.testing.assert_close(recording.layers[-1].keys, plain.layers[-1].keys)

@@ -17,6 +17,6 @@ def test_the_golden_checkpoint_gives_the_numbers_it_was_saved_with():
     model, report = AutoModelForCausalLM.from_pretrained(GOLDEN, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     outputs = model(torch.tensor(expected["input_ids"]))
-    state = outputs.past_key_values.layers[-1].values
+    state = outputs.cache.layers[-1].values
     torch.testing.assert_close(outputs.logits[:, -1], torch.tensor(expected["last_logits"]), atol=2e-6, rtol=0)
     torch.testing.assert_close(state, torch.tensor(expected["last_state"]), atol=2e-6, rtol=0)

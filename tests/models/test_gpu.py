@@ -150,7 +150,7 @@ def test_padded_batch_equals_unpadded_rows(make_model, cell, rows, carried):
     model, mask = make_model(cell).to(DEVICE), torch.tensor(rows, device=DEVICE).bool()
     ids = some_ids(*mask.shape)
     with torch.no_grad():
-        before = model(some_ids(len(mask), 3, seed=1)).past_key_values
+        before = model(some_ids(len(mask), 3, seed=1)).cache
         if not carried:
             for layer in before.layers:
                 layer.apply(torch.zeros_like)
@@ -160,8 +160,8 @@ def test_padded_batch_equals_unpadded_rows(make_model, cell, rows, carried):
             state.batch_select_indices(torch.tensor([row]))
             shown, real = state.layers[-1].keys[0], iter(())
             if mask[row].any():
-                real = iter(model.model(ids[row, mask[row]][None], past_key_values=state).last_hidden_state[0])
-            for got, expected in zip(states_of(output.past_key_values), states_of(state), strict=True):
+                real = iter(model.model(ids[row, mask[row]][None], cache=state).last_hidden_state[0])
+            for got, expected in zip(states_of(output.cache), states_of(state), strict=True):
                 torch.testing.assert_close(got[row], expected[0], **close)
             for t in range(mask.shape[1]):
                 shown = next(real) if mask[row, t] else shown
@@ -186,9 +186,9 @@ def test_windows_and_steps_equal_the_whole_sequence(make_model, cell):
     for lengths in ([3, 4], [1] * 7, [1, 5, 1]):
         cache, pieces = RNNCache(model.config), []
         for window in ids.split(lengths, dim=1):
-            pieces.append(model(window, past_key_values=cache).logits)
+            pieces.append(model(window, cache=cache).logits)
         torch.testing.assert_close(torch.cat(pieces, dim=1), whole.logits, **close)
-        for got, expected in zip(states_of(cache), states_of(whole.past_key_values), strict=True):
+        for got, expected in zip(states_of(cache), states_of(whole.cache), strict=True):
             torch.testing.assert_close(got, expected, **close)
 
 
@@ -198,7 +198,7 @@ def test_gradient_through_a_carried_state_is_that_of_one_long_window(make_model,
     whole = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad(set_to_none=True)
     first = model(ids[:, :3])
-    second = model(ids[:, 3:], past_key_values=first.past_key_values)
+    second = model(ids[:, 3:], cache=first.cache)
     (first.logits.square().sum() + second.logits.square().sum()).backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], **close)
@@ -282,7 +282,7 @@ def test_every_type_is_right_or_refused_with_words(make_model, cell, weights, au
     got = output.logits.detach().double().cpu()
     np.testing.assert_allclose(got[:, 1:] if padded else got, logits, rtol=digits, atol=digits)
     np.testing.assert_allclose(output.loss.item(), loss, rtol=digits, atol=digits)
-    assert {layer.keys.dtype for layer in output.past_key_values.layers} == {weights}
+    assert {layer.keys.dtype for layer in output.cache.layers} == {weights}
     for name, parameter in model.named_parameters():
         np.testing.assert_allclose(parameter.grad.double().cpu(), gradients[name], digits, digits, err_msg=name)
 

@@ -45,7 +45,7 @@ def assert_same_gradients(got: dict, expected: dict):
 def after_some_tokens(model, batch: int, seed: int = 99) -> RNNCache:
     """A state that is nowhere near zero."""
     with torch.no_grad():
-        return model(random_ids(seed, batch, 3)).past_key_values
+        return model(random_ids(seed, batch, 3)).cache
 
 
 @st.composite
@@ -92,11 +92,11 @@ def test_any_split_into_windows_equals_the_whole_sequence(make_model, cell, case
     whole = model(ids)
     cache, pieces = None, []
     for window in ids.split(lengths, dim=1):
-        output = model(window, past_key_values=cache)
-        cache = output.past_key_values
+        output = model(window, cache=cache)
+        cache = output.cache
         pieces.append(output.logits)
     torch.testing.assert_close(torch.cat(pieces, dim=1), whole.logits, **close)
-    assert_same_state(cache, whole.past_key_values)
+    assert_same_state(cache, whole.cache)
     assert cache.get_seq_length() == sum(lengths)
 
 
@@ -106,9 +106,9 @@ def test_step_by_step_equals_the_whole_sequence(make_model, cell, seed, batch):
     whole = model(ids)
     cache = RNNCache(model.config)
     for t in range(6):
-        logits = model(ids[:, t : t + 1], past_key_values=cache).logits
+        logits = model(ids[:, t : t + 1], cache=cache).logits
         torch.testing.assert_close(logits[:, 0], whole.logits[:, t], **close)
-    assert_same_state(cache, whole.past_key_values)
+    assert_same_state(cache, whole.cache)
 
 
 @given(seed=st.integers(0, 99))
@@ -131,8 +131,8 @@ def test_order_of_rows_does_not_matter(make_model, cell, seed, order, padded):
     straight = model(ids, mask, state)
     permuted = model(ids[order], None if mask is None else mask[order], permuted_state)
     torch.testing.assert_close(permuted.logits, straight.logits[order], **close)
-    straight.past_key_values.reorder_cache(torch.tensor(order))
-    assert_same_state(permuted.past_key_values, straight.past_key_values)
+    straight.cache.reorder_cache(torch.tensor(order))
+    assert_same_state(permuted.cache, straight.cache)
 
 
 @given(seed=st.integers(0, 99), padded=st.booleans())
@@ -142,7 +142,7 @@ def test_embeddings_of_the_ids_equal_the_ids(make_model, cell, seed, padded):
     by_ids = model(ids, mask)
     by_embeddings = model(inputs_embeds=model.get_input_embeddings()(ids), attention_mask=mask)
     torch.testing.assert_close(by_embeddings.logits, by_ids.logits, rtol=0, atol=0)
-    assert_same_state(by_embeddings.past_key_values, by_ids.past_key_values)
+    assert_same_state(by_embeddings.cache, by_ids.cache)
 
 
 # Padding
@@ -164,17 +164,17 @@ def check_padding(model, mask: torch.Tensor, carried: bool):
         state.batch_select_indices(torch.tensor([row]))
         shown, real = state.layers[-1].keys[0], iter(())
         if mask[row].any():
-            alone = model(ids[row, mask[row]][None], past_key_values=state, output_hidden_states=True)
+            alone = model(ids[row, mask[row]][None], cache=state, output_hidden_states=True)
             torch.testing.assert_close(output.logits[row, mask[row]], alone.logits[0], **close)
             for layer, of_layer in zip(output.hidden_states, alone.hidden_states, strict=True):
                 torch.testing.assert_close(layer[row, mask[row]], of_layer[0], **close)
             real = iter(alone.hidden_states[-1][0])
-        for got, expected in zip(states_of(output.past_key_values), states_of(state), strict=True):
+        for got, expected in zip(states_of(output.cache), states_of(state), strict=True):
             torch.testing.assert_close(got[row], expected[0], **close)
         for t in range(time):
             shown = next(real) if mask[row, t] else shown
             torch.testing.assert_close(top[row, t], shown, **close)
-    assert output.past_key_values.get_seq_length() == time + (3 if carried else 0)
+    assert output.cache.get_seq_length() == time + (3 if carried else 0)
 
 
 @pytest.mark.parametrize("carried", [False, True], ids=["fresh", "carried"])
@@ -203,7 +203,7 @@ def test_mask_of_the_whole_history_counts_by_its_last_columns(make_model, cell, 
     with_history = model(ids, history, after_some_tokens(model, len(mask)))
     without = model(ids, mask, after_some_tokens(model, len(mask)))
     torch.testing.assert_close(with_history.logits, without.logits, **close)
-    assert_same_state(with_history.past_key_values, without.past_key_values)
+    assert_same_state(with_history.cache, without.cache)
 
 
 def test_mask_of_ones_is_no_mask(make_model, cell):
@@ -218,11 +218,11 @@ def test_single_step_calls_with_mask_zero_keep_state_and_output(make_model, cell
     steps = []
     for t in range(5):
         output = model(ids[:, t : t + 1], mask[:, t : t + 1], cache)
-        cache = output.past_key_values
+        cache = output.cache
         steps.append(output.logits)
     at_once = model(ids, mask)
     torch.testing.assert_close(torch.cat(steps, dim=1), at_once.logits, **close)
-    assert_same_state(cache, at_once.past_key_values)
+    assert_same_state(cache, at_once.cache)
 
 
 @given(mask=masks(), carried=st.booleans())
@@ -232,7 +232,7 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_of_its_rows(make_model
     state = after_some_tokens(model, len(mask)) if carried else None
     # The state takes part in the loss too, as it does where no one cuts its graph.
     output = model(ids, mask, copy.deepcopy(state))
-    total = (output.logits * weights)[mask].sum() + sum(part.sum() for part in states_of(output.past_key_values))
+    total = (output.logits * weights)[mask].sum() + sum(part.sum() for part in states_of(output.cache))
     if mask.any():
         total.backward()
     padded = gradients_of(model)
@@ -240,9 +240,9 @@ def test_gradients_of_a_padded_batch_are_the_sum_of_those_of_its_rows(make_model
         alone = copy.deepcopy(state)
         if alone is not None:
             alone.batch_select_indices(torch.tensor([row]))
-        single = model(ids[row, mask[row]][None], past_key_values=alone)
+        single = model(ids[row, mask[row]][None], cache=alone)
         loss = (single.logits[0] * weights[row, mask[row]]).sum()
-        (loss + sum(part.sum() for part in states_of(single.past_key_values))).backward()
+        (loss + sum(part.sum() for part in states_of(single.cache))).backward()
     assert_same_gradients(padded, gradients_of(model))
 
 
@@ -273,26 +273,26 @@ def test_gradient_through_a_carried_state_is_that_of_one_long_window(make_model,
         ids.split(lengths, 1), mask.split(lengths, 1), weights.split(lengths, 1), strict=True
     ):
         output = model(window, part, cache)
-        cache, loss = output.past_key_values, loss + (output.logits * weight).sum()
+        cache, loss = output.cache, loss + (output.logits * weight).sum()
     loss.backward()
     assert_same_gradients(gradients_of(model), whole)
 
 
 def test_detach_cuts_the_gradient_and_keeps_the_numbers(make_model, cell):
     model, ids = make_model(cell), random_ids(4, 2, 6)
-    cache = model(ids[:, :3]).past_key_values
+    cache = model(ids[:, :3]).cache
     kept = [part.clone() for part in states_of(cache)]
     assert all(part.requires_grad for part in states_of(cache))
     assert cache.detach() is cache
     assert not any(part.requires_grad for part in states_of(cache))
     for part, before in zip(states_of(cache), kept, strict=True):
         assert torch.equal(part, before)
-    model(ids[:, 3:], past_key_values=cache).logits.sum().backward()
+    model(ids[:, 3:], cache=cache).logits.sum().backward()
     truncated = gradients_of(model)
 
     with torch.no_grad():
-        constant = model(ids[:, :3]).past_key_values
-    model(ids[:, 3:], past_key_values=constant).logits.sum().backward()
+        constant = model(ids[:, :3]).cache
+    model(ids[:, 3:], cache=constant).logits.sum().backward()
     assert_same_gradients(truncated, gradients_of(model))
 
 

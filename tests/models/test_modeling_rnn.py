@@ -417,8 +417,8 @@ def test_gradient_checkpointing_keeps_the_gradient_through_a_carried_state(make_
     model, ids = make_model(cell).train(), some_ids(2, 6)
 
     def gradients():
-        state = model(ids[:, :3]).past_key_values
-        model(ids[:, 3:], past_key_values=state).logits.sum().backward()
+        state = model(ids[:, :3]).cache
+        model(ids[:, 3:], cache=state).logits.sum().backward()
         return gradients_of(model)
 
     expected = gradients()
@@ -477,7 +477,7 @@ def test_modules_of_each_type_are_right(make_model, cell, dtype, digits, padded)
     for skip_logits in (False, True):
         output = model(ids, mask, labels=ids, skip_logits=skip_logits)
         output.loss.backward()
-        assert all(part.dtype == dtype for layer in output.past_key_values.layers for part in [layer.keys])
+        assert all(part.dtype == dtype for layer in output.cache.layers for part in [layer.keys])
         torch.testing.assert_close(output.loss.double(), exact(ids, mask, labels=ids).loss, rtol=digits, atol=digits)
         gradients = gradients_of(model)
         assert {gradient.dtype for gradient in gradients.values()} == {dtype}
@@ -489,8 +489,12 @@ def test_modules_of_each_type_are_right(make_model, cell, dtype, digits, padded)
 @pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "training"])
 @pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("layers", ["float32", "autocast"])
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
-def test_autocast_to_bfloat16_is_right_and_leaves_the_recurrence_alone(make_model, cell, weights, training, padded):
+def test_autocast_to_bfloat16_is_right_and_reaches_the_layers_where_it_pays(
+    make_model, cell, weights, training, padded, layers, choose
+):
+    choose(layers)
     fields = dict.fromkeys(DROPOUTS, 0.2) if training else {}
     model, ids = make_model(cell, dtype=weights, **fields).train(training), some_ids(3, 5)
     mask = left_padded(3) if padded else None
@@ -506,8 +510,11 @@ def test_autocast_to_bfloat16_is_right_and_leaves_the_recurrence_alone(make_mode
     for arguments in ({}, {"skip_logits": True}):
         cast, gradients = run(torch.autocast("cpu", dtype=torch.bfloat16), **arguments)
         assert {hidden.dtype for hidden in cast.hidden_states} == {weights}
-        assert {layer.keys.dtype for layer in cast.past_key_values.layers} == {weights}
-        torch.testing.assert_close(cast.hidden_states, plain.hidden_states)
+        assert {layer.keys.dtype for layer in cast.cache.layers} == {weights}
+        is_exact = layers == "float32" or weights != torch.float32
+        tolerance = {} if is_exact else {"rtol": 0.05, "atol": 0.05}
+        torch.testing.assert_close(cast.hidden_states, plain.hidden_states, **tolerance)
+        assert is_exact or not torch.equal(cast.hidden_states[-1], plain.hidden_states[-1])
         torch.testing.assert_close(cast.loss, plain.loss, rtol=0.03, atol=0.03)
         assert_same_gradients(gradients, expected, rtol=0.1, atol=0.03)
         if not arguments:

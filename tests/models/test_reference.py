@@ -70,11 +70,11 @@ def pose(make_model, cell: dict, problem) -> tuple:
 def test_logits_and_states_equal_the_reference(make_model, cell, problem):
     model, ids, _, states = pose(make_model, cell, problem)
     cache = None if states is None else cache_of(model, states)
-    output = model(torch.tensor(ids), past_key_values=cache)
+    output = model(torch.tensor(ids), cache=cache)
 
     logits, after = network_of(model).forward(ids, states)
     assert_equal(output.logits, logits)
-    for layer, (hidden, memory) in zip(output.past_key_values.layers, after, strict=True):
+    for layer, (hidden, memory) in zip(output.cache.layers, after, strict=True):
         assert_equal(layer.keys, hidden)
         assert (layer.values is None) == (memory is None)
         if memory is not None:
@@ -93,7 +93,7 @@ def test_loss_and_every_gradient_equal_the_reference(make_model, cell, way, prob
     }[way]
     cache = None if states is None else cache_of(model, states)
     before = [] if cache is None else [(layer.keys, layer.values) for layer in cache.layers]
-    output = model(torch.tensor(ids), past_key_values=cache, **arguments)
+    output = model(torch.tensor(ids), cache=cache, **arguments)
     output.loss.backward()
     assert (output.logits is None) == (way == "skip_logits")
 
