@@ -106,7 +106,7 @@ def assert_same(close, assert_same_state):
 
     def compare(theirs, ours):
         torch.testing.assert_close(ours.logits, theirs.logits, **close)
-        assert_same_state(ours.past_key_values, theirs.past_key_values)
+        assert_same_state(ours.cache, theirs.cache)
 
     return compare
 
@@ -136,9 +136,9 @@ def test_logits_and_state_are_those_of_the_model_whatever_the_padding_and_the_st
         for network in either:
             state = RNNCache(network.config)
             if is_carried:
-                network(IDS.flip(0), past_key_values=state)
-            outputs = network(IDS, mask, past_key_values=state)
-            assert outputs.past_key_values is state and outputs.loss is None
+                network(IDS.flip(0), cache=state)
+            outputs = network(IDS, mask, cache=state)
+            assert outputs.cache is state and outputs.loss is None
             found.append(outputs)
         assert_same(*found)
 
@@ -160,7 +160,7 @@ def test_the_loss_is_that_of_the_model_at_once_and_in_pieces(either, monkeypatch
             with monkeypatch.context() as patch:
                 patch.setattr(onnx_model, "LARGEST_LOGITS", 2 * 4 * 11)  # two positions at a time
                 alone = either[1](IDS, mask, skip_logits=True, use_cache=False, **options)
-            assert alone.logits is None and alone.past_key_values is None
+            assert alone.logits is None and alone.cache is None
             for found in (ours, alone):
                 torch.testing.assert_close(found.loss, theirs.loss, **close)
 
@@ -213,15 +213,15 @@ def test_what_the_model_refuses_is_refused_alike(pair):
     for layer in other.layers:
         layer.lazy_initialization(torch.zeros(4, 1), torch.zeros(4, 1))
     short = RNNCache(model.config)
-    model(IDS[:2], past_key_values=short)
+    model(IDS[:2], cache=short)
     for arguments in (
         {"input_ids": IDS[0]},
         {"input_ids": IDS[:, :0]},
         {"input_ids": IDS, "attention_mask": torch.ones(4, 5)},
-        {"input_ids": IDS, "past_key_values": RNNCache(SimpleNamespace(num_hidden_layers=3))},
-        {"input_ids": IDS, "past_key_values": DynamicCache()},
-        {"input_ids": IDS, "past_key_values": other},
-        {"input_ids": IDS, "past_key_values": short},
+        {"input_ids": IDS, "cache": RNNCache(SimpleNamespace(num_hidden_layers=3))},
+        {"input_ids": IDS, "cache": DynamicCache()},
+        {"input_ids": IDS, "cache": other},
+        {"input_ids": IDS, "cache": short},
         {"input_ids": IDS, "labels": IDS, "logits_to_keep": 1},
         {"input_ids": IDS, "skip_logits": True},
         {"input_ids": IDS, "head_mask": torch.ones(1)},
@@ -270,18 +270,18 @@ def test_a_state_goes_from_the_model_to_the_runner_and_back_in_memory_and_by_fil
 ):
     model, runner = pair
     assert identity_of(runner) == identity_of(model)
-    expected = model(IDS).past_key_values.restart()
+    expected = model(IDS).cache.restart()
     for first, second in (pair, pair[::-1]):
-        state = first(IDS[:, :2]).past_key_values
+        state = first(IDS[:, :2]).cache
         state.save(tmp_path / "state", first)
         copied = state.copy()
-        second(IDS[:, 2:], past_key_values=state)
+        second(IDS[:, 2:], cache=state)
         assert_same_state(state.restart(), expected)
         loaded = RNNCache.load(tmp_path / "state", second)
-        second(IDS[:, 2:], past_key_values=loaded)
+        second(IDS[:, 2:], cache=loaded)
         assert_same_state(loaded.restart(), expected)
         joined = RNNCache.cat([copied.rows([2]), copied.fork(2).rows([3])])
-        outputs = first(IDS[[2, 1], 2:], past_key_values=joined)
+        outputs = first(IDS[[2, 1], 2:], cache=joined)
         torch.testing.assert_close(outputs.logits, second(IDS[[2, 1]]).logits[:, 2:], **close)
     for other in copy.deepcopy(pair[0]), copy.copy(runner):
         if other.__class__ is model.__class__:
@@ -299,17 +299,17 @@ def test_a_state_by_file_goes_over_between_types(make_model, cell, tmp_path):
     runner = RNNONNXForCausalLM.from_pretrained(tmp_path / "onnx")
     expected = model(IDS).logits[:, 2:]
     for first, second in ((model, runner), (runner, model)):
-        first(IDS[:, :2]).past_key_values.save(tmp_path / "state", first)
-        found = second(IDS[:, 2:], past_key_values=RNNCache.load(tmp_path / "state", second)).logits
+        first(IDS[:, :2]).cache.save(tmp_path / "state", first)
+        found = second(IDS[:, 2:], cache=RNNCache.load(tmp_path / "state", second)).logits
         assert found.dtype == second.dtype
         torch.testing.assert_close(found.double(), expected, **CLOSE)
 
 
 def test_a_state_that_was_given_is_never_written_to(pair):
     _, runner = pair
-    state = runner(IDS).past_key_values
+    state = runner(IDS).cache
     before, kept = state.copy(), [layer.keys for layer in state.layers]
-    runner(IDS, MASKS["between"], past_key_values=state)
+    runner(IDS, MASKS["between"], cache=state)
     for tensor, layer, new in zip(kept, before.layers, state.layers, strict=True):
         assert torch.equal(tensor, layer.keys) and not torch.equal(new.keys, layer.keys)
 
@@ -375,7 +375,7 @@ def test_the_dictionary_is_that_of_the_model(pair, num_beams, close):
     for name in ("scores", "logits"):
         for mine, expected in zip(ours[name], theirs[name], strict=True):
             torch.testing.assert_close(mine, expected, **close)
-    for mine, expected in zip(ours.past_key_values.layers, theirs.past_key_values.layers, strict=True):
+    for mine, expected in zip(ours.cache.layers, theirs.cache.layers, strict=True):
         torch.testing.assert_close(mine.keys, expected.keys, **close)
 
 
@@ -384,9 +384,9 @@ def test_a_continuation_by_either_goes_on_from_a_state_of_either(pair, cache_cla
     expected = generated(pair[0])
     for first, second in (pair, pair[::-1]):
         cache = RNNCache(first.config) if cache_class is RNNCache else DynamicCache(config=first.config)
-        before = generated(first, max_new_tokens=4, past_key_values=cache)
+        before = generated(first, max_new_tokens=4, cache=cache)
         mask = torch.cat([LEFT, torch.ones(4, 4, dtype=torch.long)], dim=1)
-        after = second.generate(before, attention_mask=mask, past_key_values=cache, max_new_tokens=8, do_sample=False)
+        after = second.generate(before, attention_mask=mask, cache=cache, max_new_tokens=8, do_sample=False)
         assert torch.equal(after, expected)
 
 
@@ -424,9 +424,9 @@ def test_speculative_decoding_gives_the_greedy_continuation_with_any_draft(eithe
     assert torch.equal(generated(model, assistant_model=runner, **options), expected)
     found = generated(runner, prompt_lookup_num_tokens=3, return_dict_in_generate=True, **options)
     assert torch.equal(found.sequences, expected)
-    seen = found.past_key_values.get_seq_length()
+    seen = found.cache.get_seq_length()
     with torch.no_grad():
-        assert_same_state(found.past_key_values, model(expected[:, :seen]).past_key_values)
+        assert_same_state(found.cache, model(expected[:, :seen]).cache)
 
 
 def test_a_runner_drafts_for_a_transformer(pair):

@@ -276,9 +276,9 @@ def test_accumulated_windows_average_their_gradients(run, tmp_path):
     state = None
     for window in range(2):
         inputs, targets = stream[window]
-        outputs = model(inputs, past_key_values=state, shift_labels=targets)
+        outputs = model(inputs, cache=state, shift_labels=targets)
         (outputs.loss / 2).backward()
-        state = outputs.past_key_values.detach()
+        state = outputs.cache.detach()
     assert arguments.gradient_accumulation_steps == 1
     moved = weights(tmp_path / "two")
     for name, parameter in model.named_parameters():
