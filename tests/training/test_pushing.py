@@ -92,6 +92,7 @@ def test_a_hub_that_hangs_does_not_hold_up_the_run(run, server, tmp_path, monkey
     def hang():
         is_asked.set()
         answered_in_time.append(is_done.wait(HELD_UP))
+        is_done.set()
 
     def step_beside_the_push(self, bar):
         if self.progress.step == 10:
