@@ -1,18 +1,31 @@
 """The benchmark compares like with like: its hand-written model computes what the package computes."""
 
+import ctypes
 import inspect
+import json
+import logging
+import os
+import platform
+import sys
 
 import pytest
 import torch
 
-from rnn_hf import RNNConfig, RNNForCausalLM
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.benchmarking import generation as benchmarking_generation
 from rnn_hf.benchmarking import loops as benchmarking_loops
+from rnn_hf.benchmarking import machine as benchmarking_machine
+from rnn_hf.benchmarking import padding as benchmarking_padding
+from rnn_hf.benchmarking import training as benchmarking_training
 from rnn_hf.benchmarking.deployment import deployed_runs
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
 from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
-from rnn_hf.benchmarking.timing import BareLanguageModel, alone, in_turn, ratio, rise_of_peak
-from rnn_hf.benchmarking.training import TrainingSize, training_steps
+from rnn_hf.benchmarking.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
+from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded_passes, padding_mask
+from rnn_hf.benchmarking.timing import BareLanguageModel, alone, announced, in_turn, ratio, rise_of_peak
+from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
+from rnn_hf.training.setup import keep_freed_memory
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -63,12 +76,95 @@ def test_both_loops_take_so_many_steps(tmp_path, monkeypatch):
         assert len(taken) == 4
 
 
+@pytest.mark.parametrize("side, where", [("left", 0), ("right", -1), ("anywhere", None)])
+def test_a_quarter_of_a_padded_batch_is_padding_on_its_side(side, where):
+    mask = padding_mask(side, 32, 64)
+    lengths = mask.sum(dim=1)
+    assert mask.float().mean() == pytest.approx(0.75, abs=0.01) and lengths.max() == 64 and lengths.min() == 32
+    edges = (mask[:, 1:] != mask[:, :-1]).sum(dim=1)
+    if where is None:
+        assert (edges > 2).any()
+    else:
+        assert (edges == (lengths < 64)).all() and (mask[:, where] == (lengths == 64)).all()
+
+
+def test_padded_and_unpadded_passes_are_the_same_work_but_for_the_mask(monkeypatch):
+    seen, gradients = [], []
+    original = RNNModel.forward
+
+    def forward(self, *arguments, **options):
+        seen.append((options["attention_mask"], torch.is_grad_enabled(), self.training))
+        outputs = original(self, *arguments, **options)
+        if torch.is_grad_enabled():
+            outputs.last_hidden_state.register_hook(gradients.append)
+        return outputs
+
+    monkeypatch.setattr(RNNModel, "forward", forward)
+    size = TrainingSize("gru", 8, 2, 4, 6, vocab_size=20)
+    runs = padded_passes(size, torch.device("cpu"))
+    assert list(runs) == [f"{side}, {name}" for side in ("unpadded", *SIDES) for name in PASSES]
+    for name, run in runs.items():
+        run()
+        mask, has_gradients, is_training = seen.pop()
+        assert (mask is None) == name.startswith("unpadded")
+        assert mask is None or torch.equal(mask, padding_mask(name.split(",")[0], 4, 6))
+        assert has_gradients == is_training == name.endswith("backward") == bool(gradients)
+        if gradients:
+            real = torch.ones(4, 6, dtype=torch.bool) if mask is None else mask
+            assert torch.equal(gradients.pop().any(dim=2), real)
+
+
+def test_a_row_of_padding_compares_each_side_and_pass(monkeypatch):
+    monkeypatch.setattr(benchmarking_padding, "PADDED_SIZES", [TrainingSize("rnn", 8, 1, 2, 6, vocab_size=20)])
+    (row,) = benchmark_padding(rounds=1)
+    assert list(row["ratio"]) == [f"{side}, {name}" for side in SIDES for name in PASSES]
+    assert set(row["milliseconds"]) == set(PASSES)
+
+
+def test_a_step_under_autocast_is_compared_with_one_without(monkeypatch):
+    dtypes = []
+    original = RNNForCausalLM.compute_loss
+
+    def compute_loss(self, *arguments, **options):
+        is_on = torch.is_autocast_enabled("cpu")
+        dtypes.append(torch.get_autocast_dtype("cpu") if is_on else torch.float32)
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(RNNForCausalLM, "compute_loss", compute_loss)
+    size = TrainingSize("lstm", 8, 2, 2, 3, vocab_size=20)
+    our_step(size, torch.device("cpu"))()
+    our_step(size, torch.device("cpu"), torch.bfloat16)()
+    assert dtypes == [torch.float32, torch.bfloat16]
+    monkeypatch.setattr(benchmarking_training, "BF16_SIZES", [size])
+    (row,) = benchmark_bf16(rounds=1)
+    assert list(row["ratio"]) == ["float32"] and set(dtypes[2:]) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize("module", [benchmarking_loops, benchmarking_generation])
+def test_freed_memory_is_kept_for_all_before_anything_is_timed(module, monkeypatch):
+    calls = []
+    for name in vars(module):
+        if name.startswith("benchmark_") and name not in ("benchmark_training", "benchmark_generation"):
+            monkeypatch.setattr(module, name, lambda *rest, name=name, **options: calls.append(name) or [])
+    monkeypatch.setattr(module, "resident_memory", list, raising=False)
+    monkeypatch.setattr(module, "keep_freed_memory", lambda: calls.append("keep_freed_memory"))
+    getattr(module, "benchmark_training", getattr(module, "benchmark_generation", None))(rounds=1)
+    assert calls[0] == "keep_freed_memory" and len(calls) > 2
+
+
 def test_ratios_are_taken_within_rounds():
     times = {"a": [1.0, 4.0, 9.0], "b": [2.0, 4.0, 3.0]}
     assert ratio(times, "a", "b") == 1.0
     calls = []
     in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2)
     assert calls == ["a", "a", "b", "b"] * 2
+
+
+def test_a_benchmark_says_what_it_is_at(caplog):
+    caplog.set_level(logging.INFO, logger="rnn_hf.benchmarking")
+    items = announced("step", [1, 2])
+    assert next(items) == 1 and caplog.messages == ["step: 1"]
+    assert list(items) == [2] and caplog.messages == ["step: 1", "step: 2"]
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -128,3 +224,62 @@ def test_every_loop_over_an_exported_file_finds_the_tokens_of_pytorch(cell_type,
     assert all(torch.equal(found[name], found["PyTorch, generate()"]) for name in found if "int8" not in name)
     assert torch.equal(found["int8, generate()"], found["int8, bare loop"])  # 8 bits may choose other tokens
     assert all(tokens.shape == (3, 8) for tokens in found.values())
+
+
+def test_a_machine_is_described_in_what_a_json_file_holds():
+    machine = describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["cpu"] and machine["blas"] and machine["instructions"][0]
+    assert 1 <= machine["cores"] <= os.cpu_count() and machine["threads"] == torch.get_num_threads()
+
+
+def _keeps_freed_memory(is_asked_for):
+    if is_asked_for:
+        keep_freed_memory()
+    return keeps_freed_memory()
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's own"
+)
+def test_a_machine_says_whether_its_process_keeps_freed_memory():
+    assert alone(_keeps_freed_memory, True) and not alone(_keeps_freed_memory, False)
+
+
+def test_settings_in_the_environment_are_recorded_without_directories(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("MALLOC_") or name in benchmarking_machine.SETTINGS:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2:/opt/lib/libiomp5.so")
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    expected = {"LD_PRELOAD": "libjemalloc.so.2 libiomp5.so", "MALLOC_ARENA_MAX": "1", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert describe_machine()["environment"] == expected
+
+
+PROCESSOR = """processor\t: {processor}
+model name\t: Some(R) CPU(TM)  E5 @ 2.00GHz
+physical id\t: 0
+core id\t\t: {core}
+flags\t\t: fpu: vme
+
+"""
+
+
+def test_two_hardware_threads_of_a_core_count_once(tmp_path, monkeypatch):
+    text = "".join(PROCESSOR.format(processor=index, core=index % 2) for index in range(4))
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(benchmarking_machine, "CPUINFO", tmp_path / "cpuinfo")
+    for allowed, cores in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1, 2}, 2)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda process, allowed=allowed: allowed, raising=False)
+        assert physical_cores() == cores
+    assert cpu_model() == "Some CPU E5 @ 2.00GHz"
+
+
+def test_a_system_that_lists_no_processors_still_has_a_name_and_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmarking_machine, "CPUINFO", tmp_path / "none")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert cpu_model() and physical_cores() == os.cpu_count()
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    assert cpu_model() == platform.machine()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rnn_hf.benchmarking.generation import DECODING_SIZES, DecodingSize, onnx_loop, random_model
-from rnn_hf.benchmarking.timing import in_turn, ratio
+from rnn_hf.benchmarking.timing import announced, in_turn, ratio
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import evaluate, load_corpus_of, load_model
@@ -64,7 +64,7 @@ def benchmark_steps_deployed(rounds: int) -> list[dict[str, Any]]:
         of the runner's time to that of each other candidate.
     """
     rows = []
-    for size in DECODING_SIZES:
+    for size in announced("deployed step", DECODING_SIZES):
         count = size.tokens(4e8)
         with TemporaryDirectory() as name:
             times = in_turn(deployed_runs(size, count, Path(name)), rounds)
@@ -83,7 +83,7 @@ def benchmark_prompt(rounds: int) -> list[dict[str, Any]]:
     """Time of a prompt of `PROMPT_TOKENS`, to the last logits: rows of `size`, `milliseconds` (medians) and `ratio` of
     the runner's time to that of each other."""
     rows = []
-    for size in DECODING_SIZES:
+    for size in announced("prompt", DECODING_SIZES):
         ids = torch.randint(size.vocab_size, (size.batch_size, PROMPT_TOKENS))
         with TemporaryDirectory() as name:
             folder = Path(name)
@@ -104,7 +104,7 @@ def benchmark_checkpoints(model_dirs: list[Path], ptb_dir: Path | None) -> list[
     """Perplexity of checkpoints on the validation text of their corpus, every token with carried state, and size of
     their files: in PyTorch as they are, in ONNX as float32, and in 8 bits. Those of Penn Treebank need `ptb_dir`."""
     rows = []
-    for directory in model_dirs:
+    for directory in announced("checkpoint", model_dirs):
         is_ptb = directory.name.startswith("ptb_")
         if is_ptb and ptb_dir is None:
             continue
@@ -155,7 +155,7 @@ def benchmark_cold_start(root: Path, rounds: int) -> list[dict[str, Any]]:
         }
         commands["onnxruntime and numpy alone"] = [str(root / "docs" / "onnx_client.py"), name, "the", "--words", "1"]
         times: dict[str, list[float]] = {label: [] for label in commands}
-        for _ in range(rounds + 1):  # the first round warms the disk's cache
+        for _ in announced("cold start", range(rounds + 1)):  # the first round warms the disk's cache
             for label, command in commands.items():
                 start = time.perf_counter()
                 subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=root)

@@ -1,5 +1,6 @@
 """`generate()` of the package against loops written by hand, transformers' own, and other networks."""
 
+import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -13,13 +14,14 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from rnn_hf.benchmarking.timing import BareLanguageModel, alone, in_turn, ratio
+from rnn_hf.benchmarking.timing import BareLanguageModel, alone, announced, in_turn, ratio
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
 from rnn_hf.onnx_graph import build_graph
 from rnn_hf.onnx_session import open_session
 from rnn_hf.plotting import new_figure, save_figure
 from rnn_hf.scoring import score
+from rnn_hf.training.setup import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ DECODING_SIZES = [
     )
     for batch_size in (1, 32)
 ]  # fmt: skip
+# Where Python's part is the largest, and where the products are; compared for one row alone.
+MORE_SIZES_OF_ONE_ROW = [DecodingSize("lstm", 128, 1, 1), DecodingSize("lstm", 1500, 1, 1)]
 SAMPLING = {"do_sample": True, "temperature": 0.8, "top_k": 50, "top_p": 0.9}
 
 
@@ -136,14 +140,14 @@ def onnx_loop(session: Any, prompt: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
-    """Time of `generate()` on a CPU against loops written by hand and transformers' own, a row a `DECODING_SIZES`.
+    """Time of `generate()` on a CPU against loops written by hand and transformers' own, a row a size.
 
     Returns:
         Rows of `size`, `milliseconds` a token step of the package, greedy, and `ratio` of its time to that of each
         other candidate, sampling to sampling; below 1 the package is faster.
     """
     rows: list[dict[str, Any]] = []
-    for size in DECODING_SIZES:
+    for size in announced("generate()", DECODING_SIZES + MORE_SIZES_OF_ONE_ROW):
         count = size.tokens(8e8)
         runs = decoding_runs(size, count)
         greedy = [run() for name, run in runs.items() if "sampling" not in name]
@@ -200,24 +204,25 @@ def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> 
     """Time of one more token, and size of what is kept, as the text before it grows.
 
     Without positions that are learned, as for random weights here, only the length of the context matters, so
-    GPT-2's position table stands outside its count of parameters.
+    GPT-2's position table is left out of its count of parameters.
 
     Returns:
         Rows of `model`, `parameters`, `context`, `milliseconds` a token (median), `kilobytes` of state or cache.
     """
     rows = []
-    for name, model in networks_of_equal_size().items():
+    models = networks_of_equal_size()
+    for name in announced("context", models):
+        model, memory = models[name], name_of_memory(models[name])
         positions = model.transformer.wpe.weight.numel() if name == "GPT-2" else 0
         for context in contexts:
             ids = torch.randint(1, 10_000, (1, context))
             cache = None
             for part in ids.split(2048, dim=1):
-                outputs = model(part, **cache_argument(name, cache), use_cache=True, logits_to_keep=1)
-                cache = outputs.cache_params if name == "Mamba" else outputs.past_key_values
+                cache = model(part, **{memory: cache}, use_cache=True, logits_to_keep=1)[memory]
             token, seconds = ids[:, -1:], []
             for _ in range(max(rounds, 3) * 4):
                 start = time.perf_counter()
-                outputs = model(token, **cache_argument(name, cache), use_cache=True)
+                model(token, **{memory: cache}, use_cache=True)
                 seconds.append(time.perf_counter() - start)
             rows.append({
                 "model": name, "parameters": model.num_parameters() - positions, "context": context,
@@ -227,9 +232,10 @@ def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> 
     return rows
 
 
-def cache_argument(name: str, cache: Any) -> dict[str, Any]:
-    """What a model calls its memory."""
-    return {"cache_params" if name == "Mamba" else "past_key_values": cache}
+def name_of_memory(model: Any) -> str:
+    """What a model calls its memory as an argument and an output; transformers renamed it in 5.24."""
+    arguments = inspect.signature(model.forward).parameters
+    return next(name for name in ("cache", "past_key_values", "cache_params") if name in arguments)
 
 
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
@@ -267,7 +273,11 @@ def _memory_after(what: str, lengths: tuple[int, ...]) -> list[float]:
 
 
 def benchmark_generation(rounds: int = 9) -> dict[str, Any]:
-    """All of the generation benchmark by table: `rows` of times, `context` and `memory`."""
+    """All of the generation benchmark by table: `rows` of times, `context` and `memory`.
+
+    The process keeps freed memory, as in `benchmark_training`; those that `memory` is measured in do not.
+    """
+    keep_freed_memory()
     return {
         "rows": benchmark_decoding(rounds), "context": benchmark_context(rounds), "memory": resident_memory(),
     }  # fmt: skip

@@ -17,15 +17,24 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments
 
-from rnn_hf.benchmarking.timing import alone, in_turn, rise_of_peak
-from rnn_hf.benchmarking.training import TRAINING_SIZES, TrainingSize, benchmark_steps, row_of, training_steps
+from rnn_hf.benchmarking.padding import benchmark_padding
+from rnn_hf.benchmarking.timing import alone, announced, in_turn, rise_of_peak
+from rnn_hf.benchmarking.training import (
+    TRAINING_SIZES,
+    TrainingSize,
+    benchmark_bf16,
+    benchmark_steps,
+    row_of,
+    training_steps,
+)
 from rnn_hf.benchmarking.vocabulary import benchmark_vocabulary
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import TrainingRun
+from rnn_hf.training.setup import keep_freed_memory
 
 
-STEPS = 30
+STEPS, STEPS_FOR_MEMORY = 30, 15  # the latter at least, to read each word of 10,000 once
 OURS, TRAINER = "ours", "transformers Trainer"
 
 
@@ -143,7 +152,7 @@ def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] =
         ValueError: As `peer_epoch`.
     """
     rows: list[dict[str, Any]] = []
-    for size in TRAINING_SIZES[:2]:
+    for size in announced("whole loops", TRAINING_SIZES[:2]):
         for other in (TRAINER, *map(str, peers)):
             tied = other != TRAINER
             with TemporaryDirectory() as name:
@@ -157,21 +166,24 @@ def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] =
 
 def benchmark_memory(peers: Sequence[Path] = ()) -> list[dict[str, Any]]:
     """Memory of training on a CPU, for the first two sizes: rows of `size` and `megabytes` of each loop beyond model
-    and data, at its peak, each in a process of its own."""
+    and data, at its peak.
+
+    Each runs in a fresh process with the memory settings that its users get: the package's loop keeps freed memory,
+    which is part of what it needs, and the others leave glibc's defaults.
+    """
     names = (OURS, "by hand, same loss", "by hand, cross_entropy", TRAINER, *map(str, peers))
     return [
         {"size": str(size), "megabytes": {Path(name).name: alone(_peak_of, name, size) for name in names}}
-        for size in TRAINING_SIZES[:2]
+        for size in announced("memory of training", TRAINING_SIZES[:2])
     ]
 
 
 def _peak_of(name: str, size: TrainingSize) -> float:
     with TemporaryDirectory() as directory:
         if name.startswith("by hand"):
-            run = training_steps(size, torch.device("cpu"))[name]
-        else:
-            run = loop_of(name, size, STEPS, Path(directory), tied=True)
-        return rise_of_peak(run)
+            step = training_steps(size, torch.device("cpu"))[name]
+            return rise_of_peak(lambda: [step() for _ in range(STEPS_FOR_MEMORY)])
+        return rise_of_peak(loop_of(name, size, STEPS_FOR_MEMORY, Path(directory), tied=True))
 
 
 class ReadStream:
@@ -213,7 +225,7 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
             return engine(*arguments, **options)
 
     rows = []
-    for size in TRAINING_SIZES[:2]:
+    for size in announced("shares of a step", TRAINING_SIZES[:2]):
         with TemporaryDirectory() as name:
             write_text(size, steps, Path(name))
             run = our_run(size, Path(name), tied=False)
@@ -239,14 +251,24 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
 
 
 def benchmark_training(rounds: int = 9, device: str = "cpu", peers: Sequence[Path] = ()) -> dict[str, Any]:
-    """All of the training benchmark by table: `rows` of times and, on a CPU, `memory`, `shares` and `vocabulary`.
+    """All of the training benchmark by table: `rows` of times, `padding`, `bf16` and, on a CPU, `memory`, `shares` and
+    `vocabulary`.
+
+    On a CPU the process keeps freed memory, as a run of the package does: so all that is timed has this in common.
 
     Raises:
         ValueError: As `peer_epoch`.
     """
-    rows = benchmark_steps(rounds, device)
+    if device == "cpu":
+        keep_freed_memory()
+    tables = {
+        "rows": benchmark_steps(rounds, device),
+        "padding": benchmark_padding(rounds, device),
+        "bf16": benchmark_bf16(rounds, device),
+    }
     if device != "cpu":
-        return {"rows": rows}
-    rows += benchmark_loops(rounds, peers=[peer.resolve() for peer in peers])
-    memory = benchmark_memory([peer.resolve() for peer in peers])
-    return {"rows": rows, "memory": memory, "shares": benchmark_shares(), "vocabulary": benchmark_vocabulary(rounds)}
+        return tables
+    peers = [peer.resolve() for peer in peers]
+    tables["rows"] += benchmark_loops(max(3, rounds // 2), peers=peers)  # each of which is many steps
+    tables |= {"memory": benchmark_memory(peers), "shares": benchmark_shares()}
+    return tables | {"vocabulary": benchmark_vocabulary(rounds)}

@@ -1,20 +1,25 @@
 """Things run in turn, their times compared within rounds; and the network written by hand to compare with."""
 
+import logging
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn import functional as F
 
 from rnn_hf.models import RNNConfig
+from rnn_hf.models.layers_rnn import CELLS
 from rnn_hf.models.loss_rnn import linear_cross_entropy
-from rnn_hf.models.modeling_rnn import CELLS
+
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 class BareLanguageModel(nn.Module):
@@ -38,6 +43,13 @@ class BareLanguageModel(nn.Module):
         if loss == "plain":
             return F.cross_entropy(self.output(hidden), targets), state
         return linear_cross_entropy(hidden, self.output.weight, self.output.bias, targets) / len(targets), state
+
+
+def announced(what: str, items: Iterable[Item]) -> Iterator[Item]:
+    """The items, each logged when its turn comes, as rows of a benchmark take minutes."""
+    for item in items:
+        logger.info("%s: %s", what, item)
+        yield item
 
 
 def in_turn(

@@ -1,22 +1,28 @@
-"""A training step of the package against the same step written by hand."""
+"""A training step of the package against the same step written by hand, and under autocast against float32."""
 
 import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
-from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
+from rnn_hf.benchmarking.timing import BareLanguageModel, announced, in_turn, ratio
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+
+
+CellType = Literal["lstm", "gru", "rnn"]
+CELL_TYPES: tuple[CellType, ...] = get_args(CellType)
 
 
 @dataclass(frozen=True)
 class TrainingSize:
     """One row of the training benchmark."""
 
-    cell_type: Literal["lstm", "gru", "rnn"]
+    cell_type: CellType
     hidden_size: int
     num_hidden_layers: int
     batch_size: int
@@ -37,47 +43,69 @@ TRAINING_SIZES = [
 ]
 
 
-def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callable[[], object]]:
-    """One optimizer step of the package and of the hand-written loop with each loss, on the same data and sizes."""
-    config = RNNConfig(
+def config_of(size: TrainingSize) -> RNNConfig:
+    return RNNConfig(
         vocab_size=size.vocab_size,
         hidden_size=size.hidden_size,
         num_hidden_layers=size.num_hidden_layers,
         cell_type=size.cell_type,
         tie_word_embeddings=False,
     )
-    ours, bare = RNNForCausalLM(config).train(), BareLanguageModel(config).train()
-    ours.to(device)
-    bare.to(device)
-    generator = torch.Generator().manual_seed(0)
+
+
+def random_window(size: TrainingSize, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same random tokens each time, and the token after each, both `(batch, window)`."""
     shape = (size.batch_size, size.window + 1)
-    tokens = torch.randint(size.vocab_size, shape, generator=generator).to(device)
-    inputs, targets = tokens[:, :-1], tokens[:, 1:].contiguous()
+    tokens = torch.randint(size.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return tokens[:, :-1], tokens[:, 1:].contiguous()
+
+
+def update(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def our_step(size: TrainingSize, device: torch.device, dtype: torch.dtype = torch.float32) -> Callable[[], object]:
+    """One optimizer step of the package, which carries its state; under autocast where `dtype` is not float32."""
+    model = RNNForCausalLM(config_of(size)).train().to(device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    inputs, targets = random_window(size, device)
+    state: Any = None
+
+    def run() -> None:
+        nonlocal state
+        with nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype):
+            outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
+        state = outputs.cache.detach()
+        update(model, optimizer, outputs.loss)
+
+    return run
+
+
+def training_steps(size: TrainingSize, device: torch.device) -> dict[str, Callable[[], object]]:
+    """One optimizer step of the package and of the hand-written loop with each loss, on the same data and sizes."""
+    bare = BareLanguageModel(config_of(size)).train().to(device)
+    optimizer = torch.optim.SGD(bare.parameters(), lr=0.1)
+    inputs, targets = random_window(size, device)
     states: dict[str, Any] = {}
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def package(optimizer: torch.optim.Optimizer) -> None:
-        outputs = ours(
-            inputs, past_key_values=states.get("ours"), shift_labels=targets, use_cache=True, skip_logits=True
-        )
-        states["ours"] = outputs.past_key_values.detach()
-        step(ours, optimizer, outputs.loss)
-
-    def by_hand(optimizer: torch.optim.Optimizer, kind: str) -> None:
+    def by_hand(kind: str) -> None:
         loss, state = bare(inputs, targets, states.get(kind), kind)
         states[kind] = tuple(s.detach() for s in state) if isinstance(state, tuple) else state.detach()
-        step(bare, optimizer, loss)
+        update(bare, optimizer, loss)
 
-    our_sgd, bare_sgd = (torch.optim.SGD(model.parameters(), lr=0.1) for model in (ours, bare))
-    candidates: dict[str, Callable[[], object]] = {"ours": lambda: package(our_sgd)}
-    candidates["by hand, same loss"] = lambda: by_hand(bare_sgd, "fused")
-    candidates["by hand, cross_entropy"] = lambda: by_hand(bare_sgd, "plain")
-    return candidates
+    return {
+        "ours": our_step(size, device),
+        "by hand, same loss": partial(by_hand, "fused"),
+        "by hand, cross_entropy": partial(by_hand, "plain"),
+    }
+
+
+def synchronize_of(device: torch.device) -> Callable[[], None]:
+    """What waits until a device has done its work."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def row_of(label: str, times: dict[str, list[float]], tokens: int) -> dict[str, Any]:
@@ -96,9 +124,28 @@ def benchmark_steps(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]
     """
     target = torch.device(device)
     rows: list[dict[str, Any]] = []
-    for size in TRAINING_SIZES:
-        synchronize = torch.cuda.synchronize if target.type == "cuda" else lambda: None
-        times = in_turn(training_steps(size, target), rounds, synchronize)
+    for size in announced("training step", TRAINING_SIZES):
+        times = in_turn(training_steps(size, target), rounds, synchronize_of(target))
         tokens = size.batch_size * size.window
         rows.append(row_of(str(size), times, tokens))
+    return rows
+
+
+BF16_SIZES = [
+    TrainingSize(cell_type, hidden_size, 2, batch_size, 35)
+    for cell_type in CELL_TYPES
+    for hidden_size in (200, 650)
+    for batch_size in (20, 64)
+]
+
+
+def benchmark_bf16(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
+    """Time of a step of the package under bfloat16 autocast against float32, as `benchmark_steps` has its rows; one a
+    size of `BF16_SIZES`."""
+    target = torch.device(device)
+    rows = []
+    for size in announced("step under bf16 autocast", BF16_SIZES):
+        candidates = {"ours": our_step(size, target, torch.bfloat16), "float32": our_step(size, target)}
+        times = in_turn(candidates, rounds, synchronize_of(target))
+        rows.append(row_of(str(size), times, size.batch_size * size.window))
     return rows

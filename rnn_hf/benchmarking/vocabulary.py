@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_hf.benchmarking.timing import alone, in_turn, ratio, rise_of_peak
+from rnn_hf.benchmarking.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.models.loss_rnn import linear_cross_entropy
 
 
@@ -48,7 +48,7 @@ def benchmark_vocabulary(rounds: int = 9) -> list[dict[str, Any]]:
     """Rows of `words`, `ratio` of the time in parts to that of each other layer, and `megabytes` at the peak beyond
     the weights, each layer in a process of its own."""
     rows = []
-    for words in VOCABULARIES:
+    for words in announced("vocabulary", VOCABULARIES):
         times = in_turn({name: output_step(name, words) for name in OUTPUT_LAYERS}, max(3, rounds // 2))
         rows.append({
             "words": words,
