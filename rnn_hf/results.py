@@ -6,9 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+from rnn_hf.files import read_json
 
 
 def perplexities(root: Path) -> str:
@@ -32,11 +30,11 @@ def perplexities(root: Path) -> str:
 
 def cells_of(directory: Path) -> list[str]:
     """What `perplexities` says of a run: its scores, or how far it was run and the validation on the way."""
-    run = read(directory / "run.json")
+    run = read_json(directory / "run.json")
     result, options = run["result"], run["arguments"]["training"]
     minutes = f"{result['minutes']:.0f} ({run['threads']})"
     if result["is_complete"]:
-        scores = read(directory / "evaluation.json")["scores"]
+        scores = read_json(directory / "evaluation.json")["scores"]
         epochs = f"{result['epochs']:g}"
         scored = [f"{scores['validation']['perplexity']:.2f}", f"**{scores['test']['perplexity']:.2f}**"]
     else:
@@ -54,7 +52,7 @@ def budget(root: Path) -> str:
     for file in sorted([*(root / "model_cards").glob("ptb_*/run.json"), *(root / "results").glob("ptb_*/run.json")]):
         if file.parent.name.startswith("ptb_brief"):
             continue  # their runs were paused, and the minutes hold that
-        result = read(file)["result"]
+        result = read_json(file)["result"]
         lines = (json.loads(line) for line in (file.parent / "metrics.jsonl").read_text("utf-8").splitlines())
         points = [(line["step"], line["validation_perplexity"]) for line in lines if "validation_perplexity" in line]
         cells = {}
@@ -67,10 +65,10 @@ def budget(root: Path) -> str:
 
 
 def adapted(root: Path) -> str:
-    """One row a model and adaptation: scores of scripts/adapt.py beside the static ones."""
+    """One row a model and adaptation: scores of scripts/adapt.py and the static ones."""
     rows = []
     for file in sorted((root / "model_cards").glob("*/evaluation.json")):
-        evaluation = read(file)
+        evaluation = read_json(file)
         static = evaluation["scores"]["test"]["perplexity"]
         for name, found in evaluation.get("adapted", {}).items():
             validation, test = (f"{found['scores'][split]['perplexity']:.2f}" for split in ("validation", "test"))
@@ -112,20 +110,35 @@ def _written(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def ratios(file: Path) -> str:
-    """One row a size of a benchmark, a column for each thing compared to, and how it was measured."""
-    benchmark = read(file)
-    about = "{rounds} rounds, {threads} threads, torch {versions[torch]}, device {device}".format(**benchmark)
-    return f"{table(benchmark['rows'], size='size', ratio='to {}')}\n\n({about})"
+def conditions(benchmark: dict[str, Any], is_timed: bool = True) -> str:
+    """The line under a table: how often, on which machine and with which settings it was measured.
+
+    Args:
+        benchmark: What `scripts/benchmark.py --json` wrote; older files lack `machine`.
+        is_timed: Whether all was measured in the benchmark's own process, whose memory settings then count.
+    """
+    machine = benchmark.get("machine")
+    if machine is None:
+        about = [f"{benchmark['threads']} threads", "CPU not recorded"]
+    else:
+        about = [f"{machine['threads']} threads", machine["cpu"], "/".join(machine["instructions"]), machine["blas"]]
+        about += [] if machine["onednn"] else ["oneDNN off"]
+        about += ["freed memory kept"] if is_timed and machine["keeps_freed_memory"] else []
+        about += [f"{name}={value}" for name, value in sorted(machine["environment"].items())]
+        about += [machine["gpu"]] if "gpu" in machine else []
+    return "({rounds} rounds, {about}, torch {versions[torch]})".format(about=", ".join(about), **benchmark)
 
 
-def memory(file: Path) -> str:
-    """Resident memory over the number of tokens."""
-    rows = read(file)["memory"]
-    line = "{tokens:,}: {megabytes generating:.0f} and {megabytes scoring:.0f}"
-    return "Resident megabytes after so many tokens generated, and scored: " + "; ".join(
-        line.format(**r) for r in rows
-    )
+def part(what: str, key: str, is_timed: bool = True, **titles: str) -> Callable[[Path], str]:
+    """One table of a benchmark's file, and the conditions that it was measured under; `titles` as of `table`."""
+
+    def render_part(root: Path) -> str:
+        benchmark = read_json(root / "results" / f"benchmark_{what}.json")
+        if key not in benchmark:
+            return "Not measured."
+        return f"{table(benchmark[key], **titles)}\n\n{conditions(benchmark, is_timed)}"
+
+    return render_part
 
 
 def client(root: Path) -> str:
@@ -134,36 +147,34 @@ def client(root: Path) -> str:
     return f"```python\n{text}```"
 
 
-def part(what: str, key: str, **titles: str) -> Callable[[Path], str]:
-    """One table of a benchmark's file."""
-    return lambda root: table(read(root / "results" / f"benchmark_{what}.json")[key], **titles)
-
-
-# What stands between <!-- NAME --> and <!-- end NAME --> on each page.
+MEMORY = {"tokens": "tokens", "megabytes generating": "MB generating", "megabytes scoring": "MB scoring"}
+# What is between <!-- NAME --> and <!-- end NAME --> on each page.
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {
         "results": perplexities,
         "budget": budget,
         "adapted": adapted,
-        "speed": lambda root: ratios(root / "results" / "benchmark_train.json"),
-        "training memory": part("train", "memory", size="size", megabytes="{}"),
+        "speed": part("train", "rows", size="size", ratio="vs {}"),
+        "padding": part("train", "padding", size="size", ratio="{}"),
+        "bf16": part("train", "bf16", size="size", ratio="vs {}"),
+        "training memory": part("train", "memory", is_timed=False, size="size", megabytes="{}"),
         "shares": part("train", "shares", size="size", percent="{}"),
-        "vocabulary": part("train", "vocabulary", words="words", ratio="time to {}", megabytes="MB, {}"),
-        "generation": lambda root: ratios(root / "results" / "benchmark_generate.json"),
-        "memory": lambda root: memory(root / "results" / "benchmark_generate.json"),
+        "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
+        "generation": part("generate", "rows", size="size", ratio="vs {}"),
+        "memory": part("generate", "memory", is_timed=False, **MEMORY),
     },
     "docs/deployment.md": {
         "client": client,
-        "steps": part("deploy", "rows", size="size", milliseconds="ms, {}", ratio="runner to {}"),
-        "prompt": part("deploy", "prompt", size="size", milliseconds="ms, {}", ratio="runner to {}"),
+        "steps": part("deploy", "rows", size="size", milliseconds="ms, {}", ratio="runner vs {}"),
+        "prompt": part("deploy", "prompt", size="size", milliseconds="ms, {}", ratio="runner vs {}"),
         "checkpoints": part("deploy", "checkpoints", model="model", perplexity="perplexity, {}", megabytes="MB, {}"),
-        "cold start": part("deploy", "cold_start", process="process", seconds="seconds"),
+        "cold start": part("deploy", "cold_start", is_timed=False, process="process", seconds="seconds"),
     },
 }
 
 
 def render(page: str, text: str, root: Path) -> str:
-    """The text of one of `PAGES` with what stands between its marks written anew, from files under `root`.
+    """The text of one of `PAGES` with what is between its marks rendered again, from files under `root`.
 
     Raises:
         ValueError: A pair of marks is missing.

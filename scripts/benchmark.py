@@ -4,11 +4,12 @@
     python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
-`train` also measures memory, where the time goes, and the output layer as the vocabulary grows; `generate` the time
-and memory of one more token as the context grows, beside transformers' GPT-2 and Mamba, and memory over a million
-tokens; `deploy` exported models in ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process.
+`train` also measures padded batches, bfloat16, memory, where the time goes, and growing vocabularies; `generate` time
+and memory of one more token as the context grows, of transformers' GPT-2 and Mamba too; `deploy` exported models in
+ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process.
 """
 
+import logging
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,8 +20,9 @@ import torch
 from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
+from rnn_hf.benchmarking.machine import describe_machine
 from rnn_hf.files import write_json
-from rnn_hf.results import table
+from rnn_hf.results import conditions, table
 from rnn_hf.training.reporting import versions
 
 
@@ -36,10 +38,8 @@ def measure(arguments: Namespace) -> dict[str, Any]:
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "generate", "deploy"])
-    parser.add_argument(
-        "--rounds", type=int, default=9, help="rounds, in which each candidate runs twice and the second run counts"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; of train")
+    parser.add_argument("--rounds", type=int, default=9, help="in each a candidate runs twice, the second is timed")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of train")
     parser.add_argument(
         "--peer", nargs="+", type=Path, default=[], help="checkouts of word_language_model or awd-lstm-lm; of train"
     )
@@ -49,24 +49,30 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if arguments.device != "cpu" and arguments.what != "train":
+        parser.error(f"--device {arguments.device}: {arguments.what} is measured on the CPU alone")
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: no GPU is available")
     for peer in arguments.peer:
         if not (peer / "main.py").is_file():
             parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
-    print("Time as a ratio to the other's in the same round (median; below 1 is faster):\n")
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("rnn_hf.benchmarking").setLevel(logging.INFO)
     try:
         tables = measure(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for rows in tables.values():
-        print(f"{table(rows)}\n")
+    machine = describe_machine(arguments.device)
+    about = {"rounds": arguments.rounds, "device": arguments.device, "versions": versions(), "machine": machine}
+    print("Ratios are times over the other's in the same round (median; below 1 is faster):\n")
+    for name, rows in tables.items():
+        print(f"{name}\n\n{table(rows)}\n")
+    print(conditions(about))
     if arguments.plot and arguments.what != "train":
         {"generate": plot_context, "deploy": plot_deployment}[arguments.what](tables, Path(arguments.plot))
     if arguments.json:
-        about = {"rounds": arguments.rounds, "threads": torch.get_num_threads(), "versions": versions()}
-        write_json(Path(arguments.json), about | tables | {"device": arguments.device})
+        write_json(Path(arguments.json), about | tables)
     return 0
 
 

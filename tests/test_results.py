@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_hf.results import PAGES, adapted, budget, cells_of, perplexities, render
+from rnn_hf.results import PAGES, adapted, budget, cells_of, conditions, perplexities, render
 
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +19,53 @@ def test_the_tables_on_a_page_are_those_of_the_files(page):
     for name in PAGES[page]:
         with pytest.raises(ValueError, match=f"{page} needs .*<!-- {name} -->"):
             render(page, text.replace(f"<!-- {name} -->", ""), ROOT)
+
+
+MACHINE = {
+    "cpu": "Some CPU 9000", "cores": 4, "threads": 3, "instructions": ["AVX512", "AMX"], "blas": "OpenBLAS",
+    "onednn": True, "keeps_freed_memory": True, "environment": {},
+}  # fmt: skip
+FROM_RUNS = {"results", "budget", "adapted", "client"}
+IN_OTHER_PROCESSES = {"training memory", "memory", "cold start"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_table_of_a_benchmark_names_the_machine(page, tmp_path):
+    (tmp_path / "results").mkdir()
+    for file in (ROOT / "results").glob("benchmark_*.json"):
+        content = json.loads(file.read_text())
+        content |= {"machine": MACHINE, "padding": [], "bf16": []}
+        (tmp_path / "results" / file.name).write_text(json.dumps(content))
+    for name in PAGES[page].keys() - FROM_RUNS:
+        line = PAGES[page][name](tmp_path).splitlines()[-1]
+        kept = "" if name in IN_OTHER_PROCESSES else ", freed memory kept"
+        assert f", 3 threads, Some CPU 9000, AVX512/AMX, OpenBLAS{kept}, torch " in line
+
+
+def test_what_changes_speed_is_in_the_line_and_what_is_as_usual_is_not():
+    benchmark = {"rounds": 5, "versions": {"torch": "2.13.0"}, "machine": MACHINE}
+    usual = conditions(benchmark)
+    assert usual == "(5 rounds, 3 threads, Some CPU 9000, AVX512/AMX, OpenBLAS, freed memory kept, torch 2.13.0)"
+    for key, value, words in (
+        ("onednn", False, "oneDNN off"),
+        ("environment", {"MALLOC_ARENA_MAX": "1"}, "MALLOC_ARENA_MAX=1"),
+        ("gpu", "Some GPU", "Some GPU"),
+    ):
+        assert words not in usual and words in conditions(benchmark | {"machine": MACHINE | {key: value}})
+
+
+def test_a_file_without_a_machine_says_so_and_one_without_a_table_too(tmp_path):
+    (tmp_path / "results").mkdir()
+    content = {
+        "rounds": 5,
+        "threads": 2,
+        "versions": {"torch": "2.9"},
+        "rows": [{"size": "one", "ratio": {"a": 1}}],
+    }
+    (tmp_path / "results" / "benchmark_train.json").write_text(json.dumps(content))
+    expected = "| size | vs a |\n| --- | --- |\n| one | 1.00 |\n\n(5 rounds, 2 threads, CPU not recorded, torch 2.9)"
+    assert PAGES["README.md"]["speed"](tmp_path) == expected
+    assert PAGES["README.md"]["padding"](tmp_path) == "Not measured."
 
 
 def test_a_run_that_was_not_run_in_full_says_how_far_it_was(tmp_path):
