@@ -151,8 +151,9 @@ def with_cache(predictions: Iterator[Predictions], how: Adaptation) -> Iterator[
         hidden = found.hidden if hidden is None else torch.cat([hidden, found.hidden])
         targets = found.targets if targets is None else torch.cat([targets, found.targets])
         total = len(targets)
-        now, before = torch.arange(total - count, total)[:, None], torch.arange(total)
-        reach = ((before < now) & (before >= now - how.cache_size)).to(targets.device)
+        now, before = (torch.arange(first, total, device=targets.device) for first in (total - count, 0))
+        now = now[:, None]
+        reach = (before < now) & (before >= now - how.cache_size)
         scores = (how.cache_flatness * found.hidden @ hidden.T).masked_fill(~reach, -math.inf)
         is_same = found.targets[:, None] == targets
         cached = torch.where(is_same, scores, -math.inf).logsumexp(1) - scores.logsumexp(1)
@@ -209,7 +210,7 @@ def evaluate_adapted(
     total = 0.0
     with bar:
         for part in parts:
-            total -= part.double().sum().item()
+            total -= math.fsum(part.tolist())
             bar.update(len(part))
     model.train(was_training)
     return Score(total / len(tokens), len(tokens))

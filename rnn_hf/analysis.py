@@ -13,8 +13,9 @@ from rnn_hf.plotting import new_figure, save_figure
 
 
 def backbone_of(model: PreTrainedModel) -> RNNModel:
-    """The recurrent layers of a model, a copy in double precision that drops nothing."""
-    return copy.deepcopy(getattr(model, "model", model)).double().eval()
+    """The recurrent layers of a model, a copy in double precision that drops nothing, on the CPU: not every device has
+    that precision, and cuDNN has no gradients outside of training."""
+    return copy.deepcopy(getattr(model, "model", model)).cpu().double().eval()
 
 
 def gradient_norms(model: PreTrainedModel, input_ids: torch.Tensor, distances: int = 50) -> list[list[float]]:

@@ -191,13 +191,15 @@ def evaluate(
     stream = TokenStream(tokens, start, columns, window)
     was_training = model.training
     model.eval()
+    # Weights on a disk are on no device; they are fetched to where they run, and so are the inputs.
+    device = torch.device("cpu") if model.device.type == "meta" else model.device
     total, state = 0.0, None
     windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
     for inputs, targets in windows:
-        inputs, targets = inputs.to(model.device), targets.to(model.device)
+        inputs, targets = inputs.to(device), targets.to(device)
         outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
         state = outputs.cache
-        total += outputs.loss.double().item() * targets.numel()
+        total += outputs.loss.item() * targets.numel()
     model.train(was_training)
     return Score(total / stream.num_tokens, stream.num_tokens)
 

@@ -163,7 +163,7 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         first = max(time - logits_to_keep, 0) if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
 
         kept: list[torch.Tensor] = []
-        loss, start = torch.zeros(()), 0
+        loss, start = torch.zeros((), device="cpu"), 0
         for size in self._pieces(rows, time, use_cache and cache.layers[0].record_past):
             part = slice(start, start + size)
             found, states = self._run(ids[:, part], mask[:, part], states, min(max(first - start, 0), size))

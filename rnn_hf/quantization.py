@@ -106,7 +106,7 @@ def _compare(folder: Path, files: dict[str, str], tokens: np.ndarray, start: int
 
 def steps_of(model: Any) -> Callable[[], object]:
     """`STEPS` steps of one token each, the state carried."""
-    token = torch.zeros(1, 1, dtype=torch.long)
+    token = torch.zeros(1, 1, dtype=torch.long, device="cpu")
 
     def run() -> None:
         state = None

@@ -105,15 +105,18 @@ def _surprisals(
     """Surprisals in nats of each row, each token given `start` and those before it; goes on with `state`."""
     found: list[list[float]] = [[] for _ in ids]
     longest = max(map(len, ids))
+    device = torch.device("cpu") if model.device.type == "meta" else model.device  # weights on a disk
     state = RNNCache(model.config) if state is None else state  # type: ignore[arg-type]
     for first in range(0, longest, window):
         targets = [row[first : first + window] for row in ids]
         inputs = [[start, *row][first : first + len(part)] for row, part in zip(ids, targets, strict=True)]
         width = max(map(len, targets))
-        mask = torch.tensor([[1] * len(part) + [0] * (width - len(part)) for part in targets])
-        padded = (torch.tensor([part + [start] * (width - len(part)) for part in rows]) for rows in (inputs, targets))
-        tokens, wanted = (part.to(model.device) for part in padded)
-        logits = model(tokens, attention_mask=mask.to(model.device), cache=state, use_cache=True).logits
+        mask = torch.tensor([[1] * len(part) + [0] * (width - len(part)) for part in targets], device=device)
+        tokens, wanted = (
+            torch.tensor([part + [start] * (width - len(part)) for part in rows], device=device)
+            for rows in (inputs, targets)
+        )
+        logits = model(tokens, attention_mask=mask, cache=state, use_cache=True).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
         for row, part, values in zip(found, targets, nats.view(len(ids), width).tolist(), strict=True):

@@ -43,7 +43,7 @@ class TokenStream:
             raise ValueError(f"{len(tokens)} tokens are too few for {columns} columns: lower the batch size")
         steps = len(tokens) // columns
         kept = torch.from_numpy(np.ascontiguousarray(tokens[: steps * columns])).long()
-        before = torch.cat([torch.tensor([start]), kept[:-1]])
+        before = torch.cat([kept.new_tensor([start]), kept[:-1]])
         share = slice(rank * columns // num_ranks, (rank + 1) * columns // num_ranks)
         self.inputs = before.view(columns, steps)[share]
         self.targets = kept.view(columns, steps)[share]
@@ -86,7 +86,7 @@ class TokenStream:
         stream, steps = copy.copy(self), self.targets.shape[1]
         if partial_shuffle:
             shifts = torch.from_numpy(generator.integers(0, steps, self.columns))[self.share, None]
-            source = (torch.arange(steps) + shifts) % steps
+            source = (torch.arange(steps, device="cpu") + shifts) % steps
             stream.inputs, stream.targets = self.inputs.gather(1, source), self.targets.gather(1, source)
         if random_windows:
             stream.bounds = [0]

@@ -325,7 +325,7 @@ class Finished:
         is_simple = all(type(criterion) in (MaxLengthCriteria, EosTokenCriteria) for criterion in criteria)
         self.max_length = criteria.max_length if is_simple else None
         self.end_ids = None if self.ends is None else set(self.ends.tolist())
-        self.rows = torch.zeros(rows, dtype=torch.bool)
+        self.rows = torch.zeros(rows, dtype=torch.bool, device="cpu")
         self.any = False
 
     def pad(self, tokens):
@@ -343,7 +343,7 @@ class Finished:
                 return True
             if self.end_ids is None:
                 return False
-            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()])
+            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()], device="cpu")
         self.any = bool(self.rows.any())
         return self.any and bool(self.rows.all())
 

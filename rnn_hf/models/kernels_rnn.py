@@ -32,8 +32,8 @@ class Choices(dict[str, str]):
 
 
 CHOICES = Choices()
-# A measurement stops after so many rounds, or after so many seconds of one way.
-ROUNDS, SECONDS = 5, 0.01
+# A measurement takes so many rounds; fewer, but not below the minimum, where a way has taken so many seconds.
+ROUNDS, FEWEST_ROUNDS, SECONDS = 7, 3, 0.01
 MARGIN = 1.05
 
 MINUS_ONE = torch.tensor(-1.0, device="cpu")  # whatever default device the program that imports this has set
@@ -72,8 +72,8 @@ def _measure(what: str, ways: Mapping[str, Callable[[], object]], margin: float)
     if not seconds:
         raise RuntimeError(f"no way to compute {what}: {'; '.join(errors)}")
     spent = dict.fromkeys(seconds, 0.0)
-    for _ in range(ROUNDS):
-        for name in [name for name in seconds if spent[name] < SECONDS]:
+    for done in range(ROUNDS):
+        for name in [name for name in seconds if done < FEWEST_ROUNDS or spent[name] < SECONDS]:
             start = time.perf_counter()
             ways[name]()
             elapsed = time.perf_counter() - start

@@ -77,7 +77,7 @@ class RNNLayer(GradientCheckpointingLayer):
         Args:
             inputs: `(B, T, input size)`.
             hidden, cell: State before the window, `(B, H)` each; `cell` for an LSTM only; `None` is zeros.
-            padding: `(B, T)`, true behind the end of a row, where `inputs` are zero; `None` where all rows are full.
+            padding: `(B, T)`, true behind the end of a row, where `inputs` are finite; `None` where all rows are full.
 
         Returns:
             Outputs `(B, T, H)`, of any finite value at padding, and the state `(B, H)`: `cell` after each row's last
@@ -108,7 +108,8 @@ class RNNLayer(GradientCheckpointingLayer):
         def on_other_weights(inputs, state):
             weights = self._weights(shuts, dtype)
             if shuts:
-                inputs = torch.cat([inputs, padding[..., None].to(inputs)], dim=-1)
+                steps = [inputs.transpose(0, 1), padding.t()[..., None].to(inputs)]
+                inputs = torch.cat(steps, dim=-1).transpose(0, 1)
             return self._run_function(inputs, state, weights, dtype)
 
         state = None if hidden is None else hidden[None].contiguous()
@@ -280,54 +281,62 @@ def run_packed(module: nn.Module, inputs: torch.Tensor, state: Any, padding: tor
 class Compaction:
     """A padded batch with the real tokens of each row side by side from its start on: what layers run over.
 
+    Compacted rows are `(B, T, ...)` like the batch, but lie in memory step by step, as the kernels want them.
+
     Attributes:
-        seen: `(B, T)`, real tokens of the row up to each position, that one included.
-        order: `(B, T)`, where the tokens of the compacted rows come from; `None` where they lie so already.
+        order: `(T * B,)`, where in the flattened batch each token of the compacted rows comes from, step by step.
+        places: `(B, T)`, where in the compacted rows, step by step, the last real token up to each position is.
         padding: `(B, T)`, true behind the end of a compacted row.
+        is_early: `(B, T)`, true at padding before a row's first token; `None` where no row begins with padding.
     """
 
-    seen: torch.Tensor
-    order: torch.Tensor | None
+    order: torch.Tensor
+    places: torch.Tensor
     padding: torch.Tensor
+    is_early: torch.Tensor | None
 
     @classmethod
     def from_mask(cls, mask: torch.Tensor) -> "Compaction | None":
         """From `(B, T)`, true at real tokens; `None` where all are real."""
         if mask.is_meta:
             return None
-        seen = mask.cumsum(dim=1)
-        steps = torch.arange(1, mask.shape[1] + 1, device=mask.device)
         # One wait for a GPU, for both answers.
-        is_full, is_compact = torch.stack([mask.all(), (mask == (steps <= seen[:, -1:])).all()]).tolist()
+        is_full, starts_full = torch.stack([mask.all(), mask[:, 0].all()]).tolist()
         if is_full:
             return None
-        order = None if is_compact else (~mask).long().argsort(dim=1, stable=True)
-        return cls(seen, order, steps > seen[:, -1:])
+        batch, time = mask.shape
+        rows, steps = (torch.arange(size, device=mask.device) for size in (batch, time))
+        seen = mask.cumsum(dim=1)  # real tokens of the row up to there
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True) + time * rows[:, None]
+        places = (seen - 1).clamp(min=0) * batch + rows[:, None]
+        return cls(order.t().flatten(), places, steps >= seen[:, -1:], None if starts_full else seen == 0)
 
     def compact(self, inputs: torch.Tensor) -> torch.Tensor:
-        """`(B, T, H)` to compacted rows, zero behind their end."""
-        rows = inputs if self.order is None else take(inputs, self.order)
-        return rows.masked_fill(self.padding[..., None], 0)
+        """`(B, T)` or `(B, T, H)` to compacted rows; what stands behind their end is some of the padding."""
+        batch, time = self.padding.shape
+        return inputs.flatten(0, 1).index_select(0, self.order).unflatten(0, (time, batch)).transpose(0, 1)
 
     def spread(self, outputs: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """Outputs of compacted rows, `(B, T, H)`, to the positions of the batch.
 
         A position shows the output of the last real token up to there, or `before`, `(B, H)`.
         """
-        return take(torch.cat([before[:, None].to(outputs), outputs], dim=1), self.seen)
+        shown = pick(outputs, self.places.flatten()).unflatten(0, self.places.shape)
+        if self.is_early is None:
+            return shown
+        return torch.where(self.is_early.to(shown.device)[..., None], before[:, None].to(shown), shown)
 
     def last(self, outputs: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
         """The output of each row's last token, `(B, H)`, or `before` where a row has none."""
-        length = self.seen[:, -1:]
-        last = take(outputs, (length - 1).clamp(min=0))[:, 0]
-        return torch.where(length > 0, last, before.to(last))
+        shown = pick(outputs, self.places[:, -1])
+        if self.is_early is None:
+            return shown
+        return torch.where(self.is_early[:, -1:].to(shown.device), before.to(shown), shown)
 
 
-def take(inputs: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """`inputs[b, index[b, s]]` of `(B, T, H)` for an index `(B, S)`, by whole rows: fast forward and backward."""
-    batch, time, width = inputs.shape
-    flat = index + time * torch.arange(batch, device=index.device)[:, None]
-    return inputs.flatten(0, 1).index_select(0, flat.flatten()).view(batch, -1, width)
+def pick(outputs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Tokens of `(B, T, H)`, counted step by step, `(N,)` to `(N, H)`: whole rows of memory, so fast both ways."""
+    return outputs.transpose(0, 1).flatten(0, 1).index_select(0, places.to(outputs.device))
 
 
 __all__ = ["CELLS", "Compaction", "RNNLayer", "locked_dropout"]

@@ -186,34 +186,41 @@ class RNNModel(RNNPreTrainedModel):
             ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit.
         """
         cache = one_cache(cache, past_key_values)
-        embeds = self._embed(input_ids, inputs_embeds)
+        self._check_inputs(input_ids, inputs_embeds)
         if kwargs.get("head_mask") is not None:
             raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        states = self._read_state(cache, embeds)
-        mask = self._read_mask(attention_mask, embeds)
+        inputs = inputs_embeds if input_ids is None else input_ids
+        states = self._read_state(cache, len(inputs))
+        mask = self._read_mask(attention_mask, inputs)
         if use_cache and cache is not None and cache.layers[0].record_past:
-            outputs, hidden_states = self._run_recorded(embeds, cache, mask, output_hidden_states)
+            outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
-            outputs, hidden_states = self._run_layers(embeds, states, mask, output_hidden_states)
-            cache = self._write_state(cache, states, embeds.shape[1]) if use_cache else None
+            outputs, hidden_states = self._run_layers(inputs, states, mask, output_hidden_states)
+            cache = self._write_state(cache, states, inputs.shape[1]) if use_cache else None
         return BaseModelOutputWithPast(
             last_hidden_state=outputs,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
             **{CACHE_NAME: cache},
         )
 
-    def _run_layers(self, embeds: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
+    def _run_layers(self, inputs: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
         """Outputs and, if it `keeps` them, the hidden states before each layer and after the last.
 
-        Replaces the entries of `states`.
+        Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
         """
         rows = None if mask is None else Compaction.from_mask(mask)
-        hidden_states = [embeds] if keeps else []
-        outputs = embeds if rows is None else rows.compact(embeds)
-        outputs = locked_dropout(outputs, self.config.input_dropout, self.training)
+        if rows is None or keeps:
+            embeds = self._embed(inputs)
+            hidden_states = [embeds] if keeps else []
+            embeds = embeds if rows is None else rows.compact(embeds)
+        else:  # ids are moved in place of embeddings, which is less to copy
+            embeds, hidden_states = self._embed(rows.compact(inputs)), []
+        if rows is not None and inputs.is_floating_point():
+            embeds = embeds.masked_fill(rows.padding[..., None], 0)  # which may be anything there
+        outputs = locked_dropout(embeds, self.config.input_dropout, self.training)
         for index, layer in enumerate(self.layers):
             is_last = index + 1 == len(self.layers)
             if rows is None:
@@ -230,21 +237,22 @@ class RNNModel(RNNPreTrainedModel):
                 outputs = locked_dropout(raw, self.config.hidden_dropout, self.training)
         return locked_dropout(shown, self.config.output_dropout, self.training), hidden_states
 
-    def _run_recorded(self, embeds: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool):
+    def _run_recorded(self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool):
         """As `_run_layers`, with the last tokens one at a time, so that `cache` records the state before each."""
-        time = embeds.shape[1]
+        time = inputs.shape[1]
         sizes = [time - RECORDED_STEPS] * (time > RECORDED_STEPS) + [1] * min(time, RECORDED_STEPS)
         masks = [None] * len(sizes) if mask is None else mask.split(sizes, dim=1)
         runs = []
-        for part, part_mask, size in zip(embeds.split(sizes, dim=1), masks, sizes, strict=True):
-            states = self._read_state(cache, part)
+        for part, part_mask, size in zip(inputs.split(sizes, dim=1), masks, sizes, strict=True):
+            states = self._read_state(cache, len(part))
             runs.append(self._run_layers(part, states, part_mask, keeps))
             self._write_state(cache, states, size)
         outputs, hidden_states = zip(*runs, strict=True)
         hidden_states = [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)] if keeps else []
         return torch.cat(outputs, dim=1), hidden_states
 
-    def _embed(self, input_ids, inputs_embeds) -> torch.Tensor:
+    @staticmethod
+    def _check_inputs(input_ids, inputs_embeds) -> None:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
         given = inputs_embeds if input_ids is None else input_ids
@@ -252,19 +260,22 @@ class RNNModel(RNNPreTrainedModel):
             name = "`inputs_embeds` must be (batch, time, embedding_size)"
             name = name if input_ids is None else "`input_ids` must be (batch, time)"
             raise ValueError(f"{name} with at least one time step, got shape {tuple(given.shape)}")
-        if input_ids is None:
-            return inputs_embeds.to(self.embed_tokens.weight.dtype)
-        embeds = self.embed_tokens(input_ids)
+
+    def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
+        if inputs.is_floating_point():
+            return inputs.to(self.embed_tokens.weight.dtype)
+        embeds = self.embed_tokens(inputs)
         if self.training and self.config.embedding_dropout:
             # A mask over word types, looked up: the same as dropping rows of the matrix, without touching all of it.
             keep = F.dropout(embeds.new_ones(self.embed_tokens.num_embeddings), self.config.embedding_dropout)
-            embeds = embeds * keep[input_ids, None]
+            embeds = embeds * keep[inputs, None]
         return embeds
 
-    def _read_state(self, cache, embeds: torch.Tensor) -> list[tuple]:
+    def _read_state(self, cache, rows: int) -> list[tuple]:
         if cache is None:
             return [(None, None)] * len(self.layers)
-        check_state(cache, self.state_sizes, len(embeds))
+        check_state(cache, self.state_sizes, rows)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _write_state(self, cache, states: list[tuple], num_tokens: int):
@@ -273,16 +284,16 @@ class RNNModel(RNNPreTrainedModel):
             layer.update(hidden, cell, num_tokens)
         return cache
 
-    def _read_mask(self, attention_mask, embeds: torch.Tensor) -> torch.Tensor | None:
+    def _read_mask(self, attention_mask, inputs: torch.Tensor) -> torch.Tensor | None:
         """The mask of this window, `(B, T)`, true at real tokens."""
         if attention_mask is None:
             return None
-        batch, time = embeds.shape[:2]
+        batch, time = inputs.shape[:2]
         if attention_mask.ndim != 2 or len(attention_mask) != batch or attention_mask.shape[1] < time:
             raise ValueError(
                 f"`attention_mask` must be ({batch}, {time}) or longer in time, got {tuple(attention_mask.shape)}"
             )
-        return attention_mask[:, -time:].to(device=embeds.device, dtype=torch.bool)
+        return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
 
     def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
         if state[0] is not None:
