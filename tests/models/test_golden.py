@@ -70,6 +70,9 @@ WAYS = {
 def test_a_saved_model_generates_what_recomputing_the_text_at_each_step_gives(saved, ids, options, seen):
     beams = options.get("num_beams", 1)
     given = {"cache": saved(ids[:, :seen]).cache.fork(beams)} if seen else {}
-    always = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(ids)}
+    always = {"max_new_tokens": 8, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    always["attention_mask"] = torch.ones_like(ids)
     expected = saved.generate(ids, num_beams=beams, use_cache=False, **always)
-    assert saved.generate(ids, **options, **given, **always).tolist() == expected.tolist()
+    got = saved.generate(ids, **options, **given, **always)
+    assert got.sequences.tolist() == expected.sequences.tolist()
+    torch.testing.assert_close(torch.stack(got.logits), torch.stack(expected.logits))
