@@ -70,10 +70,8 @@ def test_another_default_device_changes_nothing(model, tokenizer):
     expected, how = results(model, tokenizer), Adaptation(cache_size=5, cache_weight=0.1)
     with torch.device("meta"):  # on which whatever forgets to say its device has no content
         assert_same(results(model, tokenizer), expected)
-        adapted = evaluate_adapted(model, TOKENS, 0, Adaptation(cache_size=5, cache_weight=0.1)).loss
-    assert adapted == pytest.approx(
-        evaluate_adapted(model, TOKENS, 0, Adaptation(cache_size=5, cache_weight=0.1)).loss
-    )
+        adapted = evaluate_adapted(model, TOKENS, 0, how).loss
+    assert adapted == pytest.approx(evaluate_adapted(model, TOKENS, 0, how).loss)
 
 
 class NoDoublePrecision(TorchDispatchMode):

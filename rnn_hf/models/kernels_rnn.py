@@ -50,15 +50,14 @@ def fastest(what: str, ways: Mapping[str, Callable[[], object]], margin: float =
     Raises:
         RuntimeError: Every way raises.
     """
+    if len(ways) == 1:
+        return next(iter(ways))
     key = f"{what}, threads {torch.get_num_threads()}"
     if key not in CHOICES:
-        if not CHOICES.measures or torch.compiler.is_compiling() or len(ways) == 1:
-            return next(iter(ways))
-        CHOICES[key] = _measure(what, ways, margin)
+        CHOICES[key] = _measure(what, ways, margin) if CHOICES.measures else next(iter(ways))
     return CHOICES[key]
 
 
-@torch.compiler.disable
 def _measure(what: str, ways: Mapping[str, Callable[[], object]], margin: float) -> str:
     seconds: dict[str, float] = {}
     errors = []

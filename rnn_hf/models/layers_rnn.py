@@ -177,7 +177,7 @@ class RNNLayer(GradientCheckpointingLayer):
     def _autocast_dtype(self, inputs: torch.Tensor) -> torch.dtype | None:
         """The type of autocast, where it is on and the layer was measured to be faster in it, on a CPU."""
         dtype = autocast_dtype(inputs.device)
-        if dtype is None or inputs.device.type != "cpu" or torch.compiler.is_compiling() or not is_torch_rnn(self.rnn):
+        if dtype is None or inputs.device.type != "cpu" or not is_torch_rnn(self.rnn):
             return None
         weight = getattr(self.rnn, WEIGHTS[0])
         if weight.dtype != torch.float32 or not is_bare(self.rnn):
@@ -190,7 +190,7 @@ class RNNLayer(GradientCheckpointingLayer):
             if wants:
                 torch.autograd.grad(outputs.sum(), sample)
 
-        what = f"autocast {self.kind} {'gradients ' * wants}{size_class(*inputs.shape, *weight.shape)}"
+        what = f"autocast {self.kind} {'gradients ' * wants}{size_class(len(inputs), *weight.shape)}"
         ways = {"float32": partial(way, torch.float32), "autocast": partial(way, dtype)}
         with without_autocast(inputs.device), torch.random.fork_rng(devices=[]):
             return dtype if fastest(f"{what} {dtype}", ways, WORTH_DIGITS) == "autocast" else None

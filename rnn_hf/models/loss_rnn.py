@@ -153,6 +153,8 @@ def product_kind(
     inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, wants: bool
 ) -> str:
     """Which of `PRODUCTS` is the fastest for a loss of this shape and type, measured on a small part of it."""
+    if torch.compiler.is_compiling():
+        return "blas"  # which the compiler knows
     tokens = inputs.detach().to(dtype)
     if not (len(inputs) and has_onednn(tokens)):
         return "blas"

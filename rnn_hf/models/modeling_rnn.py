@@ -206,6 +206,8 @@ class RNNModel(RNNPreTrainedModel):
             **{CACHE_NAME: cache},
         )
 
+    # torch.compile does not trace recurrent modules: better one break around all layers than some within each.
+    @torch.compiler.disable
     def _run_layers(self, inputs: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
         """Outputs and, if it `keeps` them, the hidden states before each layer and after the last.
 

@@ -127,6 +127,10 @@ class TrainingArguments:
     hub_strategy: Literal["end", "all_checkpoints"] = field(
         default="end", metadata={"help": "all_checkpoints: push at each checkpoint too, with the checkpoints kept"}
     )
+    measure_kernels: bool = field(
+        default=True,
+        metadata={"help": "on a CPU: choose the fastest kernels by a short measurement; false: the same everywhere"},
+    )
     use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
     disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rnn_hf.models import RNNCache
+from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.objective import Objective
 
@@ -67,8 +68,8 @@ def save_checkpoint(
     identity: dict[str, Any],
     limit: int,
 ) -> None:
-    """Write `checkpoint-{step}` with all that the next step depends on; each process adds its state, its generators
-    and its number of threads.
+    """Write `checkpoint-{step}` with all that the next step depends on; each process adds its state, its generators,
+    its number of threads and its choice of kernels.
 
     Args:
         output_dir: Directory of the run.
@@ -102,7 +103,12 @@ def save_checkpoint(
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available():
             generators["cuda"] = torch.cuda.get_rng_state()
-        mine = {"state": layers, "generators": generators, "threads": torch.get_num_threads()}
+        mine = {
+            "state": layers,
+            "generators": generators,
+            "threads": torch.get_num_threads(),
+            "kernels": dict(CHOICES),
+        }
         torch.save(mine, beside / f"process-{accelerator.process_index}.pt")
     except (OSError, RuntimeError, SafetensorError) as error:  # each writer has an error of its own for a full disk
         shutil.rmtree(beside, ignore_errors=True)
@@ -157,6 +163,7 @@ def load_checkpoint(
         torch.cuda.set_rng_state(mine["generators"]["cuda"])
     if device.type == "cpu" and "threads" in mine:  # older checkpoints lack it
         _take_threads(mine["threads"], accelerator)
+    CHOICES.update(mine.get("kernels", {}))
     return Progress(**saved["progress"]), state
 
 

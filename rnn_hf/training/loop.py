@@ -16,10 +16,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.evaluation import evaluate
+from rnn_hf.evaluation import Score, evaluate
 from rnn_hf.files import write_into, write_json
 from rnn_hf.hub import HubError
 from rnn_hf.models import RNNCache
+from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import (
@@ -38,6 +39,7 @@ from rnn_hf.training.setup import (
     check_distribution,
     check_model,
     check_output_dir,
+    choose_kernels,
     keep_freed_memory,
     prepare_corpus,
 )
@@ -47,8 +49,8 @@ from rnn_hf.training.signals import stop_signals
 # Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
 FREE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
-    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "early_stopping_patience", "per_device_eval_batch_size",
-    "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
+    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "early_stopping_patience",
+    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
 }  # fmt: skip
 EVALUATION_WINDOW = 64
 
@@ -94,6 +96,8 @@ class TrainingRun:
         )
         check_distribution(self.accelerator)
         keep_freed_memory()
+        CHOICES.clear()  # what was measured before may have been by another rule
+        CHOICES.measures = options.measure_kernels
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.end = self.corpus.tokenizer.eos_token_id
@@ -133,6 +137,7 @@ class TrainingRun:
         if options.push_to_hub and self.accelerator.is_main_process:
             self.pusher = Pusher(options, self.output_dir, tqdm.write)
         self.epoch_stream = self._epoch_stream(self.progress.epoch)
+        choose_kernels(self.accelerator, self.objective, self.stream, lambda: self._score(EVALUATION_WINDOW))
         self._start_files(trackers)
 
     def _epoch_stream(self, epoch: int) -> TokenStream:
@@ -253,14 +258,7 @@ class TrainingRun:
         history.append(loss)
 
     def _validate(self, bar: tqdm) -> float:
-        options, progress = self.arguments.training, self.progress
-        score = evaluate(
-            self.model,
-            self.corpus.streams["validation"],
-            self.end,
-            columns=min(options.per_device_eval_batch_size, len(self.corpus.streams["validation"])),
-            window=EVALUATION_WINDOW,
-        )
+        progress, score = self.progress, self._score()
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score.loss)
         is_best = score.loss < progress.best_loss
@@ -278,6 +276,13 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 write_into(self.output_dir, self._write_model)
         return score.loss
+
+    def _score(self, steps: int | None = None) -> Score:
+        """The score of the model on the validation text, or on the first so many steps of its columns."""
+        tokens = self.corpus.streams["validation"]
+        columns = min(self.arguments.training.per_device_eval_batch_size, len(tokens))
+        tokens = tokens[: columns * steps] if steps else tokens
+        return evaluate(self.model, tokens, self.end, columns, EVALUATION_WINDOW)
 
     def _write_model(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
@@ -337,6 +342,7 @@ class TrainingRun:
             "data": self.counts,
             "device": str(self.accelerator.device),
             "parameters": self.model.num_parameters(),
+            "kernels": dict(CHOICES),
             "processes": self.accelerator.num_processes,
             "steps_per_epoch": self.steps_per_epoch,
             "threads": torch.get_num_threads(),

@@ -2,20 +2,24 @@
 
 import ctypes
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from accelerate import Accelerator, DistributedType
 from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import lines_of, load_corpus
+from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer, unknown_id
 from rnn_hf.evaluation import load_model, unigram_loss
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import Arguments, DataArguments
+from rnn_hf.training.objective import Objective
 
 
 @dataclass
@@ -117,6 +121,29 @@ def keep_freed_memory() -> None:
     # the heap does not shrink.
     if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 1 << 25):
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def choose_kernels(
+    accelerator: Accelerator, objective: Objective, stream: TokenStream, validate: Callable[[], object]
+) -> None:
+    """Have the kernels of training and validation chosen before the first step: checkpoints keep the choice, since
+    another kernel rounds differently. Runs a window forward and backward, which changes nothing.
+
+    Args:
+        accelerator: Of the run.
+        objective: Unwrapped.
+        stream: Of training; its first window is run.
+        validate: Scores some of the validation text.
+    """
+    if accelerator.device.type != "cpu":
+        return
+    with torch.random.fork_rng(devices=[]):
+        objective.train()
+        with accelerator.autocast():
+            total, _, _ = objective(*stream[0], None)
+        total.backward()
+        objective.zero_grad()
+        validate()
 
 
 def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:

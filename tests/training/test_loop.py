@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import Score, evaluate
+from rnn_hf.models import kernels_rnn, loss_rnn
 from rnn_hf.training import loop
 from rnn_hf.training.arguments import parse_arguments
 
@@ -109,6 +110,29 @@ def test_a_resumed_run_takes_up_the_number_of_threads_that_it_had(run, tmp_path,
         torch.set_num_threads(1)
     assert "resuming on 3 threads, as before, not 1: their number changes rounding" in capsys.readouterr().out
     assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
+
+
+def test_a_resumed_run_takes_up_the_kernels_that_it_had(run, tmp_path, monkeypatch):
+    """Each way rounds in its own manner; here one is off by enough to be seen everywhere."""
+    ways = {"blas": loss_rnn.PRODUCTS["blas"], "onednn": lambda *inputs: 1.01 * loss_rnn.F.linear(*inputs)}
+    monkeypatch.setattr(loss_rnn, "PRODUCTS", ways)
+    monkeypatch.setattr(loss_rnn, "has_onednn", lambda tensor: True)
+    monkeypatch.setattr(kernels_rnn, "_measure", lambda what, ways, margin: list(ways)[-1])
+    run("whole")
+    first = run("parts", max_steps=40)
+    monkeypatch.setattr(kernels_rnn, "_measure", lambda what, ways, margin: list(ways)[0])
+    resumed = run("parts", resume_from_checkpoint="last")
+    assert first["kernels"] == resumed["kernels"] and set(resumed["kernels"].values()) == {"onednn"}
+    whole = weights(tmp_path / "whole/checkpoint-120")
+    assert_equal_weights(whole, weights(tmp_path / "parts/checkpoint-120"))
+    run("other")
+    other = weights(tmp_path / "other/checkpoint-120")
+    assert not all(torch.equal(other[name], whole[name]) for name in whole)
+
+
+def test_without_measuring_every_machine_takes_the_same_kernels(run, monkeypatch):
+    monkeypatch.setattr(kernels_rnn, "_measure", lambda *arguments: pytest.fail("something was measured"))
+    assert set(run("fixed", measure_kernels=False, max_steps=2)["kernels"].values()) == {"blas"}
 
 
 def test_a_checkpoint_of_before_the_number_of_threads_was_kept_loads(run, tmp_path, capsys):
