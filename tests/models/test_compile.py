@@ -43,14 +43,15 @@ def test_the_graph_breaks_at_the_recurrent_layers_alone(make_model, cell, argume
 def test_gradients_of_the_compiled_model_are_those_of_the_plain_one(make_model, cell, skip_logits):
     model = make_model(cell).train()
     other = copy.deepcopy(model)
-    for step in range(2):  # the second with a state, from the same code
-        state = None if step == 0 else output.cache.detach()
-        output = model(IDS, labels=IDS, cache=state, skip_logits=skip_logits)
-        output.loss.backward()
-    compiled = torch.compile(other, backend="aot_eager")
-    for step in range(2):
-        state = None if step == 0 else output.cache.detach()
-        output = compiled(IDS, labels=IDS, cache=state, skip_logits=skip_logits)
-        output.loss.backward()
+
+    def two_windows(net):
+        state = None
+        for _ in range(2):
+            output = net(IDS, labels=IDS, cache=state, skip_logits=skip_logits)
+            output.loss.backward()
+            state = output.cache.detach()
+
+    two_windows(model)
+    two_windows(torch.compile(other, backend="aot_eager"))
     for mine, plain in zip(other.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, plain.grad)

@@ -81,10 +81,36 @@ def test_under_autocast_products_alone_are_of_half_precision():
         assert one.dtype == torch.float32 and (one - other).norm() < 0.05 * other.norm()
 
 
-def test_gradients_are_given_once_and_not_where_none_are_wanted():
+@pytest.mark.parametrize("context, products", [(torch.enable_grad, 3), (torch.no_grad, 1), (torch.inference_mode, 1)])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_products_for_gradients_are_computed_only_where_they_are_wanted(context, products, smoothing, monkeypatch):
+    inputs, weight, bias, targets = example(5, 7)  # leaves, as parameters are
+    calls = []
+    ways = {name: lambda *given, way=way: calls.append(1) or way(*given) for name, way in loss_rnn.PRODUCTS.items()}
+    monkeypatch.setattr(loss_rnn, "PRODUCTS", ways)
+    with context():
+        linear_cross_entropy(inputs, weight, bias, targets, smoothing)
+    assert len(calls) == products
+    calls.clear()
+    linear_cross_entropy(*(tensor.detach() for tensor in (inputs, weight, bias)), targets)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("way", loss_rnn.PRODUCTS)
+@pytest.mark.parametrize("words", [30, 9000])
+def test_every_product_gives_the_loss_and_the_gradients(way, words, choose):
+    choose(way)
+    exact = example(20, words, 16)
+    single = [tensor.detach().float().requires_grad_() for tensor in exact[:3]]
+    loss, expected = linear_cross_entropy(*single, exact[3]), linear_cross_entropy(*exact)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    pairs = zip(torch.autograd.grad(loss, single), torch.autograd.grad(expected, exact[:3]), strict=True)
+    for found, right in pairs:
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_given_once():
     inputs, weight, bias, targets = example(5, 7)
-    with torch.no_grad():
-        assert linear_cross_entropy(inputs, weight, bias, targets).grad_fn is None
     loss = linear_cross_entropy(inputs, weight, bias, targets)
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
