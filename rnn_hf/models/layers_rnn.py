@@ -183,17 +183,17 @@ class RNNLayer(GradientCheckpointingLayer):
         if weight.dtype != torch.float32 or not is_bare(self.rnn):
             return None
         wants = torch.is_grad_enabled()
-        sample = inputs.detach().clone().requires_grad_(wants)
 
         def way(dtype: torch.dtype) -> None:
-            outputs, _ = self._run_function(sample, None, self._weights(False, dtype), dtype)
-            if wants:
-                torch.autograd.grad(outputs.sum(), sample)
+            with without_autocast(inputs.device), torch.random.fork_rng(devices=[]):
+                sample = inputs.detach().clone().requires_grad_(wants)
+                outputs, _ = self._run_function(sample, None, self._weights(False, dtype), dtype)
+                if wants:
+                    torch.autograd.grad(outputs.sum(), sample)
 
-        what = f"autocast {self.kind} {'gradients ' * wants}{size_class(len(inputs), *weight.shape)}"
+        what = f"autocast {dtype} {self.kind} {'gradients ' * wants}{size_class(len(inputs), *weight.shape)}"
         ways = {"float32": partial(way, torch.float32), "autocast": partial(way, dtype)}
-        with without_autocast(inputs.device), torch.random.fork_rng(devices=[]):
-            return dtype if fastest(f"{what} {dtype}", ways, WORTH_DIGITS) == "autocast" else None
+        return dtype if fastest(what, ways, WORTH_DIGITS) == "autocast" else None
 
     def step_products(self, rows: int, packs: bool = False) -> list | None:
         """What `step` computes so many rows with: `None` where the module itself must be run, or is faster.
@@ -210,17 +210,20 @@ class RNNLayer(GradientCheckpointingLayer):
                 pairs = [(torch.cat([of_input, of_hidden], dim=1), input_bias + hidden_bias)]
             return [product_of(*pair, rows, packs) for pair in pairs]
 
-        def by_step() -> object:
-            products = [product_of(*pair, rows, packs) for pair in pairs]
-            return step(self.kind, inputs, state, state if self.kind == "lstm" else None, products)
+        products = [product_of(*pair, rows, packs) for pair in pairs]
 
-        inputs, state = (weight.detach().new_zeros(rows, weight.shape[1]) for weight in (of_input, of_hidden))
+        def way(is_step: bool) -> None:
+            inputs, hidden = (weight.detach().new_zeros(rows, weight.shape[1]) for weight in (of_input, of_hidden))
+            cell = hidden if self.kind == "lstm" else None
+            with torch.no_grad():
+                if is_step:
+                    step(self.kind, inputs, hidden, cell, products)
+                else:
+                    self._run(inputs[:, None], hidden, cell, None, None)
+
         what = f"step {self.kind} {type_name(of_input)} {size_class(rows, *of_input.shape)}"
-        with torch.no_grad():
-            ways = {"module": lambda: self._run(inputs[:, None], None, None, None, None), "step": by_step}
-            if fastest(what, ways) == "module":
-                return None
-        return [product_of(*pair, rows, packs) for pair in pairs]
+        is_faster = fastest(what, {"module": partial(way, False), "step": partial(way, True)}) == "step"
+        return products if is_faster else None
 
     def one_row(self, hidden: torch.Tensor, cell: torch.Tensor | None) -> OneRowLayer | None:
         """Steps of a single row from this state; `None` where the module itself must be run."""

@@ -155,15 +155,14 @@ def product_kind(
     """Which of `PRODUCTS` is the fastest for a loss of this shape and type, measured on a small part of it."""
     if torch.compiler.is_compiling():
         return "blas"  # which the compiler knows
-    tokens = inputs.detach().to(dtype)
-    if not (len(inputs) and has_onednn(tokens)):
+    if not (len(inputs) and dtype == inputs.dtype and has_onednn(inputs)):
         return "blas"
-    part = (tokens[:SAMPLE_ROWS], weight.detach()[:SAMPLE_WORDS], bias.detach()[:SAMPLE_WORDS])
+    part = (inputs.detach()[:SAMPLE_ROWS], weight.detach()[:SAMPLE_WORDS], bias.detach()[:SAMPLE_WORDS])
     targets = torch.zeros(len(part[0]), dtype=torch.long, device=inputs.device)
     ways = {kind: partial(loss_and_gradients, *part, targets, 0.0, dtype, wants, kind) for kind in PRODUCTS}
     shape = size_class(*part[1].shape)
     with torch.no_grad():
-        return fastest(f"loss {'gradients ' * wants}{type_name(tokens)} {shape}", ways)
+        return fastest(f"loss {'gradients ' * wants}{type_name(inputs)} {shape}", ways)
 
 
 def linear_cross_entropy(
