@@ -217,6 +217,16 @@ def test_the_peak_of_a_process_rises_by_what_it_holds():
     assert large - small == pytest.approx(200, abs=20)
 
 
+def _hold_after_freeing(megabytes):
+    keep_freed_memory()
+    torch.ones(2 * megabytes * 250_000)
+    return _hold(megabytes)[0]
+
+
+def test_memory_that_was_freed_before_does_not_hide_what_a_run_needs():
+    assert alone(_hold_after_freeing, 100) == pytest.approx(100, abs=20)
+
+
 @pytest.mark.parametrize("cell_type", ["lstm", "gru"])
 def test_every_loop_over_an_exported_file_finds_the_tokens_of_pytorch(cell_type, tmp_path):
     runs = deployed_runs(DecodingSize(cell_type, 8, 2, 3, vocab_size=20), 7, tmp_path)

@@ -1,5 +1,7 @@
 """Things run in turn, their times compared within rounds; and the network written by hand to compare with."""
 
+import ctypes
+import gc
 import logging
 import re
 import statistics
@@ -88,7 +90,10 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def rise_of_peak(run: Callable[[], object]) -> float:
-    """Megabytes that two runs need beyond what the process held before, at their peak; on Linux."""
+    """Megabytes that two runs need beyond what was in use before, at their peak; on Linux."""
+    gc.collect()
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # of glibc
+        malloc_trim(0)  # what is free but kept would serve the runs unseen
     Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held now
     before = _peak()
     run()
