@@ -85,7 +85,6 @@ def loss_and_gradients(
         wants: Whether to compute gradients.
         kind: Of `PRODUCTS`.
     """
-    product = PRODUCTS[kind]
     held = LOGITS_ON_CPU if inputs.device.type == "cpu" else LOGITS_ELSEWHERE
     rows, words = parts_of(len(inputs), len(weight), held)
     tokens, matrix, offset = inputs.to(dtype), weight.to(dtype), bias.to(dtype)
@@ -94,21 +93,13 @@ def loss_and_gradients(
     counts, targets = is_counted.to(wide), targets[:, None].where(is_counted, 0)
     total = counts.new_zeros(())
     blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
-    to_inputs: Any
-    to_weight: Any
-    to_bias: Any
-    to_inputs, to_weight, to_bias = (
-        (torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)) if wants else (None,) * 3
-    )
-    partial_gradients: list[Any] = [None] * len(blocks)  # of the weight
-    # oneDNN takes the logits as they lie in memory for the transposed product; bias and weight in one.
-    is_transposed = kind == "onednn"
+    gradients = Gradients(inputs, weight, bias, len(blocks), kind) if wants else None
     for start in range(0, max(1, len(inputs)), rows):
         chosen = slice(start, start + rows)
         part, count, norm = tokens[chosen], counts[chosen], None
         places = [place_in(block, targets[chosen], count, len(weight)) for block in blocks]
         for block, (place, inside) in zip(blocks, places, strict=True):
-            logits = product(part, matrix[block], offset[block]).to(wide)
+            logits = PRODUCTS[kind](part, matrix[block], offset[block]).to(wide)
             total -= (logits.gather(1, place) * inside).sum() * (1 - smoothing)
             if smoothing:
                 total -= (logits.sum(1, keepdim=True) * count).sum() * (smoothing / len(weight))
@@ -117,36 +108,62 @@ def loss_and_gradients(
             block_norm = top + sums.log()
             norm = block_norm if norm is None else torch.logaddexp(norm, block_norm)
         total += (norm * count).sum()
-        if not wants:
+        if gradients is None:
             continue
         if len(blocks) > 1:
             sums = torch.ones_like(sums)
-        factors = (count / sums if dtype == wide else count).to(dtype)
-        scaled = part * factors
-        if is_transposed:
-            scaled = torch.cat([scaled, factors], dim=1)  # the last column gives the bias's
+        gradients.begin(chosen, part, (count / sums if dtype == wide else count).to(dtype))
         for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True)):
             if len(blocks) > 1:
-                logits = product(part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
+                logits = PRODUCTS[kind](part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
             if smoothing:
                 logits.sub_(sums * (smoothing / len(weight)))
             logits.scatter_add_(1, place, inside * sums * (smoothing - 1))
             if dtype != wide:  # in which the powers might not fit without their factor
                 logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
-            to_inputs[chosen].addcmul_(product(logits, matrix[block].t()), factors)
-            if is_transposed:
-                both = product(scaled.t(), logits.t()).t()
-                gradient, of_bias = both[:, :-1], both[:, -1]
-            else:  # apart, as units for half precision want widths in eights
-                gradient, of_bias = product(logits.t(), scaled.t()), (factors.t() @ logits)[0]
-            to_bias[block] += of_bias
-            if partial_gradients[index] is not None:
-                gradient = partial_gradients[index].add_(gradient)
-            if chosen.stop < len(inputs):
-                partial_gradients[index] = gradient.to(weight.dtype)
-            else:
-                to_weight[block], partial_gradients[index] = gradient, None
-    return total, (to_inputs, to_weight, to_bias)
+            gradients.add(index, block, matrix[block], logits)
+    return total, () if gradients is None else (gradients.to_inputs, gradients.to_weight, gradients.to_bias)
+
+
+class Gradients:
+    """Gradients of the loss, from those of the logits of some tokens and a block of words after the other.
+
+    Args:
+        inputs, weight, bias: As in `linear_cross_entropy`.
+        num_blocks: In how many blocks the words come.
+        kind: Of `PRODUCTS`.
+    """
+
+    def __init__(self, inputs, weight, bias, num_blocks: int, kind: str):
+        self.to_inputs, self.to_weight, self.to_bias = (
+            torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)
+        )  # fmt: skip
+        self.sums: list[Any] = [None] * num_blocks  # of the weight's, until the last tokens
+        self.product = PRODUCTS[kind]
+        # oneDNN takes the logits as they lie in memory for the transposed product; bias and weight in one.
+        self.is_transposed = kind == "onednn"
+
+    def begin(self, chosen: slice, part: torch.Tensor, factors: torch.Tensor) -> None:
+        """Some tokens: which, their inputs `(N, H)`, and the factor `(N, 1)` of the gradients of their logits."""
+        self.chosen, self.factors, self.scaled = chosen, factors, part * factors
+        if self.is_transposed:
+            self.scaled = torch.cat([self.scaled, factors], dim=1)  # the last column gives the bias's
+
+    def add(self, index: int, block: slice, matrix: torch.Tensor, logits: torch.Tensor) -> None:
+        """The gradients of the logits of these tokens and a block of words, but for the factor."""
+        self.to_inputs[self.chosen].addcmul_(self.product(logits, matrix.t()), self.factors)
+        if self.is_transposed:
+            both = self.product(self.scaled.t(), logits.t()).t()
+            gradient, of_bias = both[:, :-1], both[:, -1]
+        else:  # apart, as units for half precision want widths in eights
+            gradient, of_bias = self.product(logits.t(), self.scaled.t()), (self.factors.t() @ logits)[0]
+        self.to_bias[block] += of_bias
+        if self.sums[index] is not None:
+            gradient = self.sums[index].add_(gradient)
+        if self.chosen.stop < len(self.to_inputs):
+            self.sums[index] = gradient.to(self.to_weight.dtype)
+        else:
+            self.to_weight[block], self.sums[index] = gradient, None
 
 
 def product_kind(
