@@ -142,11 +142,7 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
             ValueError: As there; or embeddings are given, or hidden states are asked for.
             IndexError: A token id outside the vocabulary.
         """
-        if kwargs.get("output_hidden_states") is None:
-            kwargs["output_hidden_states"] = self.config.output_hidden_states
-        for argument, reason in REFUSED.items():
-            if kwargs.get(argument) is not None and kwargs[argument] is not False:
-                raise ValueError(f"`{argument}` is not supported: {reason}")
+        self._refuse(kwargs)
         targets = kwargs.get("shift_labels")
         if targets is None and labels is not None:
             targets = F.pad(labels, (0, 1), value=-100)[:, 1:]
@@ -185,6 +181,13 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
             logits=logits if kept else None,
             **{CACHE_NAME: cache if use_cache else None},
         )
+
+    def _refuse(self, arguments: dict[str, Any]) -> None:
+        if arguments.get("output_hidden_states") is None:
+            arguments = {**arguments, "output_hidden_states": self.config.output_hidden_states}
+        for name, reason in REFUSED.items():
+            if arguments.get(name) is not None and arguments[name] is not False:
+                raise ValueError(f"`{name}` is not supported: {reason}")
 
     def _check_inputs(self, input_ids, attention_mask) -> tuple[np.ndarray, np.ndarray]:
         """Ids and mask, `(B, T)` each, the mask true at real tokens."""

@@ -99,17 +99,7 @@ def save_checkpoint(
             torch.save({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
             (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
         accelerator.wait_for_everyone()
-        layers = [] if state is None else [(layer.keys, layer.values) for layer in state.layers]
-        generators = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            generators["cuda"] = torch.cuda.get_rng_state()
-        mine = {
-            "state": layers,
-            "generators": generators,
-            "threads": torch.get_num_threads(),
-            "kernels": dict(CHOICES),
-        }
-        torch.save(mine, beside / f"process-{accelerator.process_index}.pt")
+        torch.save(_process_state(state), beside / f"process-{accelerator.process_index}.pt")
     except (OSError, RuntimeError, SafetensorError) as error:  # each writer has an error of its own for a full disk
         shutil.rmtree(beside, ignore_errors=True)
         kept = [path.name for path in checkpoints(output_dir)]
@@ -123,6 +113,19 @@ def save_checkpoint(
         os.replace(beside, target)
         for old in [*checkpoints(output_dir)[:-limit], *output_dir.glob(".checkpoint-*.writing")]:
             shutil.rmtree(old)
+
+
+def _process_state(state: RNNCache | None) -> dict[str, Any]:
+    """What a checkpoint keeps of this process."""
+    generators = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    return {
+        "state": [] if state is None else [(layer.keys, layer.values) for layer in state.layers],
+        "generators": generators,
+        "threads": torch.get_num_threads(),
+        "kernels": dict(CHOICES),
+    }
 
 
 def load_checkpoint(
