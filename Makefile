@@ -8,10 +8,10 @@ REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
 .DEFAULT_GOAL := help
 # Two pip processes in one environment break each other.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow quality style cards verify benchmark clean
+.PHONY: help venv demo test test-slow test-versions test-oldest test-newest quality style cards verify benchmark clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,32 @@ test: $(VENV)/.dev  ## run the tests that need no GPU, no network and no patienc
 
 test-slow: $(VENV)/.dev  ## run the slow tests too
 	$(BIN)/python -m pytest -n auto -m "not gpu and not network"
+
+# What other releases of the dependencies could change: models, generation, the ONNX runner, the Hub, Trainer, training.
+VERSION_TESTS := tests/models tests/test_onnx_model.py tests/test_hub_roundtrip.py tests/test_clients.py \
+	tests/test_pipelines.py tests/training/test_loop.py
+NAMES := accelerate|datasets|huggingface_hub|numpy|onnx|onnxruntime|safetensors|tokenizers|torch|transformers
+# Each prints the versions that it runs on.
+define test-in
+	@echo; $(1)/bin/python --version; $(1)/bin/python -m pip freeze | grep -E '^($(NAMES))=='
+	$(1)/bin/python -m pytest -n auto $(VERSION_TESTS)
+endef
+
+test-versions: test-oldest test-newest  ## run the tests that versions matter to, on the oldest and newest dependencies
+
+$(VENV)-oldest/.installed: setup.cfg constraints-oldest.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install -c constraints-oldest.txt -e '.[test]'
+	@touch $@
+
+test-oldest: $(VENV)-oldest/.installed
+	$(call test-in,$(VENV)-oldest)
+
+# What is newest changes, so it is looked up each time. torch stays, as constraints.txt says why.
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --upgrade --upgrade-strategy eager $$(grep ^torch== constraints.txt) -e '.[test]'
+	$(call test-in,$(VENV)-newest)
 
 quality: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check

