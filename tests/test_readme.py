@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rnn_hf.models.versions_rnn import NEWEST_TRANSFORMERS, OLDEST_TRANSFORMERS
+
 
 ROOT = Path(__file__).parents[1]
 PAGES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/deployment.md")}
@@ -42,3 +44,9 @@ def test_every_file_and_flag_that_a_command_names_exists(page):
             assert (ROOT / path).is_file(), command
         for flag in re.findall(r"--(\w+)", command):
             assert flag == "flag" or re.search(rf"\b{flag}\b", known), (command, flag)
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "setup.cfg"])
+def test_the_releases_of_transformers_are_those_that_the_code_says_were_tested(page):
+    oldest, newest = (release.rpartition(".")[0] for release in (OLDEST_TRANSFORMERS, NEWEST_TRANSFORMERS))
+    assert f"transformers {oldest} to {newest}" in (ROOT / page).read_text(encoding="utf-8")
