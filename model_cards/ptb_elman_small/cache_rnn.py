@@ -10,9 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
-from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .configuration_rnn import RNNConfig
+from .versions_rnn import register_static_layer
 
 
 # Steps that a recording state can go back: more than a draft of transformers' assisted generation is long.
@@ -52,6 +53,11 @@ class RecurrentStateLayer(CacheLayerMixin):
         self.lazy_initialization(key_states, value_states)
         self.cumulative_length += num_tokens
         return self.keys, self.values
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether the states before the last steps are kept, so that `crop` can go back to them."""
+        return self.record_past
 
     def activate_past_recording(self) -> None:
         """Keep the states before the last steps from now on, so that `crop` can go back to them."""
@@ -131,13 +137,13 @@ class RecurrentStateLayer(CacheLayerMixin):
 
 
 # The state has the same size at every length, so a "static" cache is the same thing.
-STATIC_LAYER_TYPE_MAPPING[RecurrentStateLayer._layer_type] = RecurrentStateLayer
+register_static_layer(RecurrentStateLayer)
 
 
 class RNNCache(Cache):
     """The state of a whole network: one [`RecurrentStateLayer`] a layer, empty at first.
 
-    It is what the models take and return as `past_key_values`. Beside the methods of every transformers cache
+    It is what the models take and return as `cache`. Beside the methods of every transformers cache
     (`reorder_cache`, `batch_repeat_interleave`, `batch_select_indices`, `reset`, `get_seq_length`) it can be detached,
     moved, copied, forked, cut by row, joined with others, saved and loaded.
 
@@ -150,7 +156,7 @@ class RNNCache(Cache):
     >>> from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM
     >>> model = RNNForCausalLM(RNNConfig(vocab_size=12, hidden_size=8)).eval()
     >>> state = RNNCache(model.config)
-    >>> _ = model(torch.tensor([[1, 2, 3]]), past_key_values=state)
+    >>> _ = model(torch.tensor([[1, 2, 3]]), cache=state)
     >>> state.get_seq_length(), state.layers[0].keys.shape
     (3, torch.Size([1, 8]))
     """
@@ -257,19 +263,21 @@ def check_state(cache: Any, widths: Sequence[tuple[int, int | None]], rows: int)
         ValueError: Naming what is wrong.
     """
     layers = getattr(cache, "layers", ())
-    if len(layers) != len(widths) or not all(isinstance(layer, RecurrentStateLayer) for layer in layers):
+    # By name and not by class: code that came from the Hub has a class of its own for the same thing.
+    kinds = {getattr(layer, "_layer_type", None) for layer in layers}
+    if len(layers) != len(widths) or kinds != {RecurrentStateLayer._layer_type}:
         raise ValueError(
-            "`past_key_values` is not a state of this network: pass what the model returned, or an empty "
+            "`cache` is not a state of this network: pass what the model returned, or an empty "
             f"RNNCache(model.config); got {type(cache).__name__} with {len(layers)} layers of state"
         )
     for layer, expected in zip(layers, widths, strict=True):
         if not layer.is_initialized:
             continue
         if len(layer.keys) != rows:
-            raise ValueError(f"`past_key_values` holds {len(layer.keys)} rows, the input has {rows}")
+            raise ValueError(f"`cache` holds {len(layer.keys)} rows, the input has {rows}")
         if widths_of(layer) != expected:
             raise ValueError(
-                "`past_key_values` is the state of another network: "
+                "`cache` is the state of another network: "
                 f"widths of (h, c) should be {expected}, are {widths_of(layer)}"
             )
 

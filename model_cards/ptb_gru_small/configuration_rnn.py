@@ -54,7 +54,7 @@ class RNNConfig(PreTrainedConfig):
     """
 
     model_type = "rnn_hf"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
 
     vocab_size: int = 10_000
     embedding_size: int | None = None

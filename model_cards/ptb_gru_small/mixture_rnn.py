@@ -7,16 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .configuration_rnn import RNNConfig
-
-
-def locked_dropout(inputs: torch.Tensor, probability: float, training: bool) -> torch.Tensor:
-    """Dropout with one mask for all time steps of `(B, T, H)` (Gal and Ghahramani, 2016)."""
-    if not training or not probability:
-        return inputs
-    return inputs * F.dropout(inputs.new_ones(inputs.shape[0], 1, inputs.shape[2]), probability)
+from .layers_rnn import locked_dropout
 
 
 class MixtureOfSoftmaxes(nn.Module):
@@ -44,4 +37,4 @@ class MixtureOfSoftmaxes(nn.Module):
         return (logits.log_softmax(-1, dtype=dtype) + weights[..., None]).logsumexp(-2)
 
 
-__all__ = ["MixtureOfSoftmaxes", "locked_dropout"]
+__all__ = ["MixtureOfSoftmaxes"]

@@ -3,43 +3,24 @@
 Shapes in comments: N tokens, H width of the last layer, V vocabulary.
 """
 
-from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from .kernels_rnn import fastest, has_onednn, onednn_product, size_class, type_name
+from .versions_rnn import autocast_dtype, without_autocast
 
-# Numbers of logits that are held at a time, on a CPU and elsewhere. A CPU holds 32 MB: blocks above 32 MiB glibc takes
-# from the system anew each time, page by page, unless told otherwise.
+
+# Numbers of logits that are held at a time, on a CPU and elsewhere. A CPU holds 32 MB: glibc serves
+# blocks above 32 MiB by mmap, with page faults at every allocation, unless told otherwise.
 LOGITS_ON_CPU, LOGITS_ELSEWHERE = 8_000_000, 1 << 26
 # Fewest tokens to hold all their logits of, as every part of the tokens reads and writes the gradient of the whole
 # matrix; and how many tokens and words to take at a time where the words are cut in parts instead.
 FEWEST_ROWS, MOST_ROWS, MOST_WORDS = 256, 1024, 8192
-
-
-def has_onednn(tensor: torch.Tensor) -> bool:
-    """Whether this torch has oneDNN's product, on, for a tensor of this type."""
-    return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.backends.mkldnn.enabled)
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
-
-
-def without_autocast(device: torch.device):
-    """A context in which autocast is off."""
-    enabled = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if enabled else nullcontext()
-
-
-def product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`F.linear` without gradients, by oneDNN on a CPU: on one of AMD 2 to 2.4 times as fast as torch's own there."""
-    if inputs.numel() and has_onednn(inputs):
-        return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
-    return F.linear(inputs, weight, bias)
+# What part of a loss its product is chosen on.
+SAMPLE_ROWS, SAMPLE_WORDS = 256, 8192
 
 
 def parts_of(rows: int, words: int, held: int) -> tuple[int, int]:
@@ -60,6 +41,10 @@ def place_in(
     return place.clamp(0, size - 1), counts * ((place >= 0) & (place < size))
 
 
+# The products that the loss may be computed with. Each does what `F.linear` does.
+PRODUCTS = {"blas": F.linear, "onednn": onednn_product}
+
+
 class LinearCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of `F.linear(inputs, weight, bias)`, whose gradients are computed on the way forward.
 
@@ -69,69 +54,132 @@ class LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs, weight, bias, targets, smoothing: float, dtype: torch.dtype) -> torch.Tensor:
-        wants = any(ctx.needs_input_grad[:3])
-        held = LOGITS_ON_CPU if inputs.device.type == "cpu" else LOGITS_ELSEWHERE
-        rows, words = parts_of(len(inputs), len(weight), held)
-        tokens, matrix, offset = inputs.to(dtype), weight.to(dtype), bias.to(dtype)
-        wide = torch.promote_types(dtype, torch.float32)
-        is_counted = (targets != -100)[:, None]
-        counts, targets = is_counted.to(wide), targets[:, None].where(is_counted, 0)
-        total = counts.new_zeros(())
-        to_inputs, to_weight, to_bias = torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)
-        blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
-        gradients: list[Any] = [None] * len(blocks)  # of the weight
-        is_turned = has_onednn(tokens)  # which takes the logits as they stand in memory for a product turned round
-        for start in range(0, max(1, len(inputs)), rows):
-            mine = slice(start, start + rows)
-            part, count, norm = tokens[mine], counts[mine], None
-            places = [place_in(block, targets[mine], count, len(weight)) for block in blocks]
-            for block, (place, inside) in zip(blocks, places, strict=True):
-                logits = product(part, matrix[block], offset[block]).to(wide)
-                total -= (logits.gather(1, place) * inside).sum() * (1 - smoothing)
-                if smoothing:
-                    total -= (logits.sum(1, keepdim=True) * count).sum() * (smoothing / len(weight))
-                top = logits.amax(1, keepdim=True)
-                sums = logits.sub_(top).exp_().sum(1, keepdim=True)
-                found = top + sums.log()
-                norm = found if norm is None else torch.logaddexp(norm, found)
-            total += (norm * count).sum()
-            if not wants:
-                continue
-            if len(blocks) > 1:
-                sums = torch.ones_like(sums)
-            factors = (count / sums if dtype == wide else count).to(dtype)
-            scaled = part * factors
-            if is_turned:
-                scaled = torch.cat([scaled, factors], dim=1)  # the last column gives the bias's
-            for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True)):
-                if len(blocks) > 1:
-                    logits = product(part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
-                if smoothing:
-                    logits.sub_(sums * (smoothing / len(weight)))
-                logits.scatter_add_(1, place, inside * sums * (smoothing - 1))
-                if dtype != wide:  # in which the powers might not fit without their factor
-                    logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
-                to_inputs[mine].addcmul_(product(logits, matrix[block].t()), factors)
-                if is_turned:
-                    both = product(scaled.t(), logits.t()).t()
-                    gradient, of_bias = both[:, :-1], both[:, -1]
-                else:  # apart, as units for half precision want widths in eights
-                    gradient, of_bias = product(logits.t(), scaled.t()), (factors.t() @ logits)[0]
-                to_bias[block] += of_bias
-                if gradients[index] is not None:
-                    gradient = gradients[index].add_(gradient)
-                if mine.stop < len(inputs):
-                    gradients[index] = gradient.to(weight.dtype)
-                else:
-                    to_weight[block], gradients[index] = gradient, None
+    def forward(
+        ctx: Any, inputs, weight, bias, targets, smoothing: float, dtype: torch.dtype, wants: bool, kind: str
+    ) -> torch.Tensor:
+        total, gradients = loss_and_gradients(inputs, weight, bias, targets, smoothing, dtype, wants, kind)
         if wants:
-            ctx.save_for_backward(to_inputs, to_weight, to_bias)
+            ctx.save_for_backward(*gradients)
         return total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor):
-        return *(gradient.mul_(grad_outputs[0]) for gradient in ctx.saved_tensors), None, None, None
+        return *(gradient.mul_(grad_outputs[0]) for gradient in ctx.saved_tensors), None, None, None, None, None
+
+
+def loss_and_gradients(
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    targets: torch.Tensor,
+    smoothing: float,
+    dtype: torch.dtype,
+    wants: bool,
+    kind: str,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+    """The loss and, if the caller `wants` them, its gradients by inputs, weight and bias.
+
+    Args:
+        inputs, weight, bias, targets, smoothing: As in `linear_cross_entropy`.
+        dtype: Type of the products.
+        wants: Whether to compute gradients.
+        kind: Of `PRODUCTS`.
+    """
+    held = LOGITS_ON_CPU if inputs.device.type == "cpu" else LOGITS_ELSEWHERE
+    rows, words = parts_of(len(inputs), len(weight), held)
+    tokens, matrix, offset = inputs.to(dtype), weight.to(dtype), bias.to(dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    is_counted = (targets != -100)[:, None]
+    counts, targets = is_counted.to(wide), targets[:, None].where(is_counted, 0)
+    total = counts.new_zeros(())
+    blocks = [slice(start, start + words) for start in range(0, len(weight), words)]
+    gradients = Gradients(inputs, weight, bias, len(blocks), kind) if wants else None
+    for start in range(0, max(1, len(inputs)), rows):
+        chosen = slice(start, start + rows)
+        part, count, norm = tokens[chosen], counts[chosen], None
+        places = [place_in(block, targets[chosen], count, len(weight)) for block in blocks]
+        for block, (place, inside) in zip(blocks, places, strict=True):
+            logits = PRODUCTS[kind](part, matrix[block], offset[block]).to(wide)
+            total -= (logits.gather(1, place) * inside).sum() * (1 - smoothing)
+            if smoothing:
+                total -= (logits.sum(1, keepdim=True) * count).sum() * (smoothing / len(weight))
+            top = logits.amax(1, keepdim=True)
+            sums = logits.sub_(top).exp_().sum(1, keepdim=True)
+            block_norm = top + sums.log()
+            norm = block_norm if norm is None else torch.logaddexp(norm, block_norm)
+        total += (norm * count).sum()
+        if gradients is None:
+            continue
+        if len(blocks) > 1:
+            sums = torch.ones_like(sums)
+        gradients.begin(chosen, part, (count / sums if dtype == wide else count).to(dtype))
+        for index, (block, (place, inside)) in enumerate(zip(blocks, places, strict=True)):
+            if len(blocks) > 1:
+                logits = PRODUCTS[kind](part, matrix[block], offset[block]).to(wide).sub_(norm).exp_()
+            if smoothing:
+                logits.sub_(sums * (smoothing / len(weight)))
+            logits.scatter_add_(1, place, inside * sums * (smoothing - 1))
+            if dtype != wide:  # in which the powers might not fit without their factor
+                logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
+            gradients.add(index, block, matrix[block], logits)
+    return total, () if gradients is None else (gradients.to_inputs, gradients.to_weight, gradients.to_bias)
+
+
+class Gradients:
+    """Gradients of the loss, from those of the logits of some tokens and a block of words after the other.
+
+    Args:
+        inputs, weight, bias: As in `linear_cross_entropy`.
+        num_blocks: In how many blocks the words come.
+        kind: Of `PRODUCTS`.
+    """
+
+    def __init__(self, inputs, weight, bias, num_blocks: int, kind: str):
+        self.to_inputs, self.to_weight, self.to_bias = (
+            torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)
+        )  # fmt: skip
+        self.sums: list[Any] = [None] * num_blocks  # of the weight's, until the last tokens
+        self.product = PRODUCTS[kind]
+        # oneDNN takes the logits as they lie in memory for the transposed product; bias and weight in one.
+        self.is_transposed = kind == "onednn"
+
+    def begin(self, chosen: slice, part: torch.Tensor, factors: torch.Tensor) -> None:
+        """Some tokens: which, their inputs `(N, H)`, and the factor `(N, 1)` of the gradients of their logits."""
+        self.chosen, self.factors, self.scaled = chosen, factors, part * factors
+        if self.is_transposed:
+            self.scaled = torch.cat([self.scaled, factors], dim=1)  # the last column gives the bias's
+
+    def add(self, index: int, block: slice, matrix: torch.Tensor, logits: torch.Tensor) -> None:
+        """The gradients of the logits of these tokens and a block of words, but for the factor."""
+        self.to_inputs[self.chosen].addcmul_(self.product(logits, matrix.t()), self.factors)
+        if self.is_transposed:
+            both = self.product(self.scaled.t(), logits.t()).t()
+            gradient, of_bias = both[:, :-1], both[:, -1]
+        else:  # apart, as units for half precision want widths in eights
+            gradient, of_bias = self.product(logits.t(), self.scaled.t()), (self.factors.t() @ logits)[0]
+        self.to_bias[block] += of_bias
+        if self.sums[index] is not None:
+            gradient = self.sums[index].add_(gradient)
+        if self.chosen.stop < len(self.to_inputs):
+            self.sums[index] = gradient.to(self.to_weight.dtype)
+        else:
+            self.to_weight[block], self.sums[index] = gradient, None
+
+
+def product_kind(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype, wants: bool
+) -> str:
+    """Which of `PRODUCTS` is the fastest for a loss of this shape and type, measured on a small part of it."""
+    if torch.compiler.is_compiling():
+        return "blas"  # which the compiler knows
+    if not (len(inputs) and dtype == inputs.dtype and has_onednn(inputs)):
+        return "blas"
+    part = (inputs.detach()[:SAMPLE_ROWS], weight.detach()[:SAMPLE_WORDS], bias.detach()[:SAMPLE_WORDS])
+    targets = torch.zeros(len(part[0]), dtype=torch.long, device=inputs.device)
+    ways = {kind: partial(loss_and_gradients, *part, targets, 0.0, dtype, wants, kind) for kind in PRODUCTS}
+    shape = size_class(*part[1].shape)
+    with torch.no_grad():
+        return fastest(f"loss {'gradients ' * wants}{type_name(inputs)} {shape}", ways)
 
 
 def linear_cross_entropy(
@@ -148,11 +196,12 @@ def linear_cross_entropy(
         targets: `(N,)`, -100 to ignore a row.
         label_smoothing: Share of each target that is spread over all words (Szegedy et al., 2016).
     """
-    kind, dtype = inputs.device.type, inputs.dtype
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
+    dtype = autocast_dtype(inputs.device) or inputs.dtype
+    # Not `ctx.needs_input_grad`, which is true for parameters under `torch.no_grad()` as well.
+    wants = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (inputs, weight, bias))
     with without_autocast(inputs.device):
-        return LinearCrossEntropy.apply(inputs, weight, bias, targets, label_smoothing, dtype)
+        kind = product_kind(inputs, weight, bias, dtype, wants)
+        return LinearCrossEntropy.apply(inputs, weight, bias, targets, label_smoothing, dtype, wants, kind)
 
 
-__all__ = ["has_onednn", "linear_cross_entropy", "product", "without_autocast"]
+__all__ = ["linear_cross_entropy"]

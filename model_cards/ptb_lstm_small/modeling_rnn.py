@@ -1,14 +1,12 @@
 """Recurrent networks as transformers models: the backbone and the causal language model.
 
-Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary, N real tokens of a padded batch.
+Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary.
 """
 
 import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,181 +15,22 @@ from huggingface_hub import constants, try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+from torch.nn import init
 from transformers import PreTrainedModel
-from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
-from .generation_rnn import RNNGenerationMixin, in_parts, is_bare, packed, pays_to_step, step
-from .loss_rnn import linear_cross_entropy, without_autocast
-from .mixture_rnn import MixtureOfSoftmaxes, locked_dropout
+from .generation_rnn import RNNGenerationMixin, has_own_forward
+from .kernels_rnn import is_own
+from .layers_rnn import Compaction, RNNLayer, locked_dropout
+from .loss_rnn import linear_cross_entropy
+from .mixture_rnn import MixtureOfSoftmaxes
+from .versions_rnn import CACHE_NAME, BaseModelOutputWithPast, CausalLMOutputWithPast, one_cache
 
-
-CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
-
-
-class RNNLayer(GradientCheckpointingLayer):
-    """One recurrent layer: a one-layer `nn.LSTM`, `nn.GRU` or `nn.RNN`, so cuDNN on a GPU and oneDNN on a CPU.
-
-    One module a layer, because dropout masks, widths, hidden states, checkpointing and the state all need the seam.
-
-    Attributes:
-        steps_directly: Whether one token a row is computed by `step` where that is faster, on a CPU.
-    """
-
-    steps_directly = True
-
-    def __init__(self, config: RNNConfig, layer_idx: int):
-        super().__init__()
-        extra: dict[str, Any] = {}
-        if config.cell_type == "rnn":
-            extra["nonlinearity"] = "relu" if config.hidden_act == "relu" else "tanh"
-        if config.cell_type == "lstm":
-            extra["proj_size"] = config.projection_size
-        self.rnn = CELLS[config.cell_type](*config.layer_sizes[layer_idx], batch_first=True, **extra)
-        self.kind = config.hidden_act or config.cell_type
-        self.is_sigmoid = self.kind == "sigmoid"
-        self.recurrent_dropout = config.recurrent_dropout
-
-    def forward(self, inputs, hidden=None, cell=None, batch_sizes=None):
-        """Run the layer over a window.
-
-        Flat tensors in and out, because reentrant checkpointing does not see inside a PackedSequence.
-
-        Args:
-            inputs: `(B, T, input size)`, or with `batch_sizes` the packed `(N, input size)`.
-            hidden, cell: State before the window, `(B, H)` each; `cell` for an LSTM only; `None` is zeros.
-            batch_sizes: Rows at each step, as in `PackedSequence`.
-
-        Returns:
-            Outputs as `inputs` with H in the last place, then the state `(B, H)` after each row's last token.
-        """
-        products = None
-        if batch_sizes is None and inputs.shape[1] == 1:
-            products = self.step_products(len(inputs))
-        if products is not None:
-            if hidden is None:
-                hidden = inputs.new_zeros(len(inputs), self.rnn.hidden_size)
-                cell = torch.zeros_like(hidden) if self.kind == "lstm" else None
-            hidden, cell = step(self.kind, inputs[:, 0], hidden, cell, products)
-            return hidden[:, None], hidden, cell
-        sequence = inputs if batch_sizes is None else PackedSequence(inputs, batch_sizes)
-        if self.is_sigmoid:
-            rows = len(inputs) if batch_sizes is None else int(batch_sizes[0])
-            hidden = inputs.new_zeros(rows, self.rnn.hidden_size) if hidden is None else hidden
-            hidden = 2 * hidden - 1
-        state = None if hidden is None else hidden[None].contiguous()
-        if cell is not None:
-            state = (state, cell[None].contiguous())
-        weights, arguments = self._weights(), (sequence, state)
-        outputs, state = torch.func.functional_call(self.rnn, weights, arguments) if weights else self.rnn(*arguments)
-        outputs = outputs if batch_sizes is None else outputs.data
-        hidden, cell = state if isinstance(state, tuple) else (state, None)
-        if self.is_sigmoid:
-            outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
-        return outputs, hidden[0], None if cell is None else cell[0]
-
-    def step_products(self, rows: int, packs: bool = False) -> list | None:
-        """What `step` of generation_rnn computes so many rows with: `None` where the module itself must be run, or is
-        faster. With `packs`, on copies of the weights in a faster order, for many steps."""
-        rnn: Any = self.rnn
-        if (
-            not self.steps_directly
-            or self.training
-            or type(rnn) not in CELLS.values()
-            or not is_bare(rnn)
-            or getattr(rnn, "proj_size", 0)
-            or rnn.weight_hh_l0.device.type != "cpu"
-            or rnn.weight_hh_l0.dtype not in (torch.float32, torch.float64)
-        ):
-            return None
-        pairs = [(rnn.weight_ih_l0, rnn.bias_ih_l0), (rnn.weight_hh_l0, rnn.bias_hh_l0)]
-        if packs and (rows > 1 or rnn.hidden_size < 1000):
-            if self.kind != "gru":  # whose new gate needs the two apart
-                (of_input, input_bias), (of_hidden, hidden_bias) = pairs
-                pairs = [(torch.cat([of_input, of_hidden], dim=1), input_bias + hidden_bias)]
-            return [packed(*pair, rows) for pair in pairs]
-        return [in_parts(*pair) for pair in pairs] if pays_to_step(self.kind, rows, rnn.hidden_size) else None
-
-    def _weights(self) -> dict[str, torch.Tensor]:
-        """Weights to run with in place of the module's own; empty where its own serve."""
-        weights = {}
-        if self.training and self.recurrent_dropout:
-            weights["weight_hh_l0"] = F.dropout(self.rnn.weight_hh_l0, self.recurrent_dropout)
-        if self.is_sigmoid:
-            # sigmoid(z) = (tanh(z/2) + 1) / 2, so with g = 2h - 1 the cell is cuDNN's tanh in other coordinates:
-            # g_t = tanh((W/2) x_t + (U/4) g_{t-1} + b/2 + (U/4) 1).
-            recurrent = weights.get("weight_hh_l0", self.rnn.weight_hh_l0) / 4
-            weights = {
-                "weight_ih_l0": self.rnn.weight_ih_l0 / 2,
-                "weight_hh_l0": recurrent,
-                "bias_ih_l0": self.rnn.bias_ih_l0 / 2,
-                "bias_hh_l0": self.rnn.bias_hh_l0 / 2 + recurrent.sum(dim=1),
-            }
-        if weights:
-            # One block, in the module's own order, as cuDNN wants it.
-            weights = {name: weights.get(name, parameter) for name, parameter in self.rnn.named_parameters()}
-            block = torch.cat([weight.flatten() for weight in weights.values()])
-            parts = block.split([weight.numel() for weight in weights.values()])
-            weights = {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
-        return weights
-
-
-@dataclass
-class Packing:
-    """Where the real tokens of a padded batch are: the layers run on these alone, packed."""
-
-    mask: torch.Tensor  # (B, T), true at real tokens
-    order: torch.Tensor  # (B,) rows by length, longest first
-    take: torch.Tensor  # (N,) positions in the flattened (B * T), in packed order
-    batch_sizes: torch.Tensor  # (longest row,) rows at each step, on the CPU
-
-    @classmethod
-    def from_mask(cls, mask: torch.Tensor) -> "Packing":
-        batch, time = mask.shape
-        lengths, order = mask.sum(dim=1).sort(descending=True, stable=True)
-        positions = torch.arange(batch * time, device=mask.device).view(batch, time)
-        compact = positions.gather(1, (~mask).long().argsort(dim=1, stable=True))[order]
-        if not lengths[0]:
-            return cls(mask, order, positions.new_empty(0), torch.empty(0, dtype=torch.long))
-        rows = lengths > 0  # rows of padding alone are not run
-        packed = pack_padded_sequence(compact[rows], lengths[rows].cpu(), batch_first=True)
-        return cls(mask, order, packed.data, packed.batch_sizes)
-
-    def pack(self, inputs: torch.Tensor) -> torch.Tensor:
-        """`(B, T, H)` to `(N, H)`."""
-        return inputs.flatten(0, 1)[self.take]
-
-    def unpack(self, data: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """`(N, H)` to `(B, T, H)`; padding shows the last real token before it, or `before`, `(B, H)`."""
-        batch, time = self.mask.shape
-        flat = data.new_zeros(batch * time, data.shape[1]).index_copy(0, self.take, data)
-        padded = torch.cat([before[:, None].to(data), flat.view(batch, time, -1)], dim=1)
-        steps = torch.arange(1, time + 1, device=data.device)
-        source = torch.where(self.mask, steps, 0).cummax(dim=1).values
-        return padded.gather(1, source[..., None].expand(-1, -1, data.shape[1]))
-
-    def run(self, layer: RNNLayer, inputs: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
-        """`layer` over `(B, T, H)` padded inputs; rows of padding alone keep their `state`."""
-        if not len(self.take):
-            return self.unpack(state[0].new_empty(0, state[0].shape[1]), state[0]), state
-        rows = int(self.batch_sizes[0])
-        ordered = [None if part is None else part[self.order] for part in state]
-        running = [None if part is None else part[:rows] for part in ordered]
-        data, *after = layer(self.pack(inputs), *running, self.batch_sizes)
-        back = self.order.argsort()
-        state_after = tuple(
-            None if old is None else torch.cat([new, old[rows:]])[back]
-            for new, old in zip(after, ordered, strict=True)
-        )
-        return self.unpack(data, state[0]), state_after
 
 
 def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
@@ -275,35 +114,33 @@ class RNNPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module; parameters that were loaded are left as they are.
 
-        Recurrent matrices are orthogonal gate by gate (Saxe et al., 2014), input matrices uniform with bound
-        1/sqrt(hidden size), biases zero but for an LSTM's forget gate at 1 (Jozefowicz et al., 2015).
+        Gate by gate, recurrent matrices are orthogonal (Saxe et al., 2014) and input matrices uniform by Glorot and
+        Bengio (2010, equation 16), times the gain of tanh, 5/3. Biases are zero but for an LSTM's forget gate at 1
+        (Jozefowicz et al., 2015).
         """
-        if isinstance(module, nn.Embedding | nn.Linear):
-            init.uniform_(module.weight, -self.config.initializer_range, self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.bias)
-        elif isinstance(module, nn.RNNBase):
-            for name, parameter in module.named_parameters():
+        bound = self.config.initializer_range
+        for name, parameter in module.named_parameters(recurse=False):
+            if getattr(parameter, "_is_hf_initialized", False):
+                continue
+            if isinstance(module, nn.RNNBase):
                 self._init_recurrent(module, name, parameter)
-        else:
-            super()._init_weights(module)
+            elif isinstance(module, nn.Embedding | nn.Linear):
+                init.uniform_(parameter, -bound, bound) if name == "weight" else init.zeros_(parameter)
 
     @staticmethod
     def _init_recurrent(module: nn.RNNBase, name: str, parameter: torch.Tensor) -> None:
-        if getattr(parameter, "_is_hf_initialized", False):
-            return
         size = module.hidden_size
-        if name.startswith("weight_hh"):
+        if name.startswith("weight"):
             for gate in parameter.split(size):
-                init.orthogonal_(gate)
-        elif name.startswith("weight"):
-            init.uniform_(parameter, -(size**-0.5), size**-0.5)
+                if name.startswith("weight_hh"):
+                    init.orthogonal_(gate)
+                else:
+                    init.xavier_uniform_(gate, gain=init.calculate_gain("tanh"))
         else:
+            init.zeros_(parameter)
             # bias_ih and bias_hh are added: the forget gate's 1 goes into the first, second quarter in torch's order.
-            bias = torch.zeros_like(parameter)
             if isinstance(module, nn.LSTM) and name.startswith("bias_ih"):
-                bias[size : 2 * size] = 1.0
-            init.copy_(parameter, bias)
+                init.ones_(parameter[size : 2 * size])
 
 
 class RNNModel(RNNPreTrainedModel):
@@ -322,12 +159,13 @@ class RNNModel(RNNPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: RNNCache | None = None,
+        cache: RNNCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
+        past_key_values: RNNCache | None = None,
         **kwargs,
-    ) -> BaseModelOutputWithPast:
+    ):
         """Run the network over a window.
 
         Args:
@@ -336,74 +174,89 @@ class RNNModel(RNNPreTrainedModel):
                 Padding may stand left, right or between: real tokens give the numbers of the unpadded row,
                 the state is that of the row's last real token, and a padding position shows the output of the
                 last real token before it.
-            past_key_values: State to go on from, updated in place object-wise; its tensors are never written to.
+            cache: State to go on from. The object is updated in place; its tensors are never written to.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
             use_cache: Whether to return the state; default `config.use_cache`.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
+            past_key_values: The name of `cache` before transformers 5.24.
 
         Returns:
-            `last_hidden_state` `(B, T, output size)`, `past_key_values`, `hidden_states`.
+            `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
             ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit.
         """
-        embeds = self._embed(input_ids, inputs_embeds)
+        cache = one_cache(cache, past_key_values)
+        self._check_inputs(input_ids, inputs_embeds)
         if kwargs.get("head_mask") is not None:
             raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        states = self._read_state(past_key_values, embeds)
-        packing = self._packing(attention_mask, embeds)
-
-        is_recording = past_key_values is not None and past_key_values.layers[0].record_past
-
-        # Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has: these
-        # layers keep the type of their weights.
-        with without_autocast(embeds.device):
-            if is_recording and use_cache:
-                outputs, hidden_states = self._run_recorded(embeds, past_key_values, packing)
-            else:
-                outputs, hidden_states = self._run_layers(embeds, states, packing)
-                past_key_values = self._write_state(past_key_values, states, embeds.shape[1]) if use_cache else None
-
+        inputs = inputs_embeds if input_ids is None else input_ids
+        states = self._read_state(cache, len(inputs))
+        mask = self._read_mask(attention_mask, inputs)
+        if use_cache and cache is not None and cache.layers[0].record_past:
+            outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
+        else:
+            outputs, hidden_states = self._run_layers(inputs, states, mask, output_hidden_states)
+            cache = self._write_state(cache, states, inputs.shape[1]) if use_cache else None
         return BaseModelOutputWithPast(
             last_hidden_state=outputs,
-            past_key_values=past_key_values,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            **{CACHE_NAME: cache},
         )
 
-    def _run_layers(self, embeds: torch.Tensor, states: list[tuple], packing: Packing | None):
-        """Outputs, and the hidden states before each layer and after the last; replaces the entries of `states`."""
-        hidden_states = [embeds]
+    # torch.compile does not trace recurrent modules: better one break around all layers than some within each.
+    @torch.compiler.disable
+    def _run_layers(self, inputs: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
+        """Outputs and, if it `keeps` them, the hidden states before each layer and after the last.
+
+        Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
+        """
+        rows = None if mask is None else Compaction.from_mask(mask)
+        if rows is None or keeps:
+            embeds = self._embed(inputs)
+            hidden_states = [embeds] if keeps else []
+            embeds = embeds if rows is None else rows.compact(embeds)
+        else:  # ids are moved in place of embeddings, which is less to copy
+            embeds, hidden_states = self._embed(rows.compact(inputs)), []
+        if rows is not None and inputs.is_floating_point():
+            embeds = embeds.masked_fill(rows.padding[..., None], 0)  # which may be anything there
         outputs = locked_dropout(embeds, self.config.input_dropout, self.training)
         for index, layer in enumerate(self.layers):
-            if packing is None:
-                raw, *state = layer(outputs, *states[index])
-            else:
-                raw, state = packing.run(layer, outputs, self._zeros_if_none(states[index], index, outputs))
-            states[index] = tuple(state)
-            hidden_states.append(raw)
             is_last = index + 1 == len(self.layers)
-            dropout = self.config.output_dropout if is_last else self.config.hidden_dropout
-            outputs = locked_dropout(raw, dropout, self.training)
-        return outputs, hidden_states
+            if rows is None:
+                raw, *states[index] = layer(outputs, *states[index])
+                shown = raw
+            else:
+                before = self._zeros_if_none(states[index], index, outputs)
+                raw, _, cell = layer(outputs, *before, rows.padding)
+                states[index] = (rows.last(raw, before[0]), cell)
+                shown = rows.spread(raw, before[0]) if keeps or is_last else None
+            if keeps:
+                hidden_states.append(shown)
+            if not is_last:
+                outputs = locked_dropout(raw, self.config.hidden_dropout, self.training)
+        return locked_dropout(shown, self.config.output_dropout, self.training), hidden_states
 
-    def _run_recorded(self, embeds: torch.Tensor, cache: RNNCache, packing: Packing | None):
+    def _run_recorded(self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool):
         """As `_run_layers`, with the last tokens one at a time, so that `cache` records the state before each."""
-        time = embeds.shape[1]
+        time = inputs.shape[1]
         sizes = [time - RECORDED_STEPS] * (time > RECORDED_STEPS) + [1] * min(time, RECORDED_STEPS)
-        masks = [None] * len(sizes) if packing is None else packing.mask.split(sizes, dim=1)
+        masks = [None] * len(sizes) if mask is None else mask.split(sizes, dim=1)
         runs = []
-        for part, mask, size in zip(embeds.split(sizes, dim=1), masks, sizes, strict=True):
-            states = self._read_state(cache, part)
-            runs.append(self._run_layers(part, states, self._packing(mask, part)))
+        for part, part_mask, size in zip(inputs.split(sizes, dim=1), masks, sizes, strict=True):
+            states = self._read_state(cache, len(part))
+            runs.append(self._run_layers(part, states, part_mask, keeps))
             self._write_state(cache, states, size)
         outputs, hidden_states = zip(*runs, strict=True)
-        return torch.cat(outputs, dim=1), [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)]
+        hidden_states = [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)] if keeps else []
+        return torch.cat(outputs, dim=1), hidden_states
 
-    def _embed(self, input_ids, inputs_embeds) -> torch.Tensor:
+    @staticmethod
+    def _check_inputs(input_ids, inputs_embeds) -> None:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
         given = inputs_embeds if input_ids is None else input_ids
@@ -411,19 +264,22 @@ class RNNModel(RNNPreTrainedModel):
             name = "`inputs_embeds` must be (batch, time, embedding_size)"
             name = name if input_ids is None else "`input_ids` must be (batch, time)"
             raise ValueError(f"{name} with at least one time step, got shape {tuple(given.shape)}")
-        if input_ids is None:
-            return inputs_embeds.to(self.embed_tokens.weight.dtype)
-        embeds = self.embed_tokens(input_ids)
+
+    def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
+        if inputs.is_floating_point():
+            return inputs.to(self.embed_tokens.weight.dtype)
+        embeds = self.embed_tokens(inputs)
         if self.training and self.config.embedding_dropout:
             # A mask over word types, looked up: the same as dropping rows of the matrix, without touching all of it.
             keep = F.dropout(embeds.new_ones(self.embed_tokens.num_embeddings), self.config.embedding_dropout)
-            embeds = embeds * keep[input_ids, None]
+            embeds = embeds * keep[inputs, None]
         return embeds
 
-    def _read_state(self, cache, embeds: torch.Tensor) -> list[tuple]:
+    def _read_state(self, cache, rows: int) -> list[tuple]:
         if cache is None:
             return [(None, None)] * len(self.layers)
-        check_state(cache, self.state_sizes, len(embeds))
+        check_state(cache, self.state_sizes, rows)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
     def _write_state(self, cache, states: list[tuple], num_tokens: int):
@@ -432,17 +288,16 @@ class RNNModel(RNNPreTrainedModel):
             layer.update(hidden, cell, num_tokens)
         return cache
 
-    def _packing(self, attention_mask, embeds: torch.Tensor) -> Packing | None:
-        """The packing of a batch with padding; `None` for one without, which then pays nothing."""
+    def _read_mask(self, attention_mask, inputs: torch.Tensor) -> torch.Tensor | None:
+        """The mask of this window, `(B, T)`, true at real tokens."""
         if attention_mask is None:
             return None
-        batch, time = embeds.shape[:2]
+        batch, time = inputs.shape[:2]
         if attention_mask.ndim != 2 or len(attention_mask) != batch or attention_mask.shape[1] < time:
             raise ValueError(
                 f"`attention_mask` must be ({batch}, {time}) or longer in time, got {tuple(attention_mask.shape)}"
             )
-        mask = attention_mask[:, -time:].to(device=embeds.device, dtype=torch.bool)
-        return None if mask.all() else Packing.from_mask(mask)
+        return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
 
     def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
         if state[0] is not None:
@@ -468,15 +323,16 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: RNNCache | None = None,
+        cache: RNNCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
+        past_key_values: RNNCache | None = None,
         **kwargs,
-    ) -> CausalLMOutputWithPast:
+    ):
         """Predict the next token at each position. Arguments as in [`RNNModel.forward`], and:
 
         Args:
@@ -488,7 +344,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
                 window; `num_items_in_batch`, which divides the summed loss in place of the number of labels.
 
         Returns:
-            `loss` (mean negative log-likelihood in nats), `logits` `(B, T, V)`, `past_key_values`, `hidden_states`.
+            `loss` (mean negative log-likelihood in nats), `logits` `(B, T, V)`, `cache`, `hidden_states`.
 
         Raises:
             ValueError: As in [`RNNModel.forward`]; labels with `logits_to_keep`; `skip_logits` without labels.
@@ -503,7 +359,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=one_cache(cache, past_key_values),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             output_hidden_states=output_hidden_states,
@@ -519,7 +375,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
                 shift_labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
             loss = self.compute_loss(hidden, shift_labels.to(hidden.device), logits, kwargs.get("num_items_in_batch"))
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, **{CACHE_NAME: outputs.cache}
         )
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -539,7 +395,9 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
             label_smoothing: Share of each target that is spread over all words (Szegedy et al., 2016).
         """
         targets = targets.flatten()
-        if logits is None and self.mixture is None:
+        # The loss in parts reads the weights themselves, so only where nothing else would be run on the way.
+        is_plain = has_own_forward(self) and is_own(self.lm_head, nn.Linear) and self.lm_head.bias is not None
+        if logits is None and self.mixture is None and is_plain:
             weight, bias = self.lm_head.weight, self.lm_head.bias
             loss = linear_cross_entropy(hidden_states.flatten(0, 1), weight, bias, targets, label_smoothing)
         else:
@@ -560,5 +418,21 @@ def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Te
         return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
     return hidden_states[:, logits_to_keep]
 
+
+def tiny_network() -> RNNForCausalLM:
+    """What `check_contract` of generation_rnn runs: its beams change places, and its words depend on the state."""
+    config = RNNConfig(vocab_size=11, hidden_size=8, num_hidden_layers=1, cell_type="rnn")
+    network, start = RNNForCausalLM(config).double().eval(), 0
+    network.model.layers[0].steps_directly = False
+    with torch.no_grad():
+        for parameter in network.parameters():  # numbers without a pattern, the same everywhere
+            numbers = torch.arange(start, start + parameter.numel(), dtype=torch.float64)
+            parameter.copy_((78.233 * numbers).sin().view_as(parameter))
+            start += parameter.numel()
+        network.lm_head.bias.zero_()
+    return network
+
+
+RNNGenerationMixin.tiny_network = staticmethod(tiny_network)
 
 __all__ = ["RNNForCausalLM", "RNNLayer", "RNNModel", "RNNPreTrainedModel"]

@@ -1,20 +1,20 @@
-"""The decoding path: one-token steps by direct arithmetic, and a light loop for greedy search and sampling.
+"""`generate()` of recurrent language models, with a light loop for greedy search and sampling.
 
-Shapes in comments: B batch, E embedding, H width of a layer, V vocabulary.
+Shapes in comments: B batch, H width of a layer, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, LogitsProcessorList
 from transformers.generation import (
     EosTokenCriteria,
-    GenerateDecoderOnlyOutput,
     MaxLengthCriteria,
     MinPLogitsWarper,
     TemperatureLogitsWarper,
@@ -23,98 +23,23 @@ from transformers.generation import (
 )
 
 from .cache_rnn import RNNCache
-from .loss_rnn import has_onednn
+from .kernels_rnn import Product, has_global_hooks, is_bare, is_own, product_of, step
+from .versions_rnn import (
+    CACHE_NAME,
+    HAS_SAMPLE,
+    NEWEST_TRANSFORMERS,
+    OLDEST_TRANSFORMERS,
+    GenerateDecoderOnlyOutput,
+    answering_to_either,
+    autocast_dtype,
+    rename_cache,
+)
 
 
 # What scales or filters candidates by their own probabilities alone, so that it may see the k likeliest only.
 AFTER_TOP_K = (TemperatureLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
 # Steps that pay for packed copies of the weights.
 STEPS_TO_PACK = 16
-MINUS_ONE = torch.tensor(-1.0)
-
-
-Product = Callable[[torch.Tensor], torch.Tensor]  # inputs (B, K) to `inputs @ weight.T + bias`, (B, N)
-
-
-def in_parts(weight: torch.Tensor, bias: torch.Tensor) -> Product:
-    """The product with a matrix `(N, K)` on its own memory, its rows in parts and the inputs as columns.
-
-    On a CPU up to 5 times as fast as `F.linear` for few inputs, for which that leaves the matrix to a single thread
-    or to a slow kernel.
-    """
-    rows, width = weight.shape
-    parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
-    matrix, column = weight.view(parts, rows // parts, width), bias.view(parts, rows // parts, 1)
-
-    def product(inputs: torch.Tensor) -> torch.Tensor:
-        found = torch.baddbmm(column, matrix, inputs.t().expand(parts, -1, -1))
-        # A single column is viewed as a row, since transposing would leave it the strides of a column.
-        return found.view(1, -1) if len(inputs) == 1 else found.view(rows, -1).t()
-
-    return product
-
-
-def packed(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Product:
-    """The product with a copy of a matrix `(N, K)` in the order that oneDNN's kernel reads, for so many rows of input.
-
-    The copy takes the time of a step or two, and is 2 to 3 times as fast as the matrix itself for two rows or more.
-    For one row, which memory limits, `in_parts` is as fast.
-    """
-    if rows == 1 or not has_onednn(weight):
-        return in_parts(weight, bias)
-    matrix = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
-    return lambda inputs: torch.ops.mkldnn._linear_pointwise(inputs, matrix, bias, "none", [], "")
-
-
-def pays_to_step(kind: str, rows: int, hidden_size: int) -> bool:
-    """Whether `step` is faster than the fused module, as measured on two CPU cores for widths of 200 to 1150.
-
-    oneDNN orders the weights of an LSTM anew at each call: that costs several steps for few rows, or where the layer
-    is wide, and pays for many rows. The other cells gain little, but gain.
-    """
-    if kind != "lstm" or hidden_size >= 1000:
-        return rows <= 64
-    return rows <= (32 if hidden_size < 300 else 16)
-
-
-def tanh(x: torch.Tensor) -> torch.Tensor:
-    """The same to single precision as `torch.tanh`, by the sigmoid, which torch computes 5 times as fast on a CPU."""
-    return torch.add(MINUS_ONE, (x + x).sigmoid(), alpha=2)
-
-
-ELMAN_ACTIVATIONS = {"tanh": tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
-
-
-def step(kind: str, inputs, hidden, cell, products: Sequence[Product]):
-    """One time step of one layer, from the equations.
-
-    Args:
-        kind: `"lstm"`, `"gru"`, or the activation of an Elman cell.
-        inputs: `(B, input size)`.
-        hidden, cell: State before the step, `(B, H)` each; `cell` of an LSTM only.
-        products: With the weights, biases added and gates in torch's order: of the input and of the hidden state, or
-            (not for a GRU) one of both side by side.
-
-    Returns:
-        The state after the step, `(hidden, cell)`.
-    """
-    if kind == "gru":
-        of_input, of_hidden = products
-        (reset_in, keep_in, new_in), (reset, keep, new) = of_input(inputs).chunk(3, 1), of_hidden(hidden).chunk(3, 1)
-        new = tanh(torch.addcmul(new_in, (reset + reset_in).sigmoid(), new))
-        return torch.lerp(new, hidden, (keep + keep_in).sigmoid()).contiguous(), None
-    if len(products) == 1:
-        gates = products[0](torch.cat([inputs, hidden], dim=1))
-    else:
-        gates = products[0](inputs) + products[1](hidden)
-    # What comes out is laid out in rows: the next product is several times as fast where its columns lie apart.
-    if kind == "lstm":
-        size = hidden.shape[1]
-        gates[:, 2 * size : 3 * size] *= 2  # one sigmoid for all four gates: see `tanh`
-        open_in, forget, update, out = gates.sigmoid().chunk(4, 1)
-        cell = torch.addcmul(forget * cell, open_in, torch.add(MINUS_ONE, update, alpha=2))
-        return (out * tanh(cell)).contiguous(), cell.contiguous()
-    return ELMAN_ACTIVATIONS[kind](gates).contiguous(), None
 
 
 @dataclass
@@ -159,7 +84,7 @@ class Sampler:
         if self.do_sample:
             return torch.multinomial(scores.softmax(dim=-1), 1).squeeze(1), scores
         if scores.device.type == "cpu":  # NumPy's search is 4 to 6 times as fast as torch's
-            return torch.from_numpy(scores.numpy().argmax(axis=-1)), scores
+            return torch.from_numpy(scores.detach().numpy().argmax(axis=-1)), scores
         return scores.argmax(dim=-1), scores
 
 
@@ -195,6 +120,12 @@ class RNNGenerationMixin(GenerationMixin):
     compute_logits: Callable[[torch.Tensor], torch.Tensor]
     training: bool
     device: torch.device
+    tiny_network: Callable[[], "RNNGenerationMixin"]  # what `check_contract` runs
+
+    @wraps(GenerationMixin.generate)
+    def generate(self, *args, **kwargs):
+        check_contract()
+        return answering_to_either(super().generate(*args, **rename_cache(kwargs)))
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
         implementation = generation_config.cache_implementation
@@ -203,29 +134,41 @@ class RNNGenerationMixin(GenerationMixin):
                 f"cache_implementation={implementation!r} is of no use here: a recurrent state has one size at every "
                 "length. Leave it out; 'static' and 'dynamic' mean the same."
             )
-        if model_kwargs.get("past_key_values") is not None:
+        if model_kwargs.get(CACHE_NAME) is not None:
             super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = RNNCache(self.config)
+            model_kwargs[CACHE_NAME] = RNNCache(self.config)
             if getattr(generation_config, "is_assistant", False):
-                model_kwargs["past_key_values"].activate_past_recording()
+                model_kwargs[CACHE_NAME].activate_past_recording()
 
     def _can_decode_directly(self, generation_config, model_kwargs) -> bool:
         """Whether the loop below gives what transformers' own would, faster."""
         return (
-            self.decodes_directly
+            hasattr(generation_config, "_pad_token_tensor")
+            and self.decodes_directly
             and not self.training
-            and isinstance(model_kwargs.get("past_key_values"), RNNCache)
+            and isinstance(model_kwargs.get(CACHE_NAME), RNNCache)
             and not (generation_config.output_hidden_states or generation_config.output_attentions)
             and self._is_plain()
         )
 
     def _is_plain(self) -> bool:
-        """Whether the modules' arithmetic may be done without them: no hooks, no wrappers, no autocast."""
-        modules = (self, self.model, self.lm_head, self.model.embed_tokens, *self.model.layers)
-        return not torch.is_autocast_enabled(self.device.type) and all(is_bare(module) for module in modules)
+        """Whether the arithmetic of the modules may be done without them: they are the package's own, unchanged."""
+        return (
+            autocast_dtype(self.device) is None
+            and has_own_forward(self)
+            and is_own(self.lm_head, nn.Linear)
+            and self.lm_head.bias is not None
+            and is_own(self.model.embed_tokens, nn.Embedding)
+            and all(has_own_forward(module) for module in (self.model, *self.model.layers))
+            and (self.mixture is None or has_own_forward(self.mixture))
+        )
 
-    def _sample(
+    def _sample(self, *args, **kwargs):
+        """Greedy search and sampling; see `GenerationMixin._sample`, which this replaces."""
+        return self._sample_directly(*args, **kwargs) if HAS_SAMPLE else super()._sample(*args, **kwargs)
+
+    def _sample_directly(
         self,
         input_ids,
         logits_processor,
@@ -235,7 +178,6 @@ class RNNGenerationMixin(GenerationMixin):
         streamer=None,
         **model_kwargs,
     ):
-        """Greedy search and sampling; see `GenerationMixin._sample`, whose place this takes."""
         if synced_gpus or not self._can_decode_directly(generation_config, model_kwargs):
             return super()._sample(
                 input_ids,
@@ -249,7 +191,7 @@ class RNNGenerationMixin(GenerationMixin):
         outputs = self._prefill(
             input_ids, generation_config, model_kwargs, is_first_iteration=not generation_config.is_assistant
         )
-        logits, cache = outputs.logits[:, -1].float(), outputs.past_key_values
+        logits, cache = outputs.logits[:, -1].float(), outputs.cache
         del outputs
         keeps = generation_config.return_dict_in_generate
         scores: list | None = [] if keeps and generation_config.output_scores else None
@@ -257,21 +199,24 @@ class RNNGenerationMixin(GenerationMixin):
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, len(input_ids))
         buffer = TokenBuffer(input_ids)
-        decode = self._decoder(len(input_ids), generation_config.max_length - input_ids.shape[1])
-        while True:
-            tokens, processed = sampler(input_ids, logits)
-            if scores is not None:
-                scores.append(processed)
-            if raw is not None:
-                raw.append(logits)
-            tokens = finished.pad(tokens)
-            input_ids = buffer.append(tokens)
-            is_over = finished(input_ids, tokens, None if scores is None else tuple(scores))
-            if streamer is not None:
-                streamer.put(tokens.cpu())
-            if is_over:
-                break
-            logits = decode(tokens, cache).float()
+        decoder = self._decoder(cache, len(input_ids), generation_config.max_length - input_ids.shape[1])
+        try:
+            while True:
+                tokens, processed = sampler(input_ids, logits)
+                if scores is not None:
+                    scores.append(processed)
+                if raw is not None:
+                    raw.append(logits)
+                tokens = finished.pad(tokens)
+                input_ids = buffer.append(tokens)
+                is_over = finished(input_ids, tokens, None if scores is None else tuple(scores))
+                if streamer is not None:
+                    streamer.put(tokens.cpu())
+                if is_over:
+                    break
+                logits = decoder(tokens).float()
+        finally:
+            decoder.close()
         if streamer is not None:
             streamer.end()
         input_ids = input_ids.contiguous()
@@ -281,39 +226,92 @@ class RNNGenerationMixin(GenerationMixin):
             sequences=input_ids,
             scores=None if scores is None else tuple(scores),
             logits=None if raw is None else tuple(raw),
-            past_key_values=cache,
+            **{CACHE_NAME: cache},
         )
 
-    def _decoder(self, rows: int, steps: int) -> Callable[[torch.Tensor, RNNCache], torch.Tensor]:
-        """The step of the light loop, so many times for so many rows: tokens `(B,)` and state to logits `(B, V)`."""
-        products, head = self._products(rows, steps)
-        return lambda tokens, cache: self._decode(tokens, cache, products, head)
+    def _decoder(self, cache: RNNCache, rows: int, steps: int) -> "Decoder | OneRowDecoder":
+        """The step of the light loop, so many times for so many rows, on from the state in `cache`."""
+        layers, records = self.model.layers, cache.layers[0].record_past
+        if rows == 1 and self.device.type == "cpu" and not records:
+            stack = [
+                layer.one_row(state.keys, state.values) for layer, state in zip(layers, cache.layers, strict=True)
+            ]
+            if all(stack):
+                return OneRowDecoder(self, cache, stack)
+        return Decoder(self, cache, rows, steps)
 
-    def _products(self, rows: int, steps: int) -> tuple[list, Product]:
-        """What `_decode` computes so many steps with: the products of each layer, and that of the output matrix.
 
-        `None` stands for a layer that goes through its module. Packed copies are made anew for each call of
-        `generate()`, since no sign shows reliably that weights have changed.
-        """
-        if self.device.type != "cpu":
-            return [None] * len(self.model.layers), self.compute_logits
+class Decoder:
+    """One-token steps for some rows: tokens `(B,)` to logits `(B, V)`; the state in `cache` goes with them.
+
+    Packed copies of weights are made for each call of `generate()`, since no sign shows reliably that they changed.
+    """
+
+    def __init__(self, model: RNNGenerationMixin, cache: RNNCache, rows: int, steps: int):
+        self.model, self.cache = model.model, cache
         packs = steps >= STEPS_TO_PACK
-        products = [layer.step_products(rows, packs) for layer in self.model.layers]
-        weight, bias = self.lm_head.weight, self.lm_head.bias
-        rows *= 1 if self.mixture is None else self.config.num_softmaxes
-        head = packed(weight, bias, rows) if packs else in_parts(weight, bias)
-        return products, head if self.mixture is None else partial(self.mixture, head=head)
+        self.products = [layer.step_products(rows, packs) for layer in self.model.layers]
+        self.head = head_of(model, rows, packs)
 
-    def _decode(self, tokens, cache, products, head):
-        """Logits `(B, V)` after one more token `(B,)` of each row, by `_products`; updates the state in `cache`."""
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
         outputs = F.embedding(tokens, self.model.embed_tokens.weight)
-        for layer, state, own in zip(self.model.layers, cache.layers, products, strict=True):
-            if own is None:
+        for layer, state, products in zip(self.model.layers, self.cache.layers, self.products, strict=True):
+            if products is None:
                 _, *after = layer(outputs[:, None], state.keys, state.values)
             else:
-                after = step(layer.kind, outputs, state.keys, state.values, own)
+                after = step(layer.kind, outputs, state.keys, state.values, products)
             outputs, _ = state.update(*after)
-        return head(outputs)
+        return self.head(outputs)
+
+    def close(self) -> None:
+        """Leave the state after the last step in `cache`."""
+
+
+class OneRowDecoder:
+    """As `Decoder`, for a single row on a CPU: its state is in `cache` once it is closed."""
+
+    def __init__(self, model: RNNGenerationMixin, cache: RNNCache, stack: list):
+        self.cache, self.stack, self.num_tokens = cache, stack, 0
+        self.embedding = model.model.embed_tokens.weight.detach().numpy()
+        self.outputs = torch.from_numpy(stack[-1].hidden)[None]
+        self.head = head_of(model, 1, packs=False)
+
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        outputs = self.embedding[int(tokens[0])]
+        for layer in self.stack:
+            layer.inputs[:] = outputs
+            layer.step()
+            outputs = layer.hidden
+        self.num_tokens += 1
+        return self.head(self.outputs)
+
+    def close(self) -> None:
+        for layer, state in zip(self.stack, self.cache.layers, strict=True):
+            hidden, cell = (
+                None if part is None else torch.from_numpy(part)[None] for part in (layer.hidden, layer.cell)
+            )
+            state.update(hidden, cell, self.num_tokens)
+
+
+def head_of(model: RNNGenerationMixin, rows: int, packs: bool) -> Product:
+    """Outputs of the last layer, `(B, H)`, to logits `(B, V)`, the fastest way for so many rows."""
+    if model.device.type != "cpu":
+        return model.compute_logits
+    rows *= 1 if model.mixture is None else model.config.num_softmaxes
+    head = product_of(model.lm_head.weight, model.lm_head.bias, rows, packs)
+    return head if model.mixture is None else partial(model.mixture, head=head)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module of this package runs as it was written: no subclass changes it, and no hook."""
+    names = ("forward", "compute_logits", "compute_loss")
+    methods = [getattr(type(module), name) for name in names if hasattr(type(module), name)]
+    return (
+        all(method.__module__.rpartition(".")[0] == __name__.rpartition(".")[0] for method in methods)
+        and not vars(module).keys() & set(names)
+        and is_bare(module)
+        and not has_global_hooks()
+    )
 
 
 class Finished:
@@ -327,7 +325,7 @@ class Finished:
         is_simple = all(type(criterion) in (MaxLengthCriteria, EosTokenCriteria) for criterion in criteria)
         self.max_length = criteria.max_length if is_simple else None
         self.end_ids = None if self.ends is None else set(self.ends.tolist())
-        self.rows = torch.zeros(rows, dtype=torch.bool)
+        self.rows = torch.zeros(rows, dtype=torch.bool, device="cpu")
         self.any = False
 
     def pad(self, tokens):
@@ -345,14 +343,38 @@ class Finished:
                 return True
             if self.end_ids is None:
                 return False
-            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()])
+            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()], device="cpu")
         self.any = bool(self.rows.any())
         return self.any and bool(self.rows.all())
 
 
-def is_bare(module: nn.Module) -> bool:
-    """Whether nothing is hooked onto or wrapped around a module, so that its arithmetic may be done without it."""
-    return not (module._forward_pre_hooks or module._forward_hooks or "forward" in vars(module))
+def check_contract() -> None:
+    """See once a process that the installed transformers carries the state through `generate()`.
+
+    A tiny network is run by beam search with its state and without: the tokens must be the same.
+
+    Raises:
+        RuntimeError: They differ, so `generate()` would give wrong text.
+    """
+    if check_contract.is_kept:  # type: ignore[attr-defined]
+        return
+    check_contract.is_kept = True  # type: ignore[attr-defined]  # `generate()` of the tiny network comes here too
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            network, prompt = RNNGenerationMixin.tiny_network(), torch.tensor([[1, 2, 3]])
+            options = {"num_beams": 3, "max_new_tokens": 6, "do_sample": False, "attention_mask": prompt > 0}
+            with_state, without = (network.generate(prompt, use_cache=use, **options) for use in (True, False))
+        if with_state.tolist() != without.tolist():
+            raise RuntimeError("beam search with the state differs from beam search without it")
+    except Exception as error:
+        check_contract.is_kept = False  # type: ignore[attr-defined]
+        raise RuntimeError(
+            f"transformers {transformers.__version__} does not carry a recurrent state through `generate()`: {error}. "
+            f"The text would be wrong. Install a release from {OLDEST_TRANSFORMERS} to {NEWEST_TRANSFORMERS}"
+        ) from error
 
 
-__all__ = ["RNNGenerationMixin"]
+check_contract.is_kept = False  # type: ignore[attr-defined]
+
+
+__all__ = ["RNNGenerationMixin", "has_own_forward"]
