@@ -28,7 +28,8 @@ def checkpoint(tmp_path, cell):
 
 def test_text_generation_goes_on_from_the_prompt_with_right_spaces_alone_and_in_batches(checkpoint):
     generator = pipeline("text-generation", model=checkpoint)
-    options = {"max_new_tokens": 6, "do_sample": False}
+    # transformers 5.17 would take the space before punctuation out, whatever the tokenizer says.
+    options = {"max_new_tokens": 6, "do_sample": False, "clean_up_tokenization_spaces": False}
     alone = [generator(prompt, **options)[0]["generated_text"] for prompt in PROMPTS]
     batched = [texts[0]["generated_text"] for texts in generator(PROMPTS, batch_size=4, **options)]
     assert batched == alone
