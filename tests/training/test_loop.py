@@ -317,7 +317,7 @@ def _data_flags(directory: Path):
 def test_a_run_stops_after_so_many_validations_without_gain_and_keeps_the_best_model(run, tmp_path, monkeypatch):
     losses = [5.0, 6.0, 4.0, 4.0, 4.5, 3.0]
     scores = iter(losses)
-    monkeypatch.setattr(loop, "evaluate", lambda *args, **options: Score(next(scores), 1))
+    monkeypatch.setattr(loop.TrainingRun, "_score", lambda self, steps=None: None if steps else Score(next(scores), 1))
     record = run("a", eval_steps=4, save_steps=4, save_total_limit=9, early_stopping_patience=2)["result"]
     assert record["is_complete"] and record["steps"] == 4 * 5
     assert record["best_step"] == 4 * 3 and record["best_validation_loss"] == 4.0
