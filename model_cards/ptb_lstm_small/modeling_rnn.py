@@ -114,9 +114,9 @@ class RNNPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module; parameters that were loaded are left as they are.
 
-        Gate by gate, recurrent matrices are orthogonal (Saxe et al., 2014) and input matrices uniform by Glorot and
-        Bengio (2010, equation 16), times the gain of tanh, 5/3. Biases are zero but for an LSTM's forget gate at 1
-        (Jozefowicz et al., 2015).
+        Recurrent matrices are orthogonal gate by gate (Saxe et al., 2014). Input matrices are uniform with bound
+        1/sqrt(hidden size); those of a GRU by Glorot and Bengio (2010, equation 16) gate by gate, times the gain of
+        tanh, 5/3. Biases are zero but for an LSTM's forget gate at 1 (Jozefowicz et al., 2015).
         """
         bound = self.config.initializer_range
         for name, parameter in module.named_parameters(recurse=False):
@@ -130,12 +130,14 @@ class RNNPreTrainedModel(PreTrainedModel):
     @staticmethod
     def _init_recurrent(module: nn.RNNBase, name: str, parameter: torch.Tensor) -> None:
         size = module.hidden_size
-        if name.startswith("weight"):
+        if name.startswith("weight_hh"):
             for gate in parameter.split(size):
-                if name.startswith("weight_hh"):
-                    init.orthogonal_(gate)
-                else:
-                    init.xavier_uniform_(gate, gain=init.calculate_gain("tanh"))
+                init.orthogonal_(gate)
+        elif name.startswith("weight") and isinstance(module, nn.GRU):
+            for gate in parameter.split(size):
+                init.xavier_uniform_(gate, gain=init.calculate_gain("tanh"))
+        elif name.startswith("weight"):
+            init.uniform_(parameter, -(size**-0.5), size**-0.5)
         else:
             init.zeros_(parameter)
             # bias_ih and bias_hh are added: the forget gate's 1 goes into the first, second quarter in torch's order.
