@@ -299,13 +299,6 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         """For the light loop: its step."""
         return SessionDecoder(self, cache)
 
-    def _step(self, tokens: torch.Tensor, cache: RNNCache) -> torch.Tensor:
-        """Logits `(B, V)` after one more token `(B,)` of each row; updates the state in `cache`."""
-        feed = dict(zip(self._past, (tensor.numpy() for tensor in tensors_of(cache)), strict=True))
-        logits, *states = self._session.run(None, {"input_ids": tokens[:, None].numpy(), **feed})
-        self._write_state(cache, states, 1)
-        return torch.from_numpy(logits)[:, 0]
-
     def eval(self) -> "RNNONNXForCausalLM":
         """Nothing: there is no other mode."""
         return self
@@ -353,7 +346,11 @@ class SessionDecoder:
         self.model, self.cache = model, cache
 
     def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.model._step(tokens, self.cache)
+        model, tensors = self.model, (tensor.numpy() for tensor in tensors_of(self.cache))
+        feed = dict(zip(model._past, tensors, strict=True))
+        logits, *states = model._session.run(None, {"input_ids": tokens[:, None].numpy(), **feed})
+        model._write_state(self.cache, states, 1)
+        return torch.from_numpy(logits)[:, 0]
 
     def close(self) -> None:
         """The state is in the cache after each step."""

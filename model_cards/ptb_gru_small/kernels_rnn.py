@@ -107,14 +107,19 @@ def onednn_product(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tenso
     return torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
 
 
+def row_blocks(matrix: torch.Tensor) -> torch.Tensor:
+    """A view of a matrix `(N, K)` as a few blocks of as many rows each."""
+    return matrix.unflatten(0, (next(parts for parts in (4, 2, 1) if len(matrix) % parts == 0), -1))
+
+
 def in_parts(weight: torch.Tensor, bias: torch.Tensor) -> Product:
     """The product with a matrix `(N, K)` on its own memory, its rows in parts and the inputs as columns.
 
     Where `F.linear` leaves few inputs to a single thread or to a slow kernel, up to 5 times as fast.
     """
-    rows, width = weight.shape
-    parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
-    matrix, column = weight.view(parts, rows // parts, width), bias.view(parts, rows // parts, 1)
+    rows = len(weight)
+    matrix, column = row_blocks(weight), row_blocks(bias[:, None])
+    parts = len(matrix)
 
     def product(inputs: torch.Tensor) -> torch.Tensor:
         outputs = torch.baddbmm(column, matrix, inputs.t().expand(parts, -1, -1))
@@ -143,17 +148,15 @@ def product_of(weight: torch.Tensor, bias: torch.Tensor, rows: int, packs: bool)
         makers["vector"] = lambda: lambda inputs: torch.addmv(bias, weight, inputs[0])[None]
     if packs and has_onednn(weight):
         makers["packed"] = lambda: packed(weight, bias, rows)
-    inputs = weight.detach().new_ones(rows, weight.shape[1])
     made: dict[str, Product] = {}
 
-    def way(name: str) -> object:
-        if name not in made:
-            made[name] = makers[name]()
-        return made[name](inputs)
+    def way(name: str) -> None:
+        made[name] = made.get(name) or makers[name]()
+        with torch.no_grad():
+            made[name](weight.new_ones(rows, weight.shape[1]))
 
     what = f"product{' packed' * packs} {type_name(weight)} {size_class(rows, *weight.shape)}"
-    with torch.no_grad():
-        name = fastest(what, {name: partial(way, name) for name in makers})
+    name = fastest(what, {name: partial(way, name) for name in makers})
     return made.get(name) or makers[name]()
 
 
@@ -215,6 +218,18 @@ def is_own(module: nn.Module, kind: type) -> bool:
     Only then may its weights be used without it.
     """
     return type(module) is kind and is_bare(module) and not has_global_hooks()
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether a module of this package runs as it was written: no subclass changes it, and no hook."""
+    names = ("forward", "compute_logits", "compute_loss")
+    methods = [getattr(type(module), name) for name in names if hasattr(type(module), name)]
+    return (
+        all(method.__module__.rpartition(".")[0] == __name__.rpartition(".")[0] for method in methods)
+        and not vars(module).keys() & set(names)
+        and is_bare(module)
+        and not has_global_hooks()
+    )
 
 
 class OneRowLayer:
@@ -316,15 +331,13 @@ class InPlaceProduct:
     def __init__(self, matrix: torch.Tensor, inputs: torch.Tensor, bias=None, onto=None):
         start = bias if onto is None else onto
         self.outputs: torch.Tensor = torch.empty_like(bias) if onto is None else onto
-        rows, width = matrix.shape
-        parts = next(parts for parts in (4, 2, 1) if rows % parts == 0)
-        apart, column = matrix.view(parts, rows // parts, width), start.view(parts, rows // parts, 1)
-        spread, out = inputs.view(1, width, 1).expand(parts, -1, -1), self.outputs.view(parts, rows // parts, 1)
+        apart, column, out = row_blocks(matrix), row_blocks(start[:, None]), row_blocks(self.outputs[:, None])
+        spread = inputs[:, None].expand(len(apart), -1, -1)
         ways = {
             "whole": partial(torch.addmv, start, matrix, inputs, out=self.outputs),
             "parts": partial(torch.baddbmm, column, apart, spread, out=out),
         }
-        self._run = ways[fastest(f"product in place {type_name(matrix)} {size_class(rows, width)}", ways)]
+        self._run = ways[fastest(f"product in place {type_name(matrix)} {size_class(*matrix.shape)}", ways)]
 
     def __call__(self) -> None:
         self._run()
@@ -337,6 +350,7 @@ __all__ = [
     "Product",
     "fastest",
     "has_global_hooks",
+    "has_own_forward",
     "has_onednn",
     "in_parts",
     "is_bare",

@@ -205,12 +205,11 @@ class RNNLayer(GradientCheckpointingLayer):
             return None
         of_input, of_hidden, input_bias, hidden_bias = (getattr(self.rnn, name) for name in WEIGHTS)
         pairs = [(of_input, input_bias), (of_hidden, hidden_bias)]
-        if packs:
-            if self.kind != "gru":  # whose new gate needs the two apart
-                pairs = [(torch.cat([of_input, of_hidden], dim=1), input_bias + hidden_bias)]
-            return [product_of(*pair, rows, packs) for pair in pairs]
-
+        if packs and self.kind != "gru":  # whose new gate needs the two apart
+            pairs = [(torch.cat([of_input, of_hidden], dim=1), input_bias + hidden_bias)]
         products = [product_of(*pair, rows, packs) for pair in pairs]
+        if packs:
+            return products
 
         def way(is_step: bool) -> None:
             inputs, hidden = (weight.detach().new_zeros(rows, weight.shape[1]) for weight in (of_input, of_hidden))

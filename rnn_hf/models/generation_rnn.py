@@ -23,7 +23,7 @@ from transformers.generation import (
 )
 
 from .cache_rnn import RNNCache
-from .kernels_rnn import Product, has_global_hooks, is_bare, is_own, product_of, step
+from .kernels_rnn import Product, has_own_forward, is_own, product_of, step
 from .versions_rnn import (
     CACHE_NAME,
     HAS_SAMPLE,
@@ -156,13 +156,15 @@ class RNNGenerationMixin(GenerationMixin):
         """Whether the arithmetic of the modules may be done without them: they are the package's own, unchanged."""
         return (
             autocast_dtype(self.device) is None
-            and has_own_forward(self)
-            and is_own(self.lm_head, nn.Linear)
-            and self.lm_head.bias is not None
+            and self._has_plain_head()
             and is_own(self.model.embed_tokens, nn.Embedding)
             and all(has_own_forward(module) for module in (self.model, *self.model.layers))
             and (self.mixture is None or has_own_forward(self.mixture))
         )
+
+    def _has_plain_head(self) -> bool:
+        """Whether the weights of the output matrix may be used without its module."""
+        return has_own_forward(self) and is_own(self.lm_head, nn.Linear) and self.lm_head.bias is not None
 
     def _sample(self, *args, **kwargs):
         """Greedy search and sampling; see `GenerationMixin._sample`, which this replaces."""
@@ -302,18 +304,6 @@ def head_of(model: RNNGenerationMixin, rows: int, packs: bool) -> Product:
     return head if model.mixture is None else partial(model.mixture, head=head)
 
 
-def has_own_forward(module: nn.Module) -> bool:
-    """Whether a module of this package runs as it was written: no subclass changes it, and no hook."""
-    names = ("forward", "compute_logits", "compute_loss")
-    methods = [getattr(type(module), name) for name in names if hasattr(type(module), name)]
-    return (
-        all(method.__module__.rpartition(".")[0] == __name__.rpartition(".")[0] for method in methods)
-        and not vars(module).keys() & set(names)
-        and is_bare(module)
-        and not has_global_hooks()
-    )
-
-
 class Finished:
     """Which rows have ended, by transformers' criteria; length and end token without its overhead."""
 
@@ -377,4 +367,4 @@ def check_contract() -> None:
 check_contract.is_kept = False  # type: ignore[attr-defined]
 
 
-__all__ = ["RNNGenerationMixin", "has_own_forward"]
+__all__ = ["RNNGenerationMixin"]

@@ -21,8 +21,7 @@ from transformers.utils import can_return_tuple
 
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
-from .generation_rnn import RNNGenerationMixin, has_own_forward
-from .kernels_rnn import is_own
+from .generation_rnn import RNNGenerationMixin
 from .layers_rnn import Compaction, RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
@@ -398,8 +397,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         """
         targets = targets.flatten()
         # The loss in parts reads the weights themselves, so only where nothing else would be run on the way.
-        is_plain = has_own_forward(self) and is_own(self.lm_head, nn.Linear) and self.lm_head.bias is not None
-        if logits is None and self.mixture is None and is_plain:
+        if logits is None and self.mixture is None and self._has_plain_head():
             weight, bias = self.lm_head.weight, self.lm_head.bias
             loss = linear_cross_entropy(hidden_states.flatten(0, 1), weight, bias, targets, label_smoothing)
         else:
