@@ -234,8 +234,9 @@ class RNNModel(RNNPreTrainedModel):
             else:
                 before = self._zeros_if_none(states[index], index, outputs)
                 raw, _, cell = layer(outputs, *before, rows.padding)
-                states[index] = (rows.last(raw, before[0]), cell)
                 shown = rows.spread(raw, before[0]) if keeps or is_last else None
+                # A copy, as a view would hold the outputs of the whole window with the state.
+                states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
             if keeps:
                 hidden_states.append(shown)
             if not is_last:
