@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.files import read_json, sha256_of, write_json
 
 
@@ -106,7 +106,7 @@ def evaluate_splits(
     scores = {}
     for split in splits:
         tokens = encode_stream(lines_of(corpus[split]), tokenizer)
-        scores[split] = evaluate(model, tokens, tokenizer.eos_token_id, columns, window, progress)
+        scores[split] = evaluate(model, tokens, start_id(tokenizer), columns, window, progress)
     return scores
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from rnn_hf.benchmarking.timing import in_turn, ratio
-from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import evaluate
 from rnn_hf.export import INT8_FILE, MODEL_FILE, REPORT_FILE, check_folder
 from rnn_hf.files import read_json, sha256_of, write_into, write_json
@@ -56,7 +56,7 @@ def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -
         target = beside / INT8_FILE
         operators = write_int8(folder / MODEL_FILE, target)
         files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
-        found.update(_compare(folder, files, tokens, tokenizer.eos_token_id, progress))
+        found.update(_compare(folder, files, tokens, start_id(tokenizer), progress))
         found.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
         write_json(beside / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from rnn_hf.data.tokenization import start_id
 from rnn_hf.models import RNNCache
 
 
@@ -85,7 +86,7 @@ def score(
 
 
 def _score(model, tokenizer, texts, unit, batch_size, window, carry_state, state):
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    start = start_id(tokenizer)
     state = RNNCache(model.config) if carry_state and state is None else state
     texts = iter(texts)
     while batch := list(islice(texts, 1 if carry_state else batch_size)):

@@ -13,7 +13,7 @@ from typing import Any
 
 from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics, tune
 from rnn_hf.data.corpora import SPLITS, lines_of
-from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import load_corpus_of, load_model, save_scores
 
 
@@ -45,7 +45,7 @@ def main() -> int:
             raise ValueError(f"--save needs a directory, and {arguments.model} is none")
         corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))
         model, tokenizer = load_model(arguments.model)
-        end, how, statistics = tokenizer.eos_token_id, Adaptation(), None
+        end, how, statistics = start_id(tokenizer), Adaptation(), None
         streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in corpus}
         if "dynamic" in arguments.ways:
             statistics = gradient_statistics(model, streams["train"], end)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import chain, repeat
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 
@@ -102,7 +102,40 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
+    _encode_bare(tokenizer, name_or_path)
     return tokenizer
+
+
+def _encode_bare(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Have a tokenizer put nothing around a text, and take the end token for the one before it.
+
+    So it is in the stream that a model is trained on: what prompts had besides would be tokens it has never seen.
+    """
+    tokenizer.bos_token = tokenizer.eos_token
+    for flag in ("add_bos_token", "add_eos_token"):
+        if getattr(tokenizer, flag, False):
+            setattr(tokenizer, flag, False)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None and backend.num_special_tokens_to_add(False):
+        # None is not taken; an empty sequence does nothing.
+        backend.post_processor = processors.Sequence([])
+    if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ValueError(
+            f"--tokenizer {name!r} puts tokens around each text: switch that off, as lines are one stream in training"
+        )
+
+
+def start_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that stands before a text wherever one is scored or begun: the begin token, or the end token.
+
+    In models that this package trained both are the same: the end of an unseen line before the text.
+    """
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
+def vocab_size_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Rows that an embedding needs: one more than the highest id, as ids may have holes."""
+    return max(tokenizer.get_vocab().values()) + 1
 
 
 def encode_stream(lines: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> np.ndarray:

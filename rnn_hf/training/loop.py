@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
 from rnn_hf.data.streams import TokenStream
+from rnn_hf.data.tokenization import start_id
 from rnn_hf.evaluation import Score, evaluate
 from rnn_hf.files import write_into, write_json
 from rnn_hf.hub import HubError
@@ -100,11 +101,11 @@ class TrainingRun:
         CHOICES.measures = options.measure_kernels
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
-        self.end = self.corpus.tokenizer.eos_token_id
+        self.start = start_id(self.corpus.tokenizer)
         ranks = self.accelerator.num_processes
         self.stream = TokenStream(
             self.corpus.streams["train"],
-            self.end,
+            self.start,
             options.per_device_train_batch_size * ranks,
             options.window,
             self.accelerator.process_index,
@@ -282,7 +283,7 @@ class TrainingRun:
         tokens = self.corpus.streams["validation"]
         columns = min(self.arguments.training.per_device_eval_batch_size, len(tokens))
         tokens = tokens[: columns * steps] if steps else tokens
-        return evaluate(self.model, tokens, self.end, columns, EVALUATION_WINDOW)
+        return evaluate(self.model, tokens, self.start, columns, EVALUATION_WINDOW)
 
     def _write_model(self, directory: Path) -> None:
         self.model.save_pretrained(directory)

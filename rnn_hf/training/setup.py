@@ -15,7 +15,15 @@ from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.data.tokenization import KINDS, build_tokenizer, encode_stream, load_tokenizer, unknown_id
+from rnn_hf.data.tokenization import (
+    KINDS,
+    build_tokenizer,
+    encode_stream,
+    load_tokenizer,
+    start_id,
+    unknown_id,
+    vocab_size_of,
+)
 from rnn_hf.evaluation import load_model, unigram_loss
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import Arguments, DataArguments
@@ -33,10 +41,11 @@ class Corpus:
         """What run.json says of the data: sizes, share of unknown words, and the unigram model's perplexity."""
         unknown = unknown_id(self.tokenizer)
         train, validation = self.streams["train"], self.streams["validation"]
-        unigram = unigram_loss(train, validation, len(self.tokenizer))
+        vocab_size = vocab_size_of(self.tokenizer)
+        unigram = unigram_loss(train, validation, vocab_size)
         return {
             "tokens": {split: len(stream) for split, stream in self.streams.items()},
-            "vocab_size": len(self.tokenizer),
+            "vocab_size": vocab_size,
             "unknown": {
                 split: round(float((stream == unknown).mean()), 5)
                 for split, stream in self.streams.items()
@@ -153,12 +162,10 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
         ValueError: The weights do not load, or do not fit in shape.
     """
     set_seed(arguments.training.seed)
-    end = tokenizer.eos_token_id
-    start = end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     config = RNNConfig(
-        vocab_size=len(tokenizer),
-        eos_token_id=end,
-        bos_token_id=start,
+        vocab_size=vocab_size_of(tokenizer),
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=start_id(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         **asdict(arguments.model),
     )
