@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnn_hf.data.tokenization import start_id
+from rnn_hf.evaluation import Score
 from rnn_hf.models import RNNCache
 
 
@@ -32,8 +33,10 @@ class TextScore:
 
     @property
     def perplexity(self) -> float:
-        """exp of the mean surprisal in nats; not a number for a text without tokens."""
-        return math.exp(self.total / PER_NAT[self.unit] / len(self.surprisals)) if self.surprisals else math.nan
+        """exp of the mean surprisal in nats; infinite where that overflows, not a number for a text without tokens."""
+        if not self.surprisals:
+            return math.nan
+        return Score(self.total / PER_NAT[self.unit] / len(self.surprisals), len(self.surprisals)).perplexity
 
 
 def score(
@@ -48,7 +51,7 @@ def score(
 ) -> Iterable[TextScore]:
     """Score texts one after the other as they come, a batch at a time; memory does not grow with their length.
 
-    The first token is predicted from the begin token. What a text scores does not depend on the batch that it is in,
+    The first token is predicted from the one that stands before a text, as in training (see `start_id`). What a text scores does not depend on the batch that it is in,
     nor on the window.
 
     Args:
@@ -65,7 +68,7 @@ def score(
         The score of each text, in order.
 
     Raises:
-        ValueError: An unknown unit, or a state without `carry_state`.
+        ValueError: An unknown unit, a number below 1, a state without `carry_state`, or an id outside the vocabulary.
 
     Example:
 
@@ -78,6 +81,9 @@ def score(
     """
     if unit not in PER_NAT:
         raise ValueError(f"`unit` must be one of {', '.join(PER_NAT)}, got {unit!r}")
+    for name, number in (("batch_size", batch_size), ("window", window)):
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
     if state is not None and not carry_state:
         raise ValueError("`state` goes with `carry_state=True`: other texts start from an empty one")
     model.eval()

@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 from transformers import pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.data.tokenization import unknown_id
+from rnn_hf.data.tokenization import start_id, unknown_id
 from rnn_hf.evaluation import load_model
 
 
@@ -42,9 +42,10 @@ def main() -> int:
             options["bad_words_ids"] = [[unknown_id(tokenizer)]]
         set_seed(seed)
         generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
-        for texts in generator(prompts or [tokenizer.bos_token], **options):
+        begin = tokenizer.convert_ids_to_tokens(start_id(tokenizer))
+        for texts in generator(prompts or [begin], **options):
             for text in texts:
-                print(text["generated_text"].removeprefix(tokenizer.bos_token).strip())
+                print(text["generated_text"].removeprefix(begin).strip())
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

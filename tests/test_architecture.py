@@ -34,6 +34,7 @@ MAY_USE = {
     "onnx_graph": BELOW_ALL,
     "onnx_model": BELOW_ALL | {"onnx_graph", "onnx_session"},
     "onnx_session": BELOW_ALL | {"onnx_graph"},
+    "scoring": BELOW_ALL | {"evaluation"},
     "quantization": BELOW_ALL | {"benchmarking", "evaluation", "export", "onnx_graph", "onnx_model"},
     "training": BELOW_ALL | {"evaluation", "hub"},
 }

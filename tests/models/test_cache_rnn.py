@@ -224,6 +224,15 @@ def test_a_copy_is_a_plain_way_to_go_back(make_model, cell):
     torch.testing.assert_close(model(ids[:, 3:], cache=before).logits, first, rtol=0, atol=0)
 
 
+def test_a_shallow_copy_goes_on_by_itself_too(make_model, cell):
+    model = make_model(cell)
+    state = filled(model)
+    expected, other = state.copy(), copy.copy(state)
+    model(some_ids(), cache=other)
+    assert other.get_seq_length() == 10 and state.get_seq_length() == 5
+    assert all(map(torch.equal, states_of(state), states_of(expected)))
+
+
 def test_detached_state_survives_pickle(make_model, cell):
     cache = filled(make_model(cell)).detach()
     loaded = pickle.loads(pickle.dumps(cache))
@@ -419,3 +428,12 @@ def test_an_empty_state_is_neither_saved_nor_joined_and_different_networks_are_n
     with pytest.raises(ValueError, match="different networks"):
         RNNCache.cat([run(model, [[1]]), run(other, [[1]])])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", None], ids=["empty", "text", "cut"])
+def test_a_file_that_is_no_whole_state_is_refused_by_its_name(make_model, tmp_path, content):
+    model, path = make_model({}), tmp_path / "state.safetensors"
+    filled(model).save(path, model)
+    path.write_bytes(path.read_bytes()[:-8] if content is None else content)
+    with pytest.raises(ValueError, match=r"state\.safetensors is not a whole file"):
+        RNNCache.load(path, model)

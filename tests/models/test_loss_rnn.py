@@ -113,8 +113,16 @@ def test_gradients_are_given_once():
     inputs, weight, bias, targets = example(5, 7)
     loss = linear_cross_entropy(inputs, weight, bias, targets)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="`skip_logits=False`"):
         loss.backward()
+
+
+def test_second_derivatives_are_refused_and_not_wrong():
+    inputs, weight, bias, targets = example(5, 7)
+    loss = linear_cross_entropy(inputs * 1, weight, bias, targets)
+    (gradient,) = torch.autograd.grad(loss.square(), [inputs], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.square().sum().backward()
 
 
 @pytest.mark.parametrize("wrong", [7, -1])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForCausalLM
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.models import loss_rnn, modeling_rnn
@@ -39,6 +39,14 @@ def assert_same_gradients(got: dict, expected: dict, **tolerance):
     assert got.keys() == expected.keys()
     for name in got:
         torch.testing.assert_close(got[name], expected[name], msg=lambda text, n=name: f"{n}: {text}", **tolerance)
+
+
+@pytest.fixture
+def warnings_of_models(monkeypatch):
+    """Texts of the warnings that the models give, each once."""
+    texts = []
+    monkeypatch.setattr(modeling_rnn.logger, "warning_once", lambda text: text in texts or texts.append(text))
+    return texts
 
 
 def recurrent_modules(model) -> list[nn.RNNBase]:
@@ -172,9 +180,35 @@ def test_skip_logits_without_labels_is_refused(make_model):
         make_model({})(some_ids(), skip_logits=True)
 
 
-def test_arguments_that_other_tools_pass_are_accepted(make_model, cell):
-    model, ids = make_model(cell), some_ids()
-    torch.testing.assert_close(model(ids, output_attentions=False, head_mask=None).logits, model(ids).logits)
+def test_arguments_that_other_tools_pass_are_accepted_without_a_word(make_model, cell, warnings_of_models):
+    model, ids, mask = make_model(cell), some_ids(), left_padded()
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 1)  # as transformers counts padding on the left
+    given = {"output_attentions": False, "head_mask": None, "position_ids": positions, "return_dict": True}
+    torch.testing.assert_close(model(ids, mask, **given).logits, model(ids, mask).logits)
+    model.generate(ids, attention_mask=mask, max_new_tokens=2, num_beams=2, output_hidden_states=True)
+    assert not warnings_of_models
+
+
+def test_an_unknown_argument_gives_one_warning_with_its_name(make_model, warnings_of_models):
+    model, ids = make_model({}), some_ids()
+    for _ in range(2):
+        model(ids, atention_mask=torch.ones_like(ids))
+        model(ids, output_attentions=True)
+    assert [text.split("`")[1] for text in warnings_of_models] == ["atention_mask", "output_attentions"]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("position_ids", torch.tensor([[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]])),
+        ("position_ids", torch.tensor([0, 1, 0, 1, 2])),
+        ("seq_idx", torch.tensor([[0, 0, 1, 1, 1]])),
+        ("cu_seq_lens_q", torch.tensor([0, 2, 5])),
+    ],
+)
+def test_several_texts_in_a_row_are_refused_by_the_name_that_says_so(make_model, cell, name, value):
+    with pytest.raises(ValueError, match=f"`{name}`.*a row of its own"):
+        make_model(cell)(some_ids(), **{name: value})
 
 
 # Loss
@@ -668,37 +702,3 @@ def test_a_tiny_batch_is_learned_by_heart(cell):
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.1 * losses[0]
-
-
-@old_names
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_trainer_trains_and_evaluates_on_padded_sequences(make_model, tmp_path, checkpointing):
-    model = make_model({"cell_type": "lstm"}, dtype=torch.float32)
-    rows = []
-    for row in range(4):
-        ids, mask = some_ids(1, 5, seed=row)[0], torch.tensor([0] * row + [1] * (5 - row))
-        rows.append({"input_ids": ids, "attention_mask": mask, "labels": torch.where(mask.bool(), ids, -100)})
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path),
-        max_steps=3,
-        learning_rate=1e-2,
-        per_device_train_batch_size=2,
-        per_device_eval_batch_size=4,
-        gradient_checkpointing=checkpointing,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    trainer = Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
-    trainer.train()
-    assert all(not torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    with torch.no_grad():
-        expected = model.eval()(**batch)
-    metrics = trainer.evaluate()
-    assert "eval_loss" in metrics  # Trainer looks for every argument of forward that is named like a label
-    assert math.isclose(metrics["eval_loss"], expected.loss.item(), rel_tol=1e-5)
-    predictions = trainer.predict(rows).predictions
-    torch.testing.assert_close(torch.tensor(predictions), expected.logits)
