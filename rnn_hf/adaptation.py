@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.evaluation import Score
+from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.models.configuration_rnn import DROPOUTS
 
 
@@ -83,7 +83,11 @@ def gradient_statistics(
         start: Id of the token before the first one.
         columns, window: Shape of each window.
         windows: How many windows, from the beginning of the columns.
+
+    Raises:
+        ValueError: An id outside the vocabulary, or as `TokenStream`.
     """
+    check_token_ids(model, [start], tokens)
     copied = without_dropout(model)
     parameters = list(copied.parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
@@ -183,7 +187,7 @@ def evaluate_adapted(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: Dynamic evaluation without statistics.
+        ValueError: Dynamic evaluation without statistics, or an id outside the vocabulary.
 
     Example:
 
@@ -199,8 +203,7 @@ def evaluate_adapted(
         raise ValueError(
             "dynamic evaluation needs `statistics`: gradient_statistics(model, tokens of the training text)"
         )
-    was_training = model.training
-    model.eval()
+    check_token_ids(model, [start], tokens)
     predictions = predict(model, tokens, start, how, statistics)
     parts = with_cache(predictions, how) if how.cache_size and how.cache_weight else (
         found.log_probabilities for found in predictions
@@ -208,11 +211,10 @@ def evaluate_adapted(
     interval = 1 if sys.stderr.isatty() else 30
     bar = tqdm(total=len(tokens), desc="evaluating", leave=False, mininterval=interval, disable=not progress)
     total = 0.0
-    with bar:
+    with bar, evaluating(model):
         for part in parts:
             total -= math.fsum(part.tolist())
             bar.update(len(part))
-    model.train(was_training)
     return Score(total / len(tokens), len(tokens))
 
 

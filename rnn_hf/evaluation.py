@@ -1,8 +1,8 @@
 """Loss and perplexity of a language model over a whole stream, with the state carried."""
 
 import math
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream, start_id
-from rnn_hf.files import read_json, sha256_of, write_json
+from rnn_hf.files import read_json, read_run, sha256_of, write_json
 
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
@@ -75,7 +75,7 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Data
         given: Arguments of `rnn_hf.data.corpora.load_corpus`, which then count alone.
 
     Raises:
-        ValueError: Nothing is given and there is no run.json; or as `load_corpus`.
+        ValueError: Nothing is given and there is no run.json of a run, or a broken one; or as `load_corpus`.
     """
     if given:
         return load_corpus(**given)
@@ -83,9 +83,11 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Data
     if not Path(name).is_dir():
         with suppress(OSError, ValueError):  # not there, not reachable, not a name: the corpus must be given
             path = Path(hf_hub_download(name, "run.json", revision=revision))
-    run = read_json(path)
+    run = read_run(path)
     if run is None:
-        raise ValueError(f"{name} has no run.json: name a corpus by --dataset_name, --ptb_dir or --test_file")
+        raise ValueError(
+            f"{name} has no run.json of a training run: name a corpus by --dataset_name, --ptb_dir or --test_file"
+        )
     data = run["arguments"]["data"]
     return load_corpus(**{key: data[key] for key in signature(load_corpus).parameters if key in data})
 
@@ -150,6 +152,36 @@ def describe_weights(model_dir: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "dtype": dtype, "parameters": parameters, "sha256": sha256_of(path)}
 
 
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """The model is in evaluation mode; afterwards it has its own mode again, also after an error."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def check_token_ids(model: Any, *parts: np.ndarray | Sequence[int]) -> None:
+    """Refuse ids that a model has no row for.
+
+    Args:
+        model: A causal language model of this package.
+        parts: Ids, `(tokens,)` each.
+
+    Raises:
+        ValueError: An id outside the vocabulary.
+    """
+    size = model.config.vocab_size
+    for token in (int(limit(part)) for part in parts if len(part) for limit in (np.min, np.max)):
+        if not 0 <= token < size:
+            raise ValueError(
+                f"token id {token} is outside the model's vocabulary of {size}: "
+                "the text was encoded with another tokenizer"
+            )
+
+
 @torch.no_grad()
 def evaluate(
     model: PreTrainedModel,
@@ -183,24 +215,18 @@ def evaluate(
     >>> score.num_tokens
     6
     """
-    if len(tokens) and int(tokens.max()) >= model.config.vocab_size:
-        raise ValueError(
-            f"token id {int(tokens.max())} is outside the model's vocabulary of {model.config.vocab_size}: "
-            "the text was encoded with another tokenizer"
-        )
+    check_token_ids(model, [start], tokens)
     stream = TokenStream(tokens, start, columns, window)
-    was_training = model.training
-    model.eval()
     # Weights on a disk are on no device; they are fetched to where they run, and so are the inputs.
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     total, state = 0.0, None
     windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
-    for inputs, targets in windows:
-        inputs, targets = inputs.to(device), targets.to(device)
-        outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
-        state = outputs.cache
-        total += outputs.loss.item() * targets.numel()
-    model.train(was_training)
+    with evaluating(model):
+        for inputs, targets in windows:
+            inputs, targets = inputs.to(device), targets.to(device)
+            outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
+            state = outputs.cache
+            total += outputs.loss.item() * targets.numel()
     return Score(total / stream.num_tokens, stream.num_tokens)
 
 

@@ -1,4 +1,4 @@
-"""Files written beside and moved into place, so that a half-written one is never taken for a whole one."""
+"""Files written beside and moved into place, so that a half-written one is never taken for a whole one; and read back."""
 
 import hashlib
 import json
@@ -22,8 +22,56 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; `None` where there is no file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    """The object in a JSON file; `None` where there is no file.
+
+    Raises:
+        ValueError: The file is cut or empty, or holds something else; the message names it.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are two
+        raise ValueError(f"{path} is broken ({error}): put a whole copy in its place, or remove it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object: put the right file in its place, or remove it")
+    return content
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """What a training run of this package wrote into run.json; `None` for no file, or one of another program.
+
+    Raises:
+        ValueError: As `read_json`.
+    """
+    run = read_json(path)
+    arguments = run.get("arguments") if run else None
+    parts = [arguments.get(part) for part in ("model", "data", "training")] if isinstance(arguments, dict) else [None]
+    return run if all(isinstance(part, dict) for part in parts) else None
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file with one a line, such as metrics.jsonl; none where there is no file.
+
+    A last line that is cut is left out: whoever wrote it was killed, or the disk was full.
+
+    Raises:
+        ValueError: Another line is no object; the message names file and line.
+    """
+    if not path.is_file():
+        return []
+    rows = []
+    lines = [(number, line) for number, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
+    for number, line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        elif number < lines[-1][0]:
+            raise ValueError(f"{path}, line {number} is no JSON object: remove the line, or put a whole copy in place")
+    return rows
 
 
 def write_into(target: Path, write: Callable[[Path], None]) -> None:
@@ -37,6 +85,14 @@ def write_into(target: Path, write: Callable[[Path], None]) -> None:
             os.replace(path, target / path.name)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file that is never written to again a second name, which needs no space; where that fails, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def sha256_of(path: Path) -> str:

@@ -152,3 +152,20 @@ def test_settings_out_of_range_are_refused_by_name(name, value):
 def test_dynamic_evaluation_asks_for_its_statistics(model):
     with pytest.raises(ValueError, match="gradient_statistics"):
         evaluate_adapted(model, TEXT, 0, DYNAMIC)
+
+
+@pytest.mark.parametrize("tokens, start, named", [([3, 7], 0, 7), ([3, -1], 0, -1), ([3], 7, 7)])
+def test_ids_outside_the_vocabulary_are_refused(model, tokens, start, named):
+    for run in (gradient_statistics, lambda *arguments: evaluate_adapted(*arguments, Adaptation())):
+        with pytest.raises(ValueError, match=f"token id {named} is outside the model's vocabulary of 7"):
+            run(model, np.array(tokens), start)
+
+
+def test_the_mode_of_the_model_is_restored_after_an_error_too(model):
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    model.train().model.layers[0].register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_adapted(model, TEXT, 0, Adaptation())
+    assert model.training

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_hf import RNNConfig, RNNForCausalLM
-from rnn_hf.evaluation import evaluate, unigram_loss
+from rnn_hf.evaluation import evaluate, evaluating, load_corpus_of, unigram_loss
+from rnn_hf.files import write_json
 
 
 def model_of(cell_type):
@@ -54,9 +55,34 @@ def test_the_mode_of_the_model_is_restored_and_dropout_is_off(training):
     assert first == second and model.training is training
 
 
-def test_ids_outside_the_vocabulary_are_refused():
-    with pytest.raises(ValueError, match="another tokenizer"):
-        evaluate(model_of("gru"), np.array([3, 11]), start=0)
+def test_the_mode_of_the_model_is_restored_after_an_error_too():
+    model = model_of("lstm").train()
+
+    def fail(*arguments):
+        raise KeyboardInterrupt
+
+    model.model.layers[0].register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, np.arange(10), start=0)
+    assert model.training
+    with evaluating(model.eval()):
+        pass
+    assert not model.training
+
+
+@pytest.mark.parametrize("tokens, start, named", [([3, 11], 0, 11), ([3, -1], 0, -1), ([3], 11, 11), ([3], -2, -2)])
+def test_ids_outside_the_vocabulary_are_refused(tokens, start, named):
+    with pytest.raises(ValueError, match=f"token id {named} is outside .* vocabulary of 11: .*another tokenizer"):
+        evaluate(model_of("gru"), np.array(tokens), start)
+
+
+def test_a_run_json_of_another_program_is_no_corpus_and_a_broken_one_is_named(tmp_path):
+    write_json(tmp_path / "run.json", {"project": "x"})
+    with pytest.raises(ValueError, match="no run.json of a training run: name a corpus by --dataset_name"):
+        load_corpus_of(str(tmp_path))
+    (tmp_path / "run.json").write_text('{"argum')
+    with pytest.raises(ValueError, match=r"run\.json is broken"):
+        load_corpus_of(str(tmp_path))
 
 
 def test_the_unigram_model_is_a_distribution_that_knows_frequencies():

@@ -1,10 +1,11 @@
 """Files written beside and moved into place: a half-written one is never taken for a whole one."""
 
 import json
+import os
 
 import pytest
 
-from rnn_hf.files import read_json, sha256_of, write_into, write_json
+from rnn_hf.files import link_or_copy, read_json, read_json_lines, read_run, sha256_of, write_into, write_json
 
 
 def fill(**files):
@@ -47,6 +48,60 @@ def test_json_is_replaced_in_one_piece(tmp_path):
 
 def test_a_json_file_that_is_not_there_is_none(tmp_path):
     assert read_json(tmp_path / "run.json") is None
+
+
+@pytest.mark.parametrize("content", [b"", b'{"argum', b"\x00\x00\x00", b'{"a": "\xe9"}', b"[1, 2]", b"null"])
+def test_a_json_file_that_is_cut_empty_or_something_else_is_named_with_what_to_do(tmp_path, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    for read in (read_json, read_run):
+        with pytest.raises(ValueError, match=r"run\.json .*in its place, or remove it"):
+            read(path)
+
+
+def test_the_run_json_of_another_program_is_as_good_as_none(tmp_path):
+    path = tmp_path / "run.json"
+    assert read_run(path) is None
+    for content in ({}, {"project": "x"}, {"arguments": ["a"]}, {"arguments": {"data": {}, "model": {}}}):
+        write_json(path, content)
+        assert read_run(path) is None
+    run = {"arguments": {"data": {}, "model": {}, "training": {}}}
+    write_json(path, run)
+    assert read_run(path) == run
+
+
+WHOLE = b'{"step": 1}\n{"step": 2}\n'
+
+
+@pytest.mark.parametrize(
+    "torn", [b"", b'{"step": 3, "lo', b'{"loss": "\xc3', b"\x00" * 9, b'{"step": 3', b"3", b"\n\n"]
+)
+def test_a_last_line_that_is_cut_is_left_out(tmp_path, torn):
+    path = tmp_path / "metrics.jsonl"
+    assert read_json_lines(path) == []
+    path.write_bytes(WHOLE + torn)
+    assert read_json_lines(path) == [{"step": 1}, {"step": 2}]
+    path.write_bytes(torn + b"\n" + WHOLE)
+    if torn.strip():
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1 is no JSON object: remove the line"):
+            read_json_lines(path)
+    else:
+        assert len(read_json_lines(path)) == 2
+    path.write_bytes(WHOLE.rstrip())  # only the end of the line is missing
+    assert len(read_json_lines(path)) == 2
+
+
+def test_a_second_name_of_a_file_takes_no_space_where_the_disk_can_do_that(tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("content")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").samefile(tmp_path / "b")
+
+    def refuse(source, target):
+        raise OSError("Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").read_text() == "content" and not (tmp_path / "a").samefile(tmp_path / "c")
 
 
 def test_the_checksum_is_that_of_the_standard(tmp_path):
