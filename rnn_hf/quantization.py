@@ -72,13 +72,14 @@ def write_int8(source: Path, target: Path) -> set[str]:
     proto = onnx.load(source)
     metadata = {prop.key: prop.value for prop in proto.metadata_props}
     untie(proto)
-    logging.disable(logging.WARNING)  # it advises a step before, which changes nothing in these graphs
+    before = logging.root.manager.disable  # what the application silenced
+    logging.disable(max(before, logging.WARNING))  # it advises a step before, which changes nothing in these graphs
     try:
         # The steps of a projected LSTM are a graph within the graph.
         options = {"EnableSubgraph": True}
         quantize_dynamic(proto, target, per_channel=True, weight_type=QuantType.QInt8, extra_options=options)
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
     quantized = onnx.load(target)
     onnx.helper.set_model_props(quantized, metadata)
     target.write_bytes(quantized.SerializeToString())

@@ -22,7 +22,7 @@ from rnn_hf.export import SIZES, check_folder, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx_model import RNNONNXForCausalLM
-from rnn_hf.quantization import quantize
+from rnn_hf.quantization import quantize, write_int8
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "export_onnx.py"
@@ -252,6 +252,16 @@ def test_a_text_without_tokens_is_refused_and_nothing_is_written(exported):
     with pytest.raises(ValueError, match="tokens"):
         quantize(exported, [])
     assert content(exported) == before
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.INFO, logging.ERROR])
+def test_what_the_application_silenced_stays_so(exported, tmp_path, level):
+    logging.disable(level)
+    try:
+        write_int8(exported / "model.onnx", tmp_path / "int8.onnx")
+        assert logging.root.manager.disable == level
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def test_a_file_in_8_bits_that_is_not_that_of_the_report_is_refused(exported):
