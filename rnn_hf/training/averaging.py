@@ -56,5 +56,7 @@ class WeightAverage:
         return {"mean": self.mean, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
-        """From a checkpoint."""
-        self.mean, self.count = state["mean"], state["count"]
+        """From a checkpoint, whatever device its tensors are on."""
+        mean, self.count = state["mean"], state["count"]
+        parameters = self.parameters if mean else []
+        self.mean = [tensor.to(own.device) for tensor, own in zip(mean, parameters, strict=True)]

@@ -1,10 +1,13 @@
 """Checkpoints to go on from, and the best model: written beside and moved into place, old ones pruned after."""
 
-import json
 import os
+import pickle
 import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,15 @@ from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rnn_hf.files import link_or_copy, read_json, write_into, write_json
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.objective import Objective
+
+
+WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model beside; of the best model when it was written
+BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 
 
 @dataclass
@@ -35,10 +43,36 @@ class Progress:
     validation_losses: list[float] = field(default_factory=list)
 
 
+def named_as_checkpoints(output_dir: Path) -> list[Path]:
+    """What is called checkpoint-N in `output_dir`, by N."""
+    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(found, key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The N of checkpoint-N."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a run of this package left it."""
+    return (path / "progress.json").is_file()
+
+
 def checkpoints(output_dir: Path) -> list[Path]:
     """The resumable checkpoints in `output_dir`, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    return [path for path in named_as_checkpoints(output_dir) if is_checkpoint(path)]
+
+
+def remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, so that no part of it is ever taken for one; of a link only the link."""
+    if checkpoint.is_symlink():
+        checkpoint.unlink()
+        return
+    aside = checkpoint.with_name(f".{checkpoint.name}.removing")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(checkpoint, aside)
+    shutil.rmtree(aside)
 
 
 def find_checkpoint(name: str, output_dir: Path) -> Path | None:
@@ -51,7 +85,7 @@ def find_checkpoint(name: str, output_dir: Path) -> Path | None:
     if name == "last":
         found = checkpoints(output_dir)
         return found[-1] if found else None
-    if not (Path(name) / "progress.json").is_file():
+    if not is_checkpoint(Path(name)):
         raise FileNotFoundError(f"--resume_from_checkpoint {name}: not a checkpoint of a run")
     return Path(name)
 
@@ -89,30 +123,54 @@ def save_checkpoint(
     """
     target = output_dir / f"checkpoint-{progress.step}"
     beside = output_dir / f".{target.name}.writing"
-    try:
-        if accelerator.is_main_process:
+    if accelerator.is_main_process:
+        parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
+        parts["extra"] = objective.extra
+        with writing(target, beside):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
             objective.model.save_pretrained(beside)
-            parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
-            parts["extra"] = objective.extra
-            torch.save({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
-            (beside / "progress.json").write_text(json.dumps({"progress": asdict(progress), "identity": identity}))
-        accelerator.wait_for_everyone()
-        torch.save(_process_state(state), beside / f"process-{accelerator.process_index}.pt")
-    except (OSError, RuntimeError, SafetensorError) as error:  # each writer has an error of its own for a full disk
-        shutil.rmtree(beside, ignore_errors=True)
-        kept = [path.name for path in checkpoints(output_dir)]
+            _write_tensors({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
+            write_json(beside / "progress.json", {"progress": asdict(progress), "identity": identity})
+            if progress.best_step and (output_dir / WEIGHTS).is_file():
+                link_or_copy(output_dir / WEIGHTS, beside / BEST)
+    accelerator.wait_for_everyone()
+    with writing(target, beside):
+        _write_tensors(_process_state(state), beside / f"process-{accelerator.process_index}.pt")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if os.path.lexists(target):
+            remove(target)
+        os.replace(beside, target)
+        others = [path for path in checkpoints(output_dir) if path != target]
+        for old in others[: max(0, len(others) + 1 - limit)]:
+            remove(old)
+        for pattern in (".checkpoint-*.writing", ".checkpoint-*.removing"):
+            for left in output_dir.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def writing(target: Path, beside: Path | None = None) -> Iterator[None]:
+    """Have an error of writing `target`, which stands among checkpoints, say which of them are whole and how to go on;
+    what was written in the directory `beside` is removed."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # each writer has an error of its own for a full disk
+        if beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
+        kept = [path.name for path in checkpoints(target.parent)]
         raise OSError(
             f"cannot write {target}: {error}. If the disk is full, free some space and go on with "
             f"--resume_from_checkpoint last; whole are {', '.join(kept) or 'no checkpoints yet'}"
         ) from error
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(beside, target)
-        for old in [*checkpoints(output_dir)[:-limit], *output_dir.glob(".checkpoint-*.writing")]:
-            shutil.rmtree(old)
+
+
+def _write_tensors(content: dict[str, Any], path: Path) -> None:
+    """By way of memory: torch says RuntimeError for a full disk, as for whatever else goes wrong."""
+    buffer = BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _process_state(state: RNNCache | None) -> dict[str, Any]:
@@ -140,22 +198,30 @@ def load_checkpoint(
     """Put a run back to where `save_checkpoint` left it; arguments as there.
 
     Raises:
-        ValueError: The checkpoint is of another run: a value of its identity differs, named in the message.
+        ValueError: The checkpoint is of another run: a value of its identity differs, named in the message; or a file
+            of it is broken or missing.
     """
-    saved = json.loads((path / "progress.json").read_text())
+    rank, model = accelerator.process_index, objective.model
+    with _reading(path, "progress.json"):
+        saved = read_json(path / "progress.json")
+        progress, before = Progress(**saved["progress"]), dict(saved["identity"])
     for name, value in identity.items():
-        was = saved["identity"].get(name)
-        if was != value:
-            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}")
-    model = objective.model
-    model.load_state_dict(type(model).from_pretrained(path).state_dict())
+        if before.get(name) != value:
+            raise ValueError(f"{path} is of another run: {name} was {before.get(name)!r}, is {value!r}")
+    with _reading(path, WEIGHTS):
+        weights = type(model).from_pretrained(path).state_dict()
+    with _reading(path, "optimizer.pt"):
+        parts = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
+    with _reading(path, f"process-{rank}.pt"):
+        mine = torch.load(path / f"process-{rank}.pt", map_location="cpu", weights_only=True)
+    model.load_state_dict(weights)
     device = accelerator.device
-    parts = torch.load(path / "optimizer.pt", map_location=device, weights_only=True)
     optimizer.load_state_dict(parts["optimizer"])
-    scheduler.load_state_dict(parts["scheduler"])
+    # How long the schedule is follows from the arguments; older checkpoints have it wrong with random windows.
+    of_length = ("total_steps", "_schedule_phases")
+    scheduler.load_state_dict({name: part for name, part in parts["scheduler"].items() if name not in of_length})
     average.load_state_dict(parts["average"])
     objective.extra.load_state_dict(parts["extra"])
-    mine = torch.load(path / f"process-{accelerator.process_index}.pt", map_location="cpu", weights_only=True)
     state = None
     if mine["state"]:
         state = RNNCache(model.config)
@@ -167,7 +233,54 @@ def load_checkpoint(
     if device.type == "cpu" and "threads" in mine:  # older checkpoints lack it
         _take_threads(mine["threads"], accelerator)
     CHOICES.update(mine.get("kernels", {}))
-    return Progress(**saved["progress"]), state
+    return progress, state
+
+
+def take_directory(output_dir: Path, resumed: Path | None, write_model: Callable[[Path], None]) -> None:
+    """Make a directory the one of a run that starts or goes on: nothing of a run that is replaced stays in it, nor a
+    checkpoint of a branch that is left, and the best model so far stands there.
+
+    Args:
+        output_dir: Directory of the run; it need not exist.
+        resumed: The checkpoint that the run goes on from, if any.
+        write_model: Writes a model of the run, with all that belongs to it, into a directory.
+    """
+    output_dir.mkdir(parents=True, exist_ok=True)
+    step = read_json(resumed / "progress.json")["progress"]["step"] if resumed is not None else 0
+    is_own = resumed is not None and resumed.parent.resolve() == output_dir.resolve()
+    for old in checkpoints(output_dir):
+        if not is_own or step_of(old) > step:
+            remove(old)
+    if not is_own and (output_dir / "run.json").exists():
+        for name in ("config.json", WEIGHTS, "evaluation.json", "curve.png", "run.json"):
+            (output_dir / name).unlink(missing_ok=True)
+    if resumed is None:
+        return
+    own, target = resumed / BEST, output_dir / WEIGHTS
+    best = own if own.is_file() else resumed.parent / WEIGHTS  # before the first validation, or by an older version
+    if not best.is_file() or (target.is_file() and target.samefile(best)):
+        return
+
+    def write(directory: Path) -> None:
+        write_model(directory)
+        (directory / WEIGHTS).unlink()
+        link_or_copy(best, directory / WEIGHTS)
+
+    write_into(output_dir, write)
+
+
+@contextmanager
+def _reading(path: Path, name: str) -> Iterator[None]:
+    """A file that does not load is named, with the checkpoints to go on from in place of this one."""
+    try:
+        yield
+    except BROKEN as error:
+        others = [str(other) for other in checkpoints(path.parent) if other.name != path.name]
+        advice = "put a whole copy in its place, or start again with --overwrite_output_dir true"
+        if others:
+            advice = f"go on with --resume_from_checkpoint {others[-1]}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path / name} is broken or missing ({reason}): {advice}") from error
 
 
 def _take_threads(threads: int, accelerator: Accelerator) -> None:

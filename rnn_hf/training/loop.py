@@ -1,7 +1,6 @@
 """The training loop: streams with carried, detached state, through Accelerate."""
 
 import math
-import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -17,19 +16,21 @@ from tqdm.auto import tqdm
 
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import start_id
-from rnn_hf.evaluation import Score, evaluate
-from rnn_hf.files import write_into, write_json
+from rnn_hf.evaluation import Score
+from rnn_hf.files import read_json_lines, write_into, write_json
 from rnn_hf.hub import HubError
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import (
+    WEIGHTS,
     Progress,
-    checkpoints,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
+    take_directory,
+    writing,
 )
 from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import build_optimizer, build_scheduler
@@ -41,19 +42,12 @@ from rnn_hf.training.setup import (
     check_model,
     check_output_dir,
     choose_kernels,
+    identity_of,
     keep_freed_memory,
     prepare_corpus,
 )
 from rnn_hf.training.signals import stop_signals
-
-
-# Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
-FREE = {
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
-    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "early_stopping_patience",
-    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
-}  # fmt: skip
-EVALUATION_WINDOW = 64
+from rnn_hf.training.validation import EVALUATION_WINDOW, validate
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
@@ -61,8 +55,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
 
     The best model by validation loss stands in the directory itself, ready for `from_pretrained`, beside
     `run.json`, `metrics.jsonl` and `curve.png`; checkpoints to go on from stand in `checkpoint-N`. SIGINT and
-    SIGTERM end the run after the current step, with a checkpoint. With `--push_to_hub` the model goes to the Hub
-    as well.
+    SIGTERM end the run after the current step, with a checkpoint; in another thread than the main one they are left
+    to the program. With `--push_to_hub` the model goes to the Hub as well.
 
     Returns:
         The content of run.json.
@@ -114,7 +108,8 @@ class TrainingRun:
         epochs = options.num_train_epochs
         drawn = (self._epoch_stream(epoch) for epoch in range(epochs))
         streams = drawn if options.random_windows else [self.stream] * epochs  # else all epochs have as many windows
-        self.total_steps = sum(math.ceil(len(stream) / options.gradient_accumulation_steps) for stream in streams)
+        steps = [math.ceil(len(stream) / options.gradient_accumulation_steps) for stream in streams]
+        self.total_steps = sum(steps)
         self.steps_per_epoch = round(self.total_steps / epochs)
         model = build_model(arguments, self.corpus.tokenizer)
         self.objective, self.average = Objective(model, options), WeightAverage(model)
@@ -122,24 +117,24 @@ class TrainingRun:
         # optimizer, as there is no gradient scaler: Accelerate's looks through the installed packages at each step.
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
-        self.scheduler = build_scheduler(self.optimizer, options, self.steps_per_epoch)
+        self.scheduler = build_scheduler(self.optimizer, options, steps)
         self.model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
         self.progress = Progress()
         self.state: RNNCache | None = None
         self.logged = (0, 0.0)  # step and seconds of the last line of training loss
+        self.resumed: Path | None = None
+        self.history: list[dict[str, Any]] = []  # lines of metrics.jsonl to begin with
         if options.resume_from_checkpoint:
             self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
-        elif self.accelerator.is_main_process and options.overwrite_output_dir:
-            for old in checkpoints(self.output_dir):
-                shutil.rmtree(old)
         self.pusher = None
         if options.push_to_hub and self.accelerator.is_main_process:
             self.pusher = Pusher(options, self.output_dir, tqdm.write)
         self.epoch_stream = self._epoch_stream(self.progress.epoch)
         choose_kernels(self.accelerator, self.objective, self.stream, lambda: self._score(EVALUATION_WINDOW))
-        self._start_files(trackers)
+        self._start_record(trackers)
+        self.metrics: Metrics | None = None
 
     def _epoch_stream(self, epoch: int) -> TokenStream:
         options = self.arguments.training
@@ -213,6 +208,7 @@ class TrainingRun:
             self.average.update()
         elif 0 <= options.average_start_step <= progress.step:
             self.average.start()
+        self._begin()
         self._log(float(mean_loss), float(norm), rate, bar)
         if progress.window == len(stream):
             progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
@@ -275,15 +271,14 @@ class TrainingRun:
         if is_best:
             progress.best_loss, progress.best_step = score.loss, progress.step
             if self.accelerator.is_main_process:
-                write_into(self.output_dir, self._write_model)
+                with writing(self.output_dir / WEIGHTS):
+                    write_into(self.output_dir, self._write_model)
         return score.loss
 
     def _score(self, steps: int | None = None) -> Score:
         """The score of the model on the validation text, or on the first so many steps of its columns."""
-        tokens = self.corpus.streams["validation"]
-        columns = min(self.arguments.training.per_device_eval_batch_size, len(tokens))
-        tokens = tokens[: columns * steps] if steps else tokens
-        return evaluate(self.model, tokens, self.start, columns, EVALUATION_WINDOW)
+        columns = self.arguments.training.per_device_eval_batch_size
+        return validate(self.accelerator, self.model, self.corpus.streams["validation"], self.start, columns, steps)
 
     def _write_model(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
@@ -305,9 +300,8 @@ class TrainingRun:
         return self.accelerator.check_trigger()
 
     def _identity(self) -> dict[str, Any]:
-        training = {name: value for name, value in asdict(self.arguments.training).items() if name not in FREE}
         data = {name: self.counts[name] for name in ("train_sha1", "vocab_size")}
-        return {**asdict(self.arguments.model), **training, **data, "processes": self.accelerator.num_processes}
+        return {**identity_of(self.arguments), **data, "processes": self.accelerator.num_processes}
 
     def _save(self) -> None:
         save_checkpoint(
@@ -323,19 +317,20 @@ class TrainingRun:
         self.progress, self.state = load_checkpoint(
             path, self.accelerator, self.objective, self.optimizer, self.scheduler, self.average, self._identity()
         )
+        self.resumed = path
+        rows = read_json_lines(path.parent / "metrics.jsonl")
+        self.history = [row for row in rows if row["step"] <= self.progress.step]
         every = self.arguments.training.logging_steps
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
 
-    def _start_files(self, trackers: list[str]) -> None:
-        if self.accelerator.is_main_process:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
+    def _start_record(self, trackers: list[str]) -> None:
         if trackers:
-            flat = {
-                k: v for part in asdict(self.arguments).values() if isinstance(part, dict) for k, v in part.items()
-            }
+            parts = [part for part in asdict(self.arguments).values() if isinstance(part, dict)]
+            flat = {name: value for part in parts for name, value in part.items()}
             values = {
-                key: value if isinstance(value, int | float | str) else str(value) for key, value in flat.items()
+                name: value if isinstance(value, int | float | str) else str(value) for name, value in flat.items()
             }
+            self.output_dir.mkdir(parents=True, exist_ok=True)
             self.accelerator.init_trackers("rnn_hf", config=values)
         self.record = {
             "arguments": self.arguments.to_dict(),
@@ -349,17 +344,24 @@ class TrainingRun:
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
-        if self.accelerator.is_main_process:
-            self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.progress.step)
-            write_json(self.output_dir / "run.json", self.record)
+
+    def _begin(self) -> None:
+        """Make the directory this run's, once and after the first step: a run that fails before it changes nothing."""
+        if self.metrics is None and self.accelerator.is_main_process:
+            with writing(self.output_dir / "run.json"):
+                take_directory(self.output_dir, self.resumed, self._write_model)
+                self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.history)
+                write_json(self.output_dir / "run.json", self.record)
 
     def _report(self, **values: float) -> None:
-        if self.accelerator.is_main_process:
-            self.metrics.write(step=self.progress.step, **values)
+        if self.metrics is not None:
+            with writing(self.metrics.path):
+                self.metrics.write(step=self.progress.step, **values)
         self.accelerator.log(values, step=self.progress.step)
 
     def finish(self) -> dict[str, Any]:
         """Write the results into run.json, draw the curve, close the trackers; returns the content of run.json."""
+        self._begin()
         progress = self.progress
         is_validated = progress.best_step > 0
         self.record["result"] = {
@@ -372,7 +374,8 @@ class TrainingRun:
             "best_validation_perplexity": math.exp(min(progress.best_loss, 700)) if is_validated else None,
         }
         if self.accelerator.is_main_process:
-            write_json(self.output_dir / "run.json", self.record)
+            with writing(self.output_dir / "run.json"):
+                write_json(self.output_dir / "run.json", self.record)
             try:
                 plot_curve(self.output_dir / "metrics.jsonl", self.output_dir / "curve.png")
             except ImportError as error:

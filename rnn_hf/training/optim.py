@@ -1,5 +1,9 @@
 """Optimizer and learning-rate schedule from arguments."""
 
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
@@ -17,20 +21,24 @@ def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> Optimizer
     return kind(parameters, lr=rate, betas=(arguments.adam_beta1, arguments.adam_beta2), weight_decay=decay)
 
 
-def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps_per_epoch: int) -> LRScheduler:
+def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps: Sequence[int]) -> LRScheduler:
     """The schedule of `--lr_scheduler_type`, stepped once an optimizer step; the plateau one once a validation.
 
     `step` multiplies the rate by `lr_decay` at the start of each epoch after the first `lr_decay_start`
     (Zaremba et al., 2014).
+
+    Args:
+        optimizer: Of the run.
+        arguments: Of the run.
+        steps: Optimizer steps of each epoch, which differ where windows are drawn at random.
     """
-    total = steps_per_epoch * arguments.num_train_epochs
-    kind = arguments.lr_scheduler_type
+    total, kind = sum(steps), arguments.lr_scheduler_type
     if kind == "reduce_lr_on_plateau":
         return ReduceLROnPlateau(optimizer, factor=arguments.lr_decay, patience=arguments.lr_patience)
     if kind == "one_cycle":
         return OneCycleLR(optimizer, arguments.learning_rate, total_steps=total, cycle_momentum=False)
     if kind == "step":
-        first = arguments.lr_decay_start - 1
-        return LambdaLR(optimizer, lambda step: arguments.lr_decay ** max(0, step // steps_per_epoch - first))
+        ends, first = list(accumulate(steps)), arguments.lr_decay_start - 1
+        return LambdaLR(optimizer, lambda step: arguments.lr_decay ** max(0, bisect_right(ends, step) - first))
     name = "constant_with_warmup" if kind == "constant" else kind
     return get_scheduler(name, optimizer, num_warmup_steps=arguments.warmup_steps, num_training_steps=total)

@@ -1,12 +1,12 @@
 """Pushing a run to the Hub while it trains, without making it wait or stopping it."""
 
-import os
 import re
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from rnn_hf.files import link_or_copy
 from rnn_hf.hub import build_repository, check_access, push_folder
 from rnn_hf.training.arguments import TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints
@@ -77,11 +77,4 @@ class Pusher:
             build_repository(self.output_dir, self.folder, self.repo_id)
         for checkpoint in checkpoints(self.output_dir) if self.with_checkpoints else ():
             # Links, as a checkpoint may be pruned meanwhile and none is written to again.
-            shutil.copytree(checkpoint, self.folder / checkpoint.name, copy_function=_link_or_copy)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+            shutil.copytree(checkpoint, self.folder / checkpoint.name, copy_function=link_or_copy)

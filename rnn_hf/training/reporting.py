@@ -1,14 +1,17 @@
 """What a run leaves behind beside the model: run.json, metrics.jsonl and the loss curve."""
 
 import json
+import os
 import platform
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from rnn_hf.files import read_json_lines, write_text
 from rnn_hf.plotting import new_figure, save_figure
 
 
@@ -35,24 +38,27 @@ class Metrics:
     """The file metrics.jsonl: one JSON object a line, each with its `step`.
 
     Args:
-        path: The file; it is created, or cut to the lines up to `step` when a run goes on from there.
-        step: Last step whose lines are kept.
+        path: The file; it is replaced in one piece.
+        rows: What it begins with: the history of a run that goes on.
     """
 
-    def __init__(self, path: Path, step: int = 0):
+    def __init__(self, path: Path, rows: Iterable[dict[str, Any]] = ()):
         self.path = path
-        kept = [row for row in read_metrics(path) if row["step"] <= step] if step else []
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, **values: float) -> None:
-        """Append one line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Append one line.
 
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.jsonl; none where there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        Raises:
+            OSError: It cannot be written; no part of it is left.
+        """
+        size = self.path.stat().st_size
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError:
+            os.truncate(self.path, size)
+            raise
 
 
 def plot_curve(metrics: Path, png: Path) -> None:
@@ -61,7 +67,7 @@ def plot_curve(metrics: Path, png: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.
     """
-    rows = read_metrics(metrics)
+    rows = read_json_lines(metrics)
     figure = new_figure(7, 4.2)
     axes = figure.add_subplot()
     styles: list[tuple[str, str, dict[str, Any]]] = [

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,19 @@ from rnn_hf.data.tokenization import (
     vocab_size_of,
 )
 from rnn_hf.evaluation import load_model, unigram_loss
+from rnn_hf.files import read_run
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.training.arguments import Arguments, DataArguments
+from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
 from rnn_hf.training.objective import Objective
+
+
+# Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
+FREE = {
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
+    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "early_stopping_patience",
+    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
+}  # fmt: skip
 
 
 @dataclass
@@ -159,7 +170,7 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
     """A fresh model for the tokenizer, initialised from the run's seed, or with the weights of `--init_from`.
 
     Raises:
-        ValueError: The weights do not load, or do not fit in shape.
+        ValueError: The weights do not load, or do not fit in vocabulary or shape.
     """
     set_seed(arguments.training.seed)
     config = RNNConfig(
@@ -171,15 +182,34 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
     )
     model = RNNForCausalLM(config)
     if arguments.training.init_from:
-        source = arguments.training.init_from
-        given = load_model(source)[0].float().state_dict()
-        for name, tensor in model.state_dict().items():
-            was, needed = tuple(given[name].shape) if name in given else "missing", tuple(tensor.shape)
-            if was != needed:
-                advice = "give the model arguments and the data of the run that made it"
-                raise ValueError(f"--init_from {source}: {name} is {was} there and must be {needed}; {advice}")
-        model.load_state_dict(given)
+        _take_weights(model, tokenizer, arguments.training.init_from)
     return model
+
+
+def _take_weights(model: RNNForCausalLM, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Give a model the weights of another one, which must have the same words in the same rows."""
+    other, its_tokenizer = load_model(source)
+    ids, theirs = tokenizer.get_vocab(), its_tokenizer.get_vocab()
+    if ids != theirs:
+        word = min((set(ids.items()) ^ set(theirs.items())), key=lambda item: item[1])[0]
+        was, needed = (known.get(word, "missing") for known in (theirs, ids))
+        raise ValueError(
+            f"--init_from {source}: its vocabulary is another one, as the id of {word!r} is {was} there and {needed} "
+            f"here: train with --tokenizer {source}"
+        )
+    given = other.float().state_dict()
+    for name, tensor in model.state_dict().items():
+        was, needed = tuple(given[name].shape) if name in given else "missing", tuple(tensor.shape)
+        if was != needed:
+            advice = "give the model arguments and the data of the run that made it"
+            raise ValueError(f"--init_from {source}: {name} is {was} there and must be {needed}; {advice}")
+    model.load_state_dict(given)
+
+
+def identity_of(arguments: Arguments) -> dict[str, Any]:
+    """The model and training arguments that make a run this one and no other."""
+    training = {name: value for name, value in asdict(arguments.training).items() if name not in FREE}
+    return {**asdict(arguments.model), **training}
 
 
 def check_output_dir(arguments: Arguments) -> Path:
@@ -188,14 +218,38 @@ def check_output_dir(arguments: Arguments) -> Path:
     Raises:
         FileExistsError: It holds another run and neither resuming nor overwriting was asked for.
         NotADirectoryError: It is a file.
+        ValueError: Its run.json is broken.
     """
     training = arguments.training
-    output_dir = Path(training.output_dir)
+    output_dir, resumed = Path(training.output_dir), training.resume_from_checkpoint
     if output_dir.exists() and not output_dir.is_dir():
         raise NotADirectoryError(f"--output_dir {output_dir} is a file")
-    if (output_dir / "run.json").exists() and not (training.resume_from_checkpoint or training.overwrite_output_dir):
+    for path in named_as_checkpoints(output_dir):
+        if not is_checkpoint(path):
+            raise FileExistsError(f"{path} stands where checkpoints go and is none of this package: move it away")
+    if training.overwrite_output_dir or not ((output_dir / "run.json").exists() or checkpoints(output_dir)):
+        return output_dir
+    if not resumed:
         raise FileExistsError(
             f"--output_dir {output_dir} holds a run: go on with --resume_from_checkpoint last, "
             "replace it with --overwrite_output_dir true, or choose another directory"
         )
+    is_own = Path(resumed).parent.resolve() == output_dir.resolve()
+    if resumed == "last":
+        is_own = bool(checkpoints(output_dir)) or _is_of_these_arguments(output_dir, arguments)
+    if not is_own:
+        raise FileExistsError(
+            f"--output_dir {output_dir} holds another run than --resume_from_checkpoint {resumed} goes on with: "
+            "choose another directory, or replace what it holds with --overwrite_output_dir true"
+        )
     return output_dir
+
+
+def _is_of_these_arguments(output_dir: Path, arguments: Arguments) -> bool:
+    """Whether the run in a directory is the one of these arguments, so that it may start again from nothing."""
+    before = (read_run(output_dir / "run.json") or {}).get("arguments")
+    if before is None:
+        return False
+    was = {**before["model"], **before["data"], **before["training"]}
+    wanted = identity_of(arguments) | asdict(arguments.data)
+    return all(was.get(name, value) == value for name, value in wanted.items())

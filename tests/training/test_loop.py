@@ -3,15 +3,19 @@
 import json
 import math
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import Score, evaluate
 from rnn_hf.models import kernels_rnn, loss_rnn
@@ -177,13 +181,13 @@ from rnn_hf.training.arguments import parse_arguments
 when, count, saves, steps, moves = sys.argv.pop(1), int(sys.argv.pop(1)), [], [], []
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
-save, step, replace = torch.save, loop.TrainingRun._step, os.replace
+write, step, replace = checkpoint._write_tensors, loop.TrainingRun._step, os.replace
 def half(content, path):
     saves.append(path)
     if when == "save" and len(saves) == count:
         open(path, "wb").write(b"half")
         die()
-    save(content, path)
+    write(content, path)
 def take(self, bar):
     step(self, bar)
     steps.append(1)
@@ -194,7 +198,7 @@ def move(source, target):
     if when == "best" and len(moves) == count:  # the rest of the best model is moved by now, its weights are not
         die()
     replace(source, target)
-torch.save, loop.TrainingRun._step, os.replace = half, take, move
+checkpoint._write_tensors, loop.TrainingRun._step, os.replace = half, take, move
 torch.set_num_threads(1)  # as in the tests' own process
 loop.train(parse_arguments())
 """
@@ -342,8 +346,120 @@ def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
     with pytest.raises(ValueError, match="train_sha1"):
         run("a", resume_from_checkpoint="last", train_file=text / "validation.txt")
     assert run("new", resume_from_checkpoint="last", max_steps=1)["result"]["steps"] == 1  # there is none yet
+    run("none", max_steps=1, save_total_limit=0)
+    for flags in ({"seed": 5}, {"train_file": text / "validation.txt"}):
+        with pytest.raises(FileExistsError, match="holds another run than --resume_from_checkpoint last"):
+            run("none", resume_from_checkpoint="last", **flags)
+    run("none", max_steps=1, resume_from_checkpoint="last", save_total_limit=0)
+    (tmp_path / "none/run.json").write_text('{"project": "x"}')
+    for flag, match in ({}, "holds a run"), ({"resume_from_checkpoint": "last"}, "holds another run"):
+        with pytest.raises(FileExistsError, match=match):
+            run("none", **flag)
     run("a", max_steps=1, overwrite_output_dir=True)
     assert [path.name for path in (tmp_path / "a").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def test_a_directory_with_checkpoints_alone_is_a_run_too(run, tmp_path):
+    run("a", max_steps=2)
+    (tmp_path / "a/run.json").unlink()
+    with pytest.raises(FileExistsError, match="go on with --resume_from_checkpoint last"):
+        run("a")
+
+
+@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"])
+def test_every_schedule_ends_with_the_last_of_random_windows(run, tmp_path, kind):
+    """Where twice the mean of two epochs' steps is less than they are, as it is rounded down."""
+    stream, seeds = TokenStream(np.zeros(1500, np.int64), 0, 6, 10), range(1000)
+    counts = {seed: [len(stream.for_epoch(seed, epoch, random_windows=True)) for epoch in (0, 1)] for seed in seeds}
+    seed = next(seed for seed in seeds if sum(counts[seed]) % 4 == 1)
+    flags = {
+        "random_windows": True, "lr_scheduler_type": kind, "seed": seed, "max_train_tokens": 1500, "logging_steps": 1,
+        "learning_rate": 0.1, "warmup_steps": 0 if kind in ("one_cycle", "step") else 2,
+    }  # fmt: skip
+    result = run("a", **flags)["result"]
+    assert result["is_complete"] and result["steps"] == sum(counts[seed])
+    rates = [row["learning_rate"] for row in rows(tmp_path / "a") if "train_loss" in row]
+    assert len(rates) == result["steps"] and rates[-1] > 0
+    if kind in ("linear", "cosine", "one_cycle"):
+        assert rates[-1] == min(rates[result["steps"] // 2 :]) < 0.01
+
+
+def test_a_run_that_died_of_a_schedule_too_short_goes_on_to_its_end(run, tmp_path):
+    """Older versions wrote the number of steps, wrong with random windows, into the checkpoint."""
+    flags = {"lr_scheduler_type": "one_cycle", "max_train_tokens": 1500}
+    steps = run("a", **flags, max_steps=4)["steps_per_epoch"] * 2
+    path = tmp_path / "a/checkpoint-4/optimizer.pt"
+    parts = torch.load(path)
+    parts["scheduler"]["total_steps"] = steps - 1
+    torch.save(parts, path)
+    assert run("a", **flags, resume_from_checkpoint="last")["result"]["steps"] == steps
+
+
+def test_a_run_in_another_thread_is_the_same_run(run, tmp_path):
+    run("main", max_steps=3)
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(run, "other", max_steps=3).result()["result"]["steps"] == 3
+    assert_equal_weights(weights(tmp_path / "main"), weights(tmp_path / "other"))
+
+
+def files_of(directory):
+    return {path.relative_to(directory): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_a_run_that_fails_at_its_first_step_changes_nothing_and_does_not_block_the_next_try(
+    run, tmp_path, monkeypatch
+):
+    def fail(self, *arguments):
+        raise FloatingPointError("not finite")
+
+    run("a", max_steps=2)
+    shutil.copytree(tmp_path / "a", tmp_path / "before")
+    for name, flags in (("new", {}), ("a", {"overwrite_output_dir": True}), ("a", {"resume_from_checkpoint": "last"})):
+        with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
+            patch.setattr(loop.TrainingRun, "_check_finite", fail)
+            run(name, **flags)
+        assert not (tmp_path / "new").exists()
+        assert files_of(tmp_path / "a") == files_of(tmp_path / "before")
+    assert run("new", max_steps=1)["result"]["steps"] == 1
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "los', "\n"])
+def test_a_run_goes_on_past_a_last_line_of_metrics_that_is_cut(run, tmp_path, torn):
+    run("a", max_steps=2, logging_steps=1)
+    path = tmp_path / "a/metrics.jsonl"
+    lines = path.read_text()
+    path.write_text(lines + torn)
+    run("a", max_steps=4, logging_steps=1, resume_from_checkpoint="last")
+    assert path.read_text().startswith(lines) and rows(tmp_path / "a")[-1]["step"] == 4
+    path.write_text(lines.replace("\n", "\n{\n", 1))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is no JSON object"):
+        run("a", resume_from_checkpoint="last")
+
+
+@pytest.mark.parametrize("content", ["", '{"argum'])
+def test_a_broken_run_json_is_named(run, tmp_path, content):
+    run("a", max_steps=2, save_total_limit=0)
+    (tmp_path / "a/run.json").write_text(content)
+    with pytest.raises(ValueError, match=r"a/run\.json is broken"):
+        run("a", resume_from_checkpoint="last")
+
+
+@pytest.mark.parametrize("size, file", [(900, "model.safetensors"), (1, "metrics.jsonl")])
+def test_a_full_disk_at_the_best_model_or_a_line_of_metrics_is_named(run, tmp_path, monkeypatch, size, file):
+    """The best model is not there yet, and the limit is less than one of its files has."""
+    original, limits = loop.TrainingRun._validate, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(self, bar):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+        try:
+            return original(self, bar)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(loop.TrainingRun, "_validate", full)
+    with pytest.raises(OSError, match=rf"cannot write .*{file}.*If the disk is full.*whole are no checkpoints yet"):
+        run("a", eval_steps=1)
+    assert not (tmp_path / "a/model.safetensors").exists() and not list((tmp_path / "a").glob("*writing*"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(run, tmp_path):

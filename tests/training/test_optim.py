@@ -10,12 +10,13 @@ from rnn_hf.training.arguments import TrainingArguments
 from rnn_hf.training.optim import build_optimizer, build_scheduler
 
 
-def rates(steps_per_epoch=10, epochs=4, **arguments):
-    options = TrainingArguments(num_train_epochs=epochs, learning_rate=8.0, **arguments)
+def rates(steps=(10, 10, 10, 10), **arguments):
+    """The rate of each step of epochs with so many steps each."""
+    options = TrainingArguments(num_train_epochs=len(steps), learning_rate=8.0, **arguments)
     optimizer = build_optimizer(nn.Linear(2, 2), options)
-    scheduler = build_scheduler(optimizer, options, steps_per_epoch)
+    scheduler = build_scheduler(optimizer, options, steps)
     seen = []
-    for _ in range(steps_per_epoch * epochs):
+    for _ in range(sum(steps)):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
@@ -41,6 +42,17 @@ def test_step_decays_once_an_epoch_after_the_first_ones():
     assert all(len(set(seen[epoch * 10 : epoch * 10 + 10])) == 1 for epoch in range(4))
 
 
+@pytest.mark.parametrize("steps", [(1,), (2, 1), (3, 4, 3, 4, 7), (26, 27, 26, 26)])
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_epochs_of_different_lengths_are_followed_to_the_last_step(steps, warmup_steps):
+    total = sum(steps)
+    for kind in ("constant", "linear", "cosine", "one_cycle", "step"):
+        assert len(rates(steps, lr_scheduler_type=kind, warmup_steps=warmup_steps)) == total
+    assert rates(steps, lr_scheduler_type="linear")[-1] == pytest.approx(8 / total)
+    decaying = rates(steps, lr_scheduler_type="step", lr_decay=0.5, lr_decay_start=1)
+    assert decaying == [8 * 0.5**epoch for epoch, count in enumerate(steps) for _ in range(count)]
+
+
 def test_one_cycle_rises_to_the_rate_and_falls_below_its_start():
     seen = rates(lr_scheduler_type="one_cycle")
     top = seen.index(max(seen))
@@ -52,7 +64,7 @@ def test_one_cycle_rises_to_the_rate_and_falls_below_its_start():
 def test_plateau_divides_when_validation_stops_improving():
     options = TrainingArguments(lr_scheduler_type="reduce_lr_on_plateau", learning_rate=8.0, lr_decay=0.25)
     optimizer = build_optimizer(nn.Linear(2, 2), options)
-    scheduler = build_scheduler(optimizer, options, 10)
+    scheduler = build_scheduler(optimizer, options, [10])
     for loss, expected in ((3.0, 8.0), (2.0, 8.0), (2.5, 2.0), (1.0, 2.0), (1.0, 0.5)):
         scheduler.step(loss)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(expected)

@@ -11,6 +11,7 @@ import torch
 from accelerate import DistributedType
 
 from rnn_hf.benchmarking.timing import alone
+from rnn_hf.evaluation import load_model
 from rnn_hf.training.setup import check_distribution, keep_freed_memory
 
 
@@ -19,6 +20,22 @@ def test_sharded_weights_are_refused_with_the_reason(kind):
     with pytest.raises(ValueError, match=f"{kind.value} is not supported.*use plain data parallelism"):
         check_distribution(SimpleNamespace(distributed_type=kind))
     check_distribution(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU))
+
+
+def test_weights_of_another_vocabulary_are_refused_by_word_and_taken_with_its_tokenizer(run, tmp_path, text):
+    """The other text has as many words, in another order, so its ids have the same range."""
+    run("first", max_steps=1)
+    lines = (text / "train.txt").read_text().splitlines()
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join([*lines, *["7 7 7"] * 400]))
+    flags = {"train_file": other, "init_from": tmp_path / "first", "max_steps": 1, "learning_rate": 1e-30}
+    with pytest.raises(ValueError, match=r"--init_from .*the id of '.*' is \d+ there and \d+ here: train with --tok"):
+        run("second", **flags)
+    assert not (tmp_path / "second").exists()
+    run("second", tokenizer=tmp_path / "first", **flags)
+    (first, ids), (second, same) = (load_model(str(tmp_path / name)) for name in ("first", "second"))
+    assert ids.get_vocab() == same.get_vocab()
+    torch.testing.assert_close(first.get_input_embeddings().weight, second.get_input_embeddings().weight)
 
 
 def resident() -> int:
