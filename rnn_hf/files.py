@@ -1,4 +1,4 @@
-"""Files written beside and moved into place, so that a half-written one is never taken for a whole one; and read back."""
+"""Files written beside and moved into place, so that no half-written one is taken for a whole one; and read back."""
 
 import hashlib
 import json
