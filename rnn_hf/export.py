@@ -9,9 +9,11 @@ import numpy as np
 import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData
+from transformers import AutoTokenizer
 
 from rnn_hf import __version__
 from rnn_hf.cards import CELL_NAMES, MARK
+from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.evaluation import load_model
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
 from rnn_hf.models import RNNCache, RNNForCausalLM
@@ -59,7 +61,7 @@ from rnn_hf import RNNONNXForCausalLM  # pip install 'rnn_hf[onnx]'
 tokenizer = AutoTokenizer.from_pretrained("{model_id}")
 model = RNNONNXForCausalLM.from_pretrained("{model_id}")
 inputs = tokenizer("The", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20{without_unknown})[0]))
 ```
 
 ## Interface
@@ -264,7 +266,7 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     path = folder / "README.md"
     if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
         return
-    report = read_json(folder / REPORT_FILE)
+    report, unknown = read_json(folder / REPORT_FILE), unknown_id(AutoTokenizer.from_pretrained(folder))
     rows = ["| | name | shape | type |", "|---|---|---|---|"]
     rows += [
         f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
@@ -280,6 +282,7 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
         name=model_id.rpartition("/")[2],
         sizes=len(report["checked"]),
         source=report["source"],
+        without_unknown="" if unknown is None else f", bad_words_ids=[[{unknown}]]",
         versions=report["versions"],
     )
     if license is None and path.is_file():

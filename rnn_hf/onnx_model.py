@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from rnn_hf.models import RNNCache, RNNConfig
 from rnn_hf.models.cache_rnn import RECORDED_STEPS, check_state
 from rnn_hf.models.generation_rnn import RNNGenerationMixin
-from rnn_hf.models.modeling_rnn import check_cached, select_positions
+from rnn_hf.models.modeling_rnn import check_cached, check_extra, select_positions
 from rnn_hf.models.versions_rnn import CACHE_NAME, CausalLMOutputWithPast, one_cache
 from rnn_hf.onnx_graph import interface_of
 from rnn_hf.onnx_session import check_provider, head_of, open_session
@@ -28,7 +28,6 @@ LARGEST_LOGITS = 2**26  # numbers that one run may give (256 MB) where not all a
 REFUSED = {
     "inputs_embeds": "the graph begins with token ids",
     "output_hidden_states": "the graph gives logits and the state alone",
-    "head_mask": "a recurrent network has no attention heads",
 }
 
 logger = logging.get_logger(__name__)
@@ -46,6 +45,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
 
     A graph with the logits of the last position alone runs a position at a time where more are asked for.
 
+    A pickle or a deep copy has no weights: it opens the same file again.
+
     Attributes:
         config, generation_config: Of the model.
         identity: Checksum of the weights that the graph was made of, so that states are saved and loaded between it
@@ -59,13 +60,15 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
     training = False
     _is_stateful = False
 
-    def __init__(self, config: RNNConfig, generation_config: GenerationConfig, path: str, session: Any):
-        """As `from_pretrained`, with the session that runs the file at `path`."""
+    def __init__(self, config: RNNConfig, generation_config: GenerationConfig, path: str, provider: str, threads: int):
+        """As `from_pretrained`, of the file at `path`."""
         self.config, self.generation_config = config, generation_config
         self.name_or_path = path
+        self._provider, self._threads = provider, threads
+        session = open_session(path, provider, threads)
         self._session: Any = session
         self._head: Any = None
-        metadata = session.get_modelmeta().custom_metadata_map
+        self._metadata = metadata = session.get_modelmeta().custom_metadata_map
         if not {"identity", "logits"} <= set(metadata):
             raise ValueError(f"{path} was not written by rnn_hf's exporter, scripts/export_onnx.py")
         self.identity = metadata["identity"]
@@ -116,9 +119,25 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         except OSError:
             generation_config = GenerationConfig.from_model_config(config)
         threads = threads or torch.get_num_threads()
-        session = open_session(path, provider, threads)
-        logger.warning_once(f"ONNX Runtime runs on {session.get_providers()[0]}, threads of the CPU: {threads}")
-        return cls(config, generation_config, path, session)
+        model = cls(config, generation_config, path, provider, threads)
+        logger.warning_once(f"ONNX Runtime runs on {model._session.get_providers()[0]}, threads of the CPU: {threads}")
+        return model
+
+    def __copy__(self) -> "RNNONNXForCausalLM":
+        """A runner with its own attributes and the same session, which has no state."""
+        new = object.__new__(type(self))
+        vars(new).update(vars(self))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        # ONNX Runtime's sessions are not pickled.
+        return {**vars(self), "_session": None, "_head": None, "name_or_path": os.path.abspath(self.name_or_path)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._session = open_session(self.name_or_path, self._provider, self._threads)
+        if self._session.get_modelmeta().custom_metadata_map != self._metadata:
+            raise ValueError(f"{self.name_or_path} is no longer the file of the runner that was pickled or copied")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -151,6 +170,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         if skip_logits and targets is None:
             raise ValueError("`skip_logits=True` needs `labels` or `shift_labels`: there is nothing else to return")
         ids, mask = self._check_inputs(input_ids, attention_mask)
+        extra = {name: value for name, value in kwargs.items() if name not in {"shift_labels", *REFUSED}}
+        check_extra(extra, torch.from_numpy(mask))
         rows, time = ids.shape
         use_cache = self.config.use_cache if use_cache is None else use_cache
         cache = one_cache(cache, past_key_values)

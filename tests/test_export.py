@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from rnn_hf import RNNConfig, RNNForCausalLM, export
-from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.data.tokenization import build_tokenizer, unknown_id
 from rnn_hf.export import SIZES, TOLERANCE, ExportError, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
@@ -104,6 +105,21 @@ def test_with_the_last_logits_only_the_file_gives_one_position(model_dir, tmp_pa
     report = export_onnx(model_dir, tmp_path / "onnx", last_logits_only=True)
     session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
     assert session.get_outputs()[0].shape == ["batch", 1, len(TOKENIZER)] and report["logits"] == "last"
+
+
+def test_the_example_of_the_card_runs_and_leaves_the_word_for_unknown_words_out(tmp_path, capsys):
+    save_model(tmp_path / "model")
+    model = RNNForCausalLM.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        model.lm_head.bias[unknown_id(TOKENIZER)] = 100
+    model.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    interface = export.check_folder(tmp_path / "onnx")
+    export.write_onnx_card(tmp_path / "onnx", interface, str(tmp_path / "onnx"))
+    (example,) = re.findall(r"```python\n(.*?)```", (tmp_path / "onnx" / "README.md").read_text(), flags=re.DOTALL)
+    exec(example, {})
+    said = capsys.readouterr().out.removeprefix(TOKENIZER.decode(TOKENIZER("The")["input_ids"]))
+    assert said.strip() and "<unk>" not in said
 
 
 def test_a_model_of_half_precision_becomes_float32(tmp_path):

@@ -2,10 +2,10 @@
 
 import copy
 import logging
+import pickle
 import sys
 from functools import cache
 from itertools import product
-from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -14,7 +14,7 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, TextStreamer, pipeline
 
-from rnn_hf import RNNCache, onnx_model
+from rnn_hf import RNNCache, RNNConfig, onnx_model
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.evaluation import evaluate
 from rnn_hf.export import ROUNDING, TOLERANCE, difference
@@ -126,6 +126,33 @@ def assert_same_state(close):
     return compare
 
 
+# Copies
+
+
+def test_a_pickle_and_a_copy_are_the_same_runner(pair, tmp_path, monkeypatch):
+    _, runner = pair
+    runner.generation_config.max_new_tokens = 8
+    expected = runner.generate(IDS)
+    runner.decodes_directly = False
+    pickled = pickle.dumps(runner)
+    monkeypatch.chdir(tmp_path)
+    for other in (pickle.loads(pickled), copy.deepcopy(runner), copy.copy(runner)):
+        assert other.identity == runner.identity and not other.decodes_directly
+        assert torch.equal(other.generate(IDS), expected)
+        assert torch.equal(other(IDS, MASKS["left"]).logits, runner(IDS, MASKS["left"]).logits)
+    assert copy.copy(runner)._session is runner._session
+
+
+def test_a_pickle_does_not_open_another_file_than_it_was_made_of(folder, make_model):
+    pickled = pickle.dumps(RNNONNXForCausalLM.from_pretrained(folder))
+    write_folder(folder, make_model({"cell_type": "lstm"}, seed=1, dtype=torch.float32))
+    with pytest.raises(ValueError, match=r"model\.onnx is no longer the file of the runner that was pickled"):
+        pickle.loads(pickled)
+    (folder / "model.onnx").unlink()
+    with pytest.raises(OSError, match=r"model\.onnx does not load"):
+        pickle.loads(pickled)
+
+
 # One call
 
 
@@ -209,7 +236,7 @@ def test_a_padded_batch_costs_its_real_tokens_and_rows_run_together(either):
 
 def test_what_the_model_refuses_is_refused_alike(pair):
     model, runner = pair
-    other = RNNCache(SimpleNamespace(num_hidden_layers=2))
+    other = RNNCache(RNNConfig(num_hidden_layers=2))
     for layer in other.layers:
         layer.lazy_initialization(torch.zeros(4, 1), torch.zeros(4, 1))
     short = RNNCache(model.config)
@@ -218,13 +245,15 @@ def test_what_the_model_refuses_is_refused_alike(pair):
         {"input_ids": IDS[0]},
         {"input_ids": IDS[:, :0]},
         {"input_ids": IDS, "attention_mask": torch.ones(4, 5)},
-        {"input_ids": IDS, "cache": RNNCache(SimpleNamespace(num_hidden_layers=3))},
+        {"input_ids": IDS, "cache": RNNCache(RNNConfig(num_hidden_layers=3))},
         {"input_ids": IDS, "cache": DynamicCache()},
         {"input_ids": IDS, "cache": other},
         {"input_ids": IDS, "cache": short},
         {"input_ids": IDS, "labels": IDS, "logits_to_keep": 1},
         {"input_ids": IDS, "skip_logits": True},
         {"input_ids": IDS, "head_mask": torch.ones(1)},
+        {"input_ids": IDS, "position_ids": torch.arange(6)[None] % 3},
+        {"input_ids": IDS, "seq_idx": torch.zeros(1)},
         {"input_ids": IDS + 5},
         {"input_ids": IDS - 5},
     ):
