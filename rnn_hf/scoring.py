@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnn_hf.data.tokenization import start_id
-from rnn_hf.evaluation import Score
+from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.models import RNNCache
 
 
@@ -51,11 +51,11 @@ def score(
 ) -> Iterable[TextScore]:
     """Score texts one after the other as they come, a batch at a time; memory does not grow with their length.
 
-    The first token is predicted from the one that stands before a text, as in training (see `start_id`). What a text scores does not depend on the batch that it is in,
-    nor on the window.
+    The first token is predicted from the one that stands before a text, as in training (see `start_id`). What a text
+    scores does not depend on the batch that it is in, nor on the window.
 
     Args:
-        model: A causal language model of this package; it is put into evaluation mode.
+        model: A causal language model of this package; its mode is restored after each batch.
         tokenizer: Its tokenizer.
         texts: A text, or any iterable of texts, which is read as it is needed.
         unit: Of surprisal.
@@ -86,7 +86,6 @@ def score(
             raise ValueError(f"`{name}` must be at least 1, got {number}")
     if state is not None and not carry_state:
         raise ValueError("`state` goes with `carry_state=True`: other texts start from an empty one")
-    model.eval()
     return _score(model, tokenizer, [texts] if isinstance(texts, str) else texts, unit, batch_size, window,
                   carry_state, state)  # fmt: skip
 
@@ -97,7 +96,9 @@ def _score(model, tokenizer, texts, unit, batch_size, window, carry_state, state
     texts = iter(texts)
     while batch := list(islice(texts, 1 if carry_state else batch_size)):
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in batch]
-        nats = _surprisals(model, ids, start, window, state)
+        check_token_ids(model, [start], *ids)
+        with evaluating(model):
+            nats = _surprisals(model, ids, start, window, state)
         for row, found in zip(ids, nats, strict=True):
             if carry_state and row:
                 start = row[-1]

@@ -3,7 +3,6 @@
 python scripts/generate.py MODEL --prompt "the government" [--max_new_tokens 40] [--temperature 0.8] [--top_k 50]
 """
 
-import sys
 from argparse import ArgumentParser
 
 from transformers import pipeline, set_seed
@@ -11,10 +10,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.data.tokenization import start_id, unknown_id
 from rnn_hf.evaluation import load_model
+from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub")
     parser.add_argument("--prompt", action="append", help="text to go on from; may be given several times")
     parser.add_argument("--max_new_tokens", type=int, default=40)
@@ -33,24 +33,20 @@ def main() -> int:
     if not options["do_sample"]:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
     past_end, with_unknown = options.pop("past_end"), options.pop("with_unknown")
-    try:
-        model, tokenizer = load_model(name)
-        if past_end:
-            model.generation_config.eos_token_id = None
-            options["skip_special_tokens"] = False
-        if unknown_id(tokenizer) is not None and not with_unknown:
-            options["bad_words_ids"] = [[unknown_id(tokenizer)]]
-        set_seed(seed)
-        generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
-        begin = tokenizer.convert_ids_to_tokens(start_id(tokenizer))
-        for texts in generator(prompts or [begin], **options):
-            for text in texts:
-                print(text["generated_text"].removeprefix(begin).strip())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model, tokenizer = load_model(name)
+    if past_end:
+        model.generation_config.eos_token_id = None
+        options["skip_special_tokens"] = False
+    if unknown_id(tokenizer) is not None and not with_unknown:
+        options["bad_words_ids"] = [[unknown_id(tokenizer)]]
+    set_seed(seed)
+    generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
+    begin = tokenizer.convert_ids_to_tokens(start_id(tokenizer))
+    for texts in generator(prompts or [begin], **options):
+        for text in texts:
+            print(text["generated_text"].removeprefix(begin).strip())
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

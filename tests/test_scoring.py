@@ -1,18 +1,25 @@
 """Surprisal of each token: of the model, in any batch and window, with the state carried on request."""
 
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.evaluation import evaluate, load_model
 from rnn_hf.scoring import score
+from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.loop import train
 
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -78,11 +85,97 @@ def test_texts_are_read_as_they_are_needed():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"unit": "bans"}, "`unit` must be one of nats, bits"), ({"state": 1}, "carry_state=True")],
+    [
+        ({"unit": "bans"}, "`unit` must be one of nats, bits"),
+        ({"state": 1}, "carry_state=True"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"window": -1}, "`window` must be at least 1, got -1"),
+    ],
 )
 def test_what_makes_no_sense_is_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         score(model_of(), TOKENIZER, ["a"], **options)
+
+
+def test_a_word_that_the_model_has_no_row_for_is_named_and_the_mode_stays(tmp_path):
+    model = RNNForCausalLM(RNNConfig(vocab_size=len(TOKENIZER) - 1, hidden_size=6)).train()
+    assert len(list(score(model, TOKENIZER, "a b"))) == 1 and model.training
+    with pytest.raises(ValueError, match=f"token id {len(TOKENIZER) - 1} is outside the model's vocabulary"):
+        list(score(model, TOKENIZER, ["a", "g"]))
+    assert model.training
+
+
+def test_a_text_that_a_model_holds_for_impossible_has_infinite_perplexity():
+    model = model_of()
+    model.lm_head.bias.data[TOKENIZER("a")["input_ids"]] = -1e4
+    assert math.isinf(next(iter(score(model, TOKENIZER, "a"))).perplexity)
+
+
+# Of other tokenizers, with what they put around a text.
+TEMPLATES = {"nothing": "$A", "begin": "<s> $A", "begin and end": "<s> $A </s>"}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
+@pytest.mark.parametrize("begin", ["<s>", "</s>", None])
+def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(template, begin, tmp_path, capsys):
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 7}, "a"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    core.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    given = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=begin, eos_token="</s>", pad_token="</s>")
+    given.save_pretrained(tmp_path / "given")
+    (tmp_path / "train.txt").write_text("a b c a\n" * 20)
+    flags = ["--tokenizer", tmp_path / "given", "--train_file", tmp_path / "train.txt", "--hidden_size", 6]
+    flags += [
+        "--max_steps",
+        1,
+        "--per_device_train_batch_size",
+        2,
+        "--output_dir",
+        tmp_path / "run",
+        "--use_cpu",
+        True,
+    ]
+    train(parse_arguments(list(map(str, [*flags, "--disable_tqdm", True]))))
+    model, tokenizer = load_model(str(tmp_path / "run"))
+    (found,) = score(model, tokenizer, "b a c", "nats")
+    start = tokenizer.eos_token_id
+    assert found.token_ids == [3, 2, 7] == tokenizer("b a c")["input_ids"]
+    assert found.total == pytest.approx(3 * evaluate(model, np.array([3, 2, 7]), start).loss, rel=1e-5)
+    logits = model(torch.tensor([[start]])).logits[0, 0]
+    assert found.surprisals[0] == pytest.approx(-logits.log_softmax(-1)[3].item(), rel=1e-5)
+    without_prompt = model.generate(max_new_tokens=1, do_sample=False)
+    assert without_prompt.tolist() == [[start, logits.argmax().item()]]
+    for prompt in ([], ["--prompt", "b a"]):
+        command = ["generate.py", tmp_path / "run", *prompt, "--temperature", 0, "--max_new_tokens", 2]
+        assert run_script(*command, "--past_end") == 0
+        assert capsys.readouterr().out.startswith("b a" if prompt else "")
+
+
+def run_script(name, *arguments):
+    """The exit code of a script, run in this process."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(Path(__file__).parents[1] / "scripts" / name), run_name="__main__")
+    return stop.value.code
+
+
+def test_the_script_reads_a_text_as_it_is_and_writes_a_line_a_token(tmp_path, capsys):
+    tokenizer = build_tokenizer(["a\tb c\\"], "char")
+    RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=6)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    file = tmp_path / "texts"
+    file.write_bytes(b"\xef\xbb\xbfa\tb \r\nc\\")
+    assert run_script("score.py", tmp_path / "model", "--file", file) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    expected = [["1", "a"], ["1", "\\t"], ["1", "b"], ["1", " "], ["2", "c"], ["2", "\\\\"]]
+    assert [row[:2] for row in rows[1:]] == expected and {len(row) for row in rows} == {3}
+    assert run_script("score.py", tmp_path / "model", "a", "--batch_size", 0) == 2
+    assert "error: --batch_size must be at least 1, got 0" in capsys.readouterr().err
+    file.write_bytes(b"caf\xe9")
+    assert run_script("score.py", tmp_path / "model", "--file", file) == 2
+    assert "texts is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_the_script_prints_a_line_a_token(tmp_path):
