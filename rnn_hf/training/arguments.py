@@ -1,14 +1,19 @@
-"""The arguments of a training run: dataclasses, recipes in YAML, and flags that override them."""
+"""Command lines: how a command ends, and the arguments of a training run as dataclasses, YAML recipes and flags."""
 
 import argparse
 import dataclasses
 import difflib
+import inspect
+import io
+import math
+import os
+import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -16,20 +21,55 @@ from transformers import HfArgumentParser
 from rnn_hf.models import RNNConfig
 
 
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run the `main` of a command and exit with its code: a user's mistake is one line and code 2.
+
+    What a console cannot show is printed as `\\u2581`, and the command ends without a word when its reader, such as
+    `head`, has seen enough.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more on its way out, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    sys.exit(code)
+
+
+def _refuse_non_finite(arguments: Any) -> None:
+    for name, value in vars(arguments).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name} must be a finite number, got {value}")
+
+
+def _described(docstring: str | None) -> dict[str, str]:
+    """What the Args section of a docstring says of each argument; nothing under `python -OO`."""
+    section = inspect.cleandoc(docstring or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
+
+
 def _model_fields() -> list[tuple[str, Any, Any]]:
-    """The fields of RNNConfig that a user sets, with their defaults: said once, there."""
+    """The fields of RNNConfig that a user sets, with their defaults and descriptions: said once, there."""
     fixed = {"vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # set from the tokenizer
-    fields = []
+    fields, described = [], _described(RNNConfig.__doc__)
     for name in (name for name in RNNConfig.__annotations__ if name not in fixed):
         kind = RNNConfig.__annotations__[name]
         if get_origin(kind) in (Union, types.UnionType) and float in get_args(kind):
             kind = float  # RNNConfig takes whole numbers for its probabilities as well
-        help_text = {"help": f"RNNConfig.{name}"}
-        fields.append((name, kind, field(default=getattr(RNNConfig, name), metadata=help_text)))
+        metadata = {"help": described.get(name, f"RNNConfig.{name}")}
+        fields.append((name, kind, field(default=getattr(RNNConfig, name), metadata=metadata)))
     return fields
 
 
-ModelArguments = make_dataclass("ModelArguments", _model_fields())
+ModelArguments = make_dataclass("ModelArguments", _model_fields(), namespace={"__post_init__": _refuse_non_finite})
 ModelArguments.__doc__ = "The shape and the dropouts of the network: the fields of RNNConfig but the vocabulary."
 
 
@@ -84,7 +124,10 @@ class TrainingArguments:
     partial_shuffle: bool = field(default=False, metadata={"help": "turn each column at random before each epoch"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "windows an optimizer step"})
     optim: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"help": "optimizer"})
-    learning_rate: float = field(default=20.0, metadata={"help": "peak learning rate"})
+    learning_rate: float = field(
+        default=None,  # type: ignore[assignment]  # a number from __post_init__ on
+        metadata={"help": "peak learning rate; None: 20 for sgd, 1e-3 for adam and adamw"},
+    )
     weight_decay: float = field(default=0.0, metadata={"help": "L2 (sgd, adam) or decoupled (adamw)"})
     momentum: float = field(default=0.0, metadata={"help": "of sgd"})
     adam_beta1: float = field(default=0.9, metadata={"help": "of adam and adamw"})
@@ -135,6 +178,9 @@ class TrainingArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
 
     def __post_init__(self) -> None:
+        if self.learning_rate is None:
+            self.learning_rate = 20.0 if self.optim == "sgd" else 1e-3
+        _refuse_non_finite(self)
         at_least = {
             1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size window logging_steps "
             "gradient_accumulation_steps",
@@ -179,8 +225,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         argv: `[recipe.yaml] [--flag value ...]`; `None` takes those of the process.
 
     Raises:
-        ValueError: A recipe that does not exist, an unknown key or flag, or a value out of range.
-        SystemExit: From argparse, for a value of the wrong type.
+        ValueError: A recipe that does not exist, an unknown key or flag, or a value of the wrong type or out of range.
 
     Example:
 
@@ -188,17 +233,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     0.001
     """
     kinds = (ModelArguments, DataArguments, TrainingArguments)
-    parser = HfArgumentParser(kinds, description=__doc__, allow_abbrev=False)  # type: ignore[arg-type]
+    parser = HfArgumentParser(
+        kinds,  # type: ignore[arg-type]
+        description=__doc__,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
     parser.add_argument("recipe", nargs="?", help="YAML file of values for these flags")
     argv = sys.argv[1:] if argv is None else list(argv)
     recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    known = [f.name for kind in kinds for f in dataclasses.fields(kind)]
+    types_of = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    known = list(types_of)
     if recipe is not None:
-        parser.set_defaults(**read_recipe(recipe, known))
-    _strict_booleans(parser)
-    model, data, training, other, unknown = parser.parse_args_into_dataclasses(
-        args=rest, look_for_args_file=False, return_remaining_strings=True
-    )
+        given = _as_flags(recipe, read_recipe(recipe, known), types_of)
+        try:
+            parser.set_defaults(**vars(parser.parse_known_args(given)[0]))
+        except argparse.ArgumentError as error:
+            raise ValueError(f"recipe {recipe}: {error}") from error
+    try:
+        model, data, training, other, unknown = parser.parse_args_into_dataclasses(
+            args=rest, look_for_args_file=False, return_remaining_strings=True
+        )
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
     if unknown:
         name = unknown[0].removeprefix("--")
         raise ValueError(f"unknown flag {unknown[0]!r}" + _did_you_mean(name, known, "--"))
@@ -207,37 +264,58 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     return Arguments(model, data, training, recipe)
 
 
-def read_recipe(path: str, known: Sequence[str]) -> dict[str, Any]:
-    """The values of a recipe as strings, to be parsed as flags are.
+class _AsWritten(yaml.SafeLoader):
+    """YAML whose scalars stay as they are written, as those of flags do: `2024_05` is no number, `no` is not false."""
+
+
+_NULL = "tag:yaml.org,2002:null"
+_AsWritten.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag == _NULL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
+    """The values of a recipe as they are written there, to be parsed as flags are; `None` for a key without one.
 
     Raises:
-        ValueError: No such file, not a mapping, or a key that is not in `known`.
+        ValueError: No such file, not a mapping, a key that is not in `known` or that is there twice, or a value that
+            is a list or a mapping.
     """
     if not Path(path).is_file():
         raise ValueError(f"no recipe {path}; recipes are YAML files, see scripts/recipes/")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        root = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=_AsWritten)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
+    if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"recipe {path} must be a mapping of flags to values")
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            raise ValueError(
-                f"recipe {path}: unknown key {key!r}" + (f"; did you mean {close[0]!r}?" if close else "")
-            )
-    # argparse converts a default only if it is a string; YAML reads 1e-3 as one and 0.001 as a number.
-    return {key: None if value is None else str(value) for key, value in values.items()}
+    values: dict[str, str | None] = {}
+    for key, value in root.value:
+        name = str(key.value)
+        if name not in known:
+            raise ValueError(f"recipe {path}: unknown key {name!r}" + _did_you_mean(name, known))
+        if name in values:
+            raise ValueError(f"recipe {path}: {name!r} is there twice, again in line {key.start_mark.line + 1}")
+        if not isinstance(value, yaml.ScalarNode):
+            raise ValueError(f"recipe {path}: {name!r} must be one value")
+        values[name] = None if value.tag == _NULL else value.value
+    return values
+
+
+def _as_flags(recipe: str, values: dict[str, str | None], types_of: dict[str, Any]) -> list[str]:
+    """A recipe as flags. A key without a value keeps the default, which is None, where None is a value."""
+    flags = []
+    for name, value in values.items():
+        if value is not None:
+            if bool in (types_of[name], *get_args(types_of[name])):
+                value = {"on": "true", "off": "false"}.get(value.lower(), value)
+            flags.append(f"--{name}={value}")
+        elif types.NoneType not in get_args(types_of[name]):
+            raise ValueError(f"recipe {recipe}: {name!r} has no value: give one, or leave the line out")
+    return flags
 
 
 def _did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""
-
-
-def _strict_booleans(parser: argparse.ArgumentParser) -> None:
-    # A flag left out must not turn a recipe's "false" string into True: convert booleans as the flags do.
-    for action in parser._actions:
-        if isinstance(action.default, str) and isinstance(action.const, bool) and callable(action.type):
-            action.default = action.type(action.default)

@@ -1,19 +1,27 @@
-"""Recipes and flags: flags win, nothing unknown passes, every shipped recipe is whole."""
+"""Recipes and flags: flags win, nothing unknown passes, every shipped recipe is whole; and how a command ends."""
 
+import dataclasses
+import io
+import os
+import re
+import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 from rnn_hf import RNNConfig
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments, run_command
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
+KINDS = (ModelArguments, DataArguments, TrainingArguments)
+TYPES = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
 
 
 def recipe(tmp_path, text):
     path = tmp_path / "recipe.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
@@ -42,6 +50,11 @@ def test_model_flags_are_the_fields_of_the_configuration():
         ("learning_rat: 1", "unknown key 'learning_rat'; did you mean 'learning_rate'"),
         ("- a\n- b", "must be a mapping"),
         ("a: [", "is not YAML"),
+        ("window: 10\nseed: 1\nwindow: 70", "'window' is there twice, again in line 3"),
+        ("window: [10, 70]", "'window' must be one value"),
+        ("window:", "'window' has no value"),
+        ("report_to: ~", "'report_to' has no value"),
+        ("window: many", "recipe.yaml: argument --window.*: invalid int value: 'many'"),
         ("window: 0", "--window must be at least 1"),
         ("learning_rate: -1", "--learning_rate must be positive"),
         ("max_steps: 0", "--max_steps"),
@@ -69,12 +82,79 @@ def test_an_unknown_flag_is_refused_and_none_is_abbreviated(argv):
         parse_arguments(argv)
 
 
-@pytest.mark.parametrize("argv", [["--window", "many"], ["--cell_type", "qrnn"]])
-def test_a_value_of_the_wrong_type_ends_with_a_usage_error(argv, capsys):
-    with pytest.raises(SystemExit) as stop:
+@pytest.mark.parametrize("argv", [["--window", "many"], ["--cell_type", "qrnn"], ["--bf16", "perhaps"], ["--seed"]])
+def test_a_value_of_the_wrong_type_is_refused_by_name(argv):
+    with pytest.raises(ValueError, match=f"argument {argv[0]}.*: "):
         parse_arguments(argv)
-    assert stop.value.code == 2
-    assert argv[0] in capsys.readouterr().err
+
+
+def test_a_recipe_is_refused_what_a_flag_is_refused(tmp_path):
+    chosen = 0
+    for name, hint in TYPES.items():
+        for kind in (kind for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal):
+            message = f"argument --{name}.*: invalid choice: .*{'.*'.join(get_args(kind))}"
+            for argv in ([recipe(tmp_path, f"{name}: lion")], [f"--{name}", "lion"]):
+                with pytest.raises(ValueError, match=message):
+                    parse_arguments(argv)
+            chosen += 1
+    assert chosen >= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "value"),
+    [
+        ("output_dir", "2024_05", "2024_05"), ("dataset_revision", "1.10", "1.10"),
+        ("dataset_revision", "0123456", "0123456"), ("dataset_name", "2024-05-01", "2024-05-01"),
+        ("text_column", "no", "no"), ("text_column", "on", "on"), ("train_file", "12:30", "12:30"),
+        ("vocab_size", "010", 10), ("window", "070", 70), ("max_steps", "-1", -1), ("learning_rate", "1e-3", 0.001),
+        ("momentum", ".5", 0.5), ("bf16", "no", False), ("bf16", "yes", True), ("tie_word_embeddings", "False", False),
+        ("hub_private_repo", "true", True), ("cell_type", "gru", "gru"),
+    ],
+)  # fmt: skip
+def test_a_value_in_a_recipe_is_what_it_is_as_a_flag(tmp_path, name, written, value):
+    for argv in ([f"--{name}={written}"], [recipe(tmp_path, f"{name}: {written}")]):
+        arguments = parse_arguments(argv)
+        found = {**vars(arguments.model), **vars(arguments.data), **vars(arguments.training)}[name]
+        assert found == value and type(found) is type(value)
+
+
+def test_a_switch_in_a_recipe_may_be_on_or_off_and_a_key_without_a_value_is_the_default_where_that_is_none(tmp_path):
+    path = recipe(tmp_path, "bf16: on\ntie_word_embeddings: off\nvocab_size:\nhub_private_repo: null\ntrain_file: ~")
+    arguments = parse_arguments([path])
+    assert arguments.training.bf16 is True and arguments.model.tie_word_embeddings is False
+    assert arguments.data.vocab_size is arguments.training.hub_private_repo is arguments.data.train_file is None
+
+
+def test_a_recipe_may_begin_with_a_byte_order_mark_and_must_be_utf_8(tmp_path):
+    assert parse_arguments([recipe(tmp_path, "\ufeffwindow: 7")]).training.window == 7
+    (tmp_path / "latin.yaml").write_bytes("output_dir: caf\xe9".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.yaml is not YAML"):
+        parse_arguments([str(tmp_path / "latin.yaml")])
+
+
+def test_no_flag_takes_a_number_that_is_not_finite():
+    floats = [name for name, hint in TYPES.items() if hint is float]
+    assert {"learning_rate", "weight_decay", "max_grad_norm", "hidden_dropout", "initializer_range"} <= set(floats)
+    for name in floats:
+        for value in ("nan", "inf", "-inf"):
+            with pytest.raises(ValueError, match=f"--{name} must be a finite number, got {value}"):
+                parse_arguments([f"--{name}={value}"])
+
+
+@pytest.mark.parametrize(("optim", "rate"), [("sgd", 20.0), ("adam", 1e-3), ("adamw", 1e-3)])
+def test_the_rate_that_is_not_given_is_the_usual_one_of_the_optimizer(optim, rate):
+    assert parse_arguments(["--optim", optim]).to_dict()["training"]["learning_rate"] == rate
+    assert parse_arguments(["--optim", optim, "--learning_rate", "3"]).training.learning_rate == 3
+
+
+def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["--help"])
+    shown = re.sub(r"\s", "", capsys.readouterr().out)  # lines are broken
+    assert stop.value.code == 0
+    for field in dataclasses.fields(ModelArguments):
+        said = re.search(rf"^        {field.name}: ((?:.*\n)+?)(?=        \w|\n)", RNNConfig.__doc__, re.MULTILINE)
+        assert re.sub(r"\s", "", said[1]) in shown, field.name
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -83,3 +163,45 @@ def test_every_recipe_parses_and_makes_a_configuration(path):
     assert RNNConfig(vocab_size=100, **vars(arguments.model)).num_hidden_layers >= 1
     assert arguments.data.dataset_name
     assert arguments.training.seed >= 0
+
+
+# How a command ends.
+
+
+def ending(main):
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    return stop.value.code
+
+
+def fail(error):
+    raise error
+
+
+def say(text):
+    sys.stdout.write(text)
+    return 0
+
+
+def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(capsys):
+    assert ending(lambda: 0) == 0 and ending(lambda: 1) == 1
+    assert ending(lambda: fail(ValueError("too large"))) == 2
+    assert capsys.readouterr().err == "error: too large\n"
+    with pytest.raises(KeyError):
+        run_command(lambda: fail(KeyError("a bug")))
+
+
+def test_a_console_shows_a_character_that_it_lacks_by_its_number(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert ending(lambda: say("caf\xe9 \u2581the \udce9")) == 0
+    assert console.buffer.getvalue() == b"caf\\xe9 \\u2581the \\udce9"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert ending(lambda: say("a")) == 1
+    assert capsys.readouterr().err == ""
