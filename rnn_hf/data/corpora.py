@@ -1,14 +1,17 @@
 """Named corpora through `datasets`: Penn Treebank, the offline one, text files, any data set of the Hub."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
 
 SPLITS = ("train", "validation", "test")
+TEXT = ("string", "large_string", "string_view")  # types of a column
 
 # Mikolov's preparation; tokens with one <eos> a line.
 PTB_TOKENS = {"train": 929_589, "validation": 73_760, "test": 82_430}
@@ -35,7 +38,7 @@ def load_corpus(
             of the Hub; `None` for text files.
         dataset_config_name: Configuration of a data set of the Hub.
         dataset_revision: Branch, tag or commit of a data set of the Hub.
-        text_column: Its column of text.
+        text_column: Its column of text; rows without a value are left out, as empty lines are.
         ptb_dir: Directory with `ptb.train.txt`, `ptb.valid.txt` and `ptb.test.txt`, in place of the Hub's copy.
         train_file: Text file, one line of text a line; also `validation_file` and `test_file`.
         validation_file: See `train_file`.
@@ -113,7 +116,7 @@ def load_text_files(files: dict[str, str]) -> DatasetDict:
     corpus = {}
     for split, file in files.items():
         try:
-            text = Path(file).read_text(encoding="utf-8")
+            text = Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text: {error}") from error
         corpus[split] = Dataset.from_dict({"text": [line for line in text.split("\n") if line.strip()]})
@@ -142,6 +145,8 @@ def _from_hub(what: str, load: Callable[[], DatasetDict]) -> DatasetDict:
         return load()
     except (ConnectionError, FileNotFoundError, HfHubHTTPError) as error:
         raise ConnectionError(f"cannot load {what} from the Hub: {_first_line(error)}") from error
+    except DatasetGenerationError as error:  # a file that is not what its name says, or not one table
+        raise ValueError(f"cannot load {what}: {_first_line(error.__cause__ or error)}") from error
     except (RuntimeError, ValueError) as error:  # a loading script, a wrong configuration
         raise ValueError(
             f"cannot load {what}: {_first_line(error)}. Name a revision with Parquet or text files by "
@@ -153,18 +158,28 @@ def _one_column(corpus: DatasetDict, column: str) -> DatasetDict:
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if not corpus:
         raise ValueError(f"the data set has none of the splits {', '.join(SPLITS)}")
-    columns = next(iter(corpus.values())).column_names
-    if column not in columns:
-        raise ValueError(f"no column {column!r}: set --text_column to one of {', '.join(columns)}")
+    for split, dataset in corpus.items():
+        columns = dataset.features
+        texts = [name for name, kind in columns.items() if isinstance(kind, Value) and kind.dtype in TEXT]
+        if column in texts:
+            continue
+        wrong = f"column {column!r} of {split} holds no text but {columns[column]}" if column in columns else ""
+        advice = f"set --text_column to one of {', '.join(texts)}" if texts else "the data set has no column of text"
+        raise ValueError(f"{wrong or f'no column {column!r}'}: {advice}")
     corpus = corpus.select_columns([column])
     return corpus if column == "text" else corpus.rename_column(column, "text")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def lines_of(dataset: Dataset) -> Iterator[str]:
-    """The text of a split, line by line; a field that spans lines gives several, one without a word gives none."""
+    """The text of a split, line by line; a field that spans lines gives several, one without a word gives none.
+
+    Lines end as in text files, by `\\n`, `\\r\\n` or `\\r`, and a byte-order mark is not part of the text.
+    """
     for text in dataset["text"]:
-        yield from (line for line in text.split("\n") if line.strip())
+        for line in re.split("\r\n|\n|\r", (text or "").removeprefix("\ufeff")):
+            if line.strip():
+                yield line

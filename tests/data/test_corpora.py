@@ -1,6 +1,7 @@
 """Corpora: what they must hold, and one clear line for each thing that may be missing."""
 
 import builtins
+import json
 
 import pytest
 
@@ -46,10 +47,68 @@ def test_any_data_set_with_a_text_column_loads(tmp_path):
     write(tmp_path / "train.jsonl", '{"sentence": "a b", "label": 1}\n{"sentence": "c\\nd", "label": 0}\n')
     corpus = load_corpus(dataset_name=str(tmp_path), text_column="sentence")
     assert list(lines_of(corpus["train"])) == ["a b", "c", "d"]
-    with pytest.raises(ValueError, match="--text_column to one of sentence, label"):
+    with pytest.raises(ValueError, match="no column 'text': set --text_column to one of sentence$"):
         load_corpus(dataset_name=str(tmp_path))
     (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")  # enough to evaluate on
     assert list(load_corpus(dataset_name=str(tmp_path), text_column="sentence")) == ["test"]
+
+
+def test_a_text_column_gives_the_lines_of_a_text_file(tmp_path):
+    text = "\ufeffthe cat\r\nsat\u2028on\r\r\nthe\rmat\n"
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    (tmp_path / "set").mkdir()
+    write(tmp_path / "set" / "train.jsonl", json.dumps({"text": text}))
+    for where in ({"train_file": str(tmp_path / "text.txt")}, {"dataset_name": str(tmp_path / "set")}):
+        corpus = load_corpus(**where)
+        assert list(lines_of(corpus["train"])) == ["the cat", "sat\u2028on", "the", "mat"]
+
+
+def test_every_text_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "PTB_TOKENS", dict.fromkeys(corpora.SPLITS, 3))
+    for name in corpora.PTB_FILES.values():
+        write(tmp_path / name, "\ufeffthe cat\n")
+    assert list(lines_of(load_corpus(ptb_dir=str(tmp_path))["train"])) == ["the cat"]
+    (tmp_path / "text").mkdir()
+    write(tmp_path / "text" / "train.txt", "\ufeffthe cat\nsat")
+    (tmp_path / "csv").mkdir()
+    write(tmp_path / "csv" / "train.csv", "\ufefftext,label\nthe cat,1\nsat,2\n")
+    for name in ("text", "csv"):
+        assert list(lines_of(load_corpus(dataset_name=str(tmp_path / name))["train"])) == ["the cat", "sat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.jsonl", '{"text": "a b"}\n{"text": null}\n{"other": 1}\n{"text": ""}\n{"text": "c"}\n'),
+        ("train.csv", "text,label\na b,1\n,2\nc,3\n"),
+    ],
+)
+def test_a_row_without_a_text_is_left_out_as_an_empty_line_is(tmp_path, name, content):
+    write(tmp_path / name, content)
+    assert list(lines_of(load_corpus(dataset_name=str(tmp_path))["train"])) == ["a b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(["a", "b"], "string"), (5, "int64"), (True, "bool"), ({"en": "a"}, "string"), (None, "null")]
+)
+def test_a_column_that_holds_no_text_is_refused_and_those_that_do_are_named(tmp_path, value, kind):
+    write(tmp_path / "train.jsonl", json.dumps({"text": value, "title": "a"}))
+    message = f"column 'text' of train holds no text but .*{kind}.*: set --text_column to one of title"
+    with pytest.raises(ValueError, match=message):
+        load_corpus(dataset_name=str(tmp_path))
+    write(tmp_path / "train.jsonl", json.dumps({"text": value}))
+    with pytest.raises(ValueError, match="the data set has no column of text"):
+        load_corpus(dataset_name=str(tmp_path))
+
+
+def test_rows_of_two_kinds_and_files_that_are_not_what_they_are_called_are_refused(tmp_path):
+    write(tmp_path / "train.jsonl", '{"text": "a b"}\n{"text": 5}\n')
+    with pytest.raises(ValueError, match=r"cannot load --dataset_name|holds no text but"):
+        load_corpus(dataset_name=str(tmp_path))
+    (tmp_path / "train.jsonl").unlink()
+    (tmp_path / "train.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="cannot load --dataset_name .*: "):
+        load_corpus(dataset_name=str(tmp_path))
 
 
 @pytest.mark.parametrize(
