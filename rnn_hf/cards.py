@@ -1,16 +1,16 @@
 """Model cards: rendered from what a run left beside the weights, so that no figure in them is typed."""
 
-import json
 from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rnn_hf import __version__
 from rnn_hf.data.corpora import SPLITS
 from rnn_hf.evaluation import describe_weights, evaluate_splits, load_corpus_of
-from rnn_hf.files import read_json, write_text
+from rnn_hf.files import read_json, read_json_lines, read_run, write_text
 from rnn_hf.models import RNNConfig
 
 
@@ -54,20 +54,21 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
 
     Args:
         model_dir: Directory of the model.
-        model_id: Name under which the card's examples load the model; `None` is the path of the directory.
+        model_id: Name under which the card's examples load the model; `None` is that of `name_of`.
         license: Of the weights, as the Hub spells it (`apache-2.0`); `None` keeps that of the card there is.
 
     Raises:
         FileNotFoundError: The directory has no model.
+        ValueError: Its README.md is not UTF-8 text.
     """
     config = RNNConfig.from_pretrained(model_dir)
-    weights, run = describe_weights(model_dir), read_json(model_dir / "run.json") or {}
+    weights, run = describe_weights(model_dir), read_run(model_dir / "run.json") or {}
     evaluation = read_json(model_dir / "evaluation.json") or {}
     scores = evaluation["scores"] if evaluation.get("weights") == weights else {}
     scores = {split: scores[split] for split in SPLITS if split in scores}
     data = run.get("arguments", {}).get("data", {})
     corpus, dtype = data.get("dataset_name"), str(config.dtype).removeprefix("torch.")
-    model_id = model_id or model_dir.as_posix().rstrip("/")
+    model_id = model_id or name_of(model_dir)
     values = {
         "article": "A" if config.cell_type == "gru" else "An",
         "cell": CELL_NAMES[config.cell_type],
@@ -100,15 +101,43 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
 
 
 def write_card(model_dir: Path, model_id: str | None = None, license: str | None = None) -> None:
-    """Render README.md of a model's directory; one that was written by hand stays."""
-    path = model_dir / "README.md"
-    if not path.is_file() or MARK in path.read_text(encoding="utf-8"):
-        write_text(path, render_card(model_dir, model_id, license))
+    """Render README.md of a model's directory; one that was written by hand stays.
+
+    Raises:
+        ValueError: As `check_card`.
+    """
+    check_card(model_dir, license)
+    text = _read_card(model_dir)
+    if text is None or MARK in text:
+        write_text(model_dir / "README.md", render_card(model_dir, model_id, license))
+
+
+def check_card(model_dir: Path, license: str | None = None) -> None:
+    """Refuse a directory whose card cannot be rendered, or cannot have the license.
+
+    Raises:
+        ValueError: README.md is not UTF-8 text, or another file that the card is made of is broken; or a `license` for
+            a card that was written by hand and does not have it.
+    """
+    for name, read in (("run.json", read_run), ("evaluation.json", read_json), ("metrics.jsonl", read_json_lines)):
+        read(model_dir / name)
+    text = _read_card(model_dir)
+    if license and text is not None and MARK not in text and _license_of(model_dir) != license:
+        raise ValueError(
+            f"{model_dir / 'README.md'} was written by hand and stays as it is: put `license: {license}` into its "
+            "head, or remove it to have a card rendered"
+        )
+
+
+def name_of(model_dir: Path) -> str:
+    """What a card calls a directory: its path from here, or its name alone where the path tells of the machine."""
+    is_below = not model_dir.is_absolute() and ".." not in model_dir.parts and model_dir.name
+    return model_dir.as_posix() if is_below else model_dir.resolve().name
 
 
 def needs_ptb(model_dir: Path) -> bool:
     """Whether a model is of Penn Treebank, which its license keeps out of any package."""
-    run = read_json(model_dir / "run.json") or {}
+    run = read_run(model_dir / "run.json") or {}
     return run.get("arguments", {}).get("data", {}).get("dataset_name") == "ptb"
 
 
@@ -174,11 +203,21 @@ def _validation(run: dict[str, Any]) -> dict[str, float] | None:
 
 def _speed(metrics: Path) -> float | None:
     """Tokens a second of training, a middle one of those that were logged."""
-    rows = map(json.loads, metrics.read_text(encoding="utf-8").splitlines()) if metrics.is_file() else ()
-    speeds = [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
+    speeds = [row["tokens_per_second"] for row in read_json_lines(metrics) if "tokens_per_second" in row]
     return median_low(speeds) if speeds else None
 
 
 def _license_of(model_dir: Path) -> str | None:
+    text = _read_card(model_dir)
+    try:
+        return ModelCard(text).data.get("license") if text else None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the head of {model_dir / 'README.md'} is not YAML that the Hub takes: {error}") from error
+
+
+def _read_card(model_dir: Path) -> str | None:
     path = model_dir / "README.md"
-    return ModelCard.load(path).data.license if path.is_file() else None
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error

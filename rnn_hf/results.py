@@ -1,12 +1,11 @@
 """The tables of README.md and of the manual, from what runs and benchmarks wrote."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.files import read_json
+from rnn_hf.files import read_json, read_json_lines
 
 
 def perplexities(root: Path) -> str:
@@ -53,7 +52,7 @@ def budget(root: Path) -> str:
         if file.parent.name.startswith("ptb_brief"):
             continue  # their runs were paused, and the minutes hold that
         result = read_json(file)["result"]
-        lines = (json.loads(line) for line in (file.parent / "metrics.jsonl").read_text("utf-8").splitlines())
+        lines = read_json_lines(file.parent / "metrics.jsonl")
         points = [(line["step"], line["validation_perplexity"]) for line in lines if "validation_perplexity" in line]
         cells = {}
         for wanted in PERPLEXITIES:

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +17,12 @@ from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from safetensors.torch import load_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
+from rnn_hf.cards import name_of
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.export import export_onnx
 from rnn_hf.hub import HubError, build_repository, push, without_paths
 from rnn_hf.models import modeling_rnn
+from rnn_hf.training.arguments import parse_arguments
 
 
 ROOT = Path(__file__).parents[1]
@@ -346,6 +350,111 @@ def test_a_card_written_by_hand_stays(model_dir, tmp_path):
     (model_dir / "README.md").write_text("---\nlicense: mit\n---\nby hand\n")
     build_repository(model_dir, tmp_path / "repository")
     assert (tmp_path / "repository" / "README.md").read_text() == "---\nlicense: mit\n---\nby hand\n"
+
+
+def test_a_type_that_cannot_hold_a_weight_is_refused_before_anything_is_written(model_dir, tmp_path):
+    model = RNNForCausalLM.from_pretrained(model_dir)
+    with torch.no_grad():
+        model.lm_head.bias[3] = 1e5
+    model.save_pretrained(model_dir)
+    with pytest.raises(ValueError, match=r"up to 65504, and lm_head\.bias has 100000: use bfloat16"):
+        build_repository(model_dir, tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    build_repository(model_dir, tmp_path / "half", dtype="bfloat16")
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "half" / "model.safetensors").values())
+
+
+def test_a_license_for_a_card_written_by_hand_is_refused_unless_it_has_it(lfs_server, model_dir, onnx_dir, tmp_path):
+    for directory in (model_dir, onnx_dir):
+        card = directory / "README.md"
+        for text in ("---\nlicense: mit\n---\nby hand\n", "by hand\n", ""):
+            card.write_text(text)
+            with pytest.raises(ValueError, match=f"{card} was written by hand .* `license: apache-2.0`"):
+                push(directory, "me/cat", license="apache-2.0")
+        card.write_text("\ufeff---\nlicense: mit\n---\nby hand\n", encoding="utf-8")
+        build_repository(directory, tmp_path / "repository", license="mit")
+        assert (tmp_path / "repository" / "README.md").read_bytes() == card.read_bytes()
+        card.write_bytes("---\nlicense: mit\n---\ncaf\xe9\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=f"{card} is not UTF-8"):
+            push(directory, "me/cat")
+    assert not lfs_server.requests
+
+
+def test_the_card_of_a_repository_on_this_disk_names_no_directory_above_it(model_dir, onnx_dir, tmp_path, monkeypatch):
+    for directory in (model_dir, onnx_dir):
+        build_repository(directory, tmp_path / "repository")
+        card = (tmp_path / "repository" / "README.md").read_text()
+        assert '"repository"' in card and str(tmp_path.parent) not in card and tmp_path.name not in card
+    monkeypatch.chdir(tmp_path)
+    for name, shown in (("below/cat", "below/cat"), ("../cat", "cat"), (".", tmp_path.name)):
+        assert name_of(Path(name)) == shown
+
+
+def test_a_run_json_of_another_program_stays_here_and_a_broken_file_is_named(model_dir, tmp_path):
+    (model_dir / "run.json").write_text('{"project": "x"}')
+    build_repository(model_dir, tmp_path / "repository")
+    assert "run.json" not in content(tmp_path / "repository")
+    (model_dir / "metrics.jsonl").write_text('{"step": 4, "tokens_per_second": 7.0}\n{"step": 8, "epo')
+    build_repository(model_dir, tmp_path / "repository")
+    for name in ("run.json", "evaluation.json"):
+        (model_dir / name).write_text('{"argum')
+        with pytest.raises(ValueError, match=f"{model_dir / name} is broken"):
+            build_repository(model_dir, tmp_path / "repository")
+        (model_dir / name).unlink()
+
+
+def cleaned(command="", recipe=None, training=(), **data):
+    """`without_paths` of a run with these arguments; what is not a path must not be touched."""
+    rest = {"model": {"cell_type": "gru"}, "recipe": recipe}
+    arguments = rest | {"data": data, "training": {"learning_rate": 20.0, "optim": "sgd", **dict(training)}}
+    kept = {"versions": {"torch": "2.13.0"}, "data": {"tokens": {"train": 5}, "train": "data"}}
+    found = without_paths(kept | {"arguments": arguments, "command": command})
+    assert found == kept | {"arguments": found["arguments"], "command": found["command"]}
+    assert found["arguments"].keys() == arguments.keys() and found["arguments"]["model"] == {"cell_type": "gru"}
+    assert found["arguments"]["training"] | {"learning_rate": 20.0, "optim": "sgd"} == found["arguments"]["training"]
+    assert without_paths(found) == found
+    return found
+
+
+@pytest.mark.parametrize("name", ["ptb", "data", "train", ".", "..", "sgd", "2", "/", "~", "~me", "DIR"])
+def test_a_path_that_occurs_elsewhere_is_replaced_where_it_is_a_path_alone(name):
+    training, command = {"output_dir": name}, f"train.py --ptb_dir {name} --output_dir={name} --optim sgd --window 2"
+    found = cleaned(command, training=training, dataset_name="ptb", ptb_dir=name, tokenizer="whitespace")
+    shown = "DIR" if name in (".", "..", "/", "~", "~me") else name
+    assert found["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None, "tokenizer": "whitespace"}
+    assert found["arguments"]["training"]["output_dir"] == shown
+    assert found["command"] == f"train.py --ptb_dir DIR --output_dir={shown} --optim sgd --window 2"
+
+
+def test_no_directory_stays_where_one_path_is_the_beginning_of_another():
+    names = {"output_dir": "/home/X", "resume_from_checkpoint": "/home/X/private/checkpoint-5"}
+    command = "train.py --output_dir /home/X --resume-from-checkpoint /home/X/private/checkpoint-5"
+    found = cleaned(command, training=names, train_file="/home/X/private/it's mine.txt")
+    assert found["command"] == "train.py --output_dir X --resume-from-checkpoint checkpoint-5"
+    assert found["arguments"]["data"] == {"train_file": "it's mine.txt"}
+    assert "private" not in json.dumps(found) and "home" not in json.dumps(found)
+
+
+def test_a_command_reads_back_and_names_on_the_hub_and_recipes_of_the_project_stay():
+    words = ["train.py", "scripts/recipes/ptb.yaml", "--train_file", "a b/c d.txt", "--text_column", "a/b c"]
+    data = {"tokenizer": "org/name", "text_column": "a/b c", "train_file": ""}
+    found = cleaned(shlex.join(words), "scripts/recipes/ptb.yaml", **data)
+    assert shlex.split(found["command"]) == [*words[:3], "c d.txt", *words[4:]]
+    assert found["arguments"]["data"] == data
+    assert cleaned(recipe="/home/me/scripts/recipes/ptb.yaml")["arguments"]["recipe"] == "scripts/recipes/ptb.yaml"
+    # Words that were joined without quotes, a program of the user's own, another system.
+    assert shlex.split(cleaned("x.py --train_file /me/it's mine/a.txt")["command"])[2:] == ["it's", "a.txt"]
+    assert cleaned("k.py -f /home/me/k.json --to ../a/b")["command"] == "k.py -f k.json --to b"
+    assert cleaned(train_file=r"C:\Users\me\a.txt")["arguments"]["data"] == {"train_file": "a.txt"}
+
+
+def test_every_path_among_the_arguments_of_a_run_is_known():
+    arguments = parse_arguments([])
+    values = {**vars(arguments.data), **vars(arguments.training)}
+    names = {name for name, value in values.items() if value is None or isinstance(value, str)}
+    listed = set(hub.PATHS + hub.PATHS_OR_NAMES) - {hub.ANY_PATH, "recipe"}
+    assert listed <= names
+    assert {name for name in names if re.search("(_dir|_file|_path|checkpoint|_from)$", name)} <= listed
 
 
 def test_paths_of_the_machine_stay_here():
