@@ -5,7 +5,6 @@
 Settings are chosen on the beginning of the validation text, one after the other; then each split is scored once.
 """
 
-import sys
 from argparse import ArgumentParser
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics,
 from rnn_hf.data.corpora import SPLITS, lines_of
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import load_corpus_of, load_model, save_scores
+from rnn_hf.training.arguments import run_command
 
 
 # What is tried for each way to adapt: where it starts, and the values of each setting.
@@ -32,7 +32,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, list[float]]]] = {
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub")
     parser.add_argument("ways", nargs="+", choices=WAYS, help="ways to adapt, all of them together")
     parser.add_argument("--ptb_dir", help="directory of Penn Treebank, for a model of it")
@@ -40,31 +40,30 @@ def main() -> int:
     parser.add_argument("--tune_tokens", type=int, default=20_000, help="tokens of validation to choose settings on")
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, apart from static figures")
     arguments = parser.parse_args()
-    try:
-        if arguments.save and not Path(arguments.model).is_dir():
-            raise ValueError(f"--save needs a directory, and {arguments.model} is none")
-        corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))
-        model, tokenizer = load_model(arguments.model)
-        end, how, statistics = start_id(tokenizer), Adaptation(), None
-        streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in corpus}
-        if "dynamic" in arguments.ways:
-            statistics = gradient_statistics(model, streams["train"], end)
-        for way in arguments.ways:
-            start, choices = WAYS[way]
-            text = streams["validation"][: arguments.tune_tokens]
-            how, _ = tune(model, text, end, replace(how, **start), choices, statistics)
-        print(f"settings: {how}")
-        scores = {}
-        for split in arguments.split:
-            scores[split] = score = evaluate_adapted(model, streams[split], end, how, statistics, progress=True)
-            print(f"{split}, adapted: perplexity {score.perplexity:.2f} over {score.num_tokens:,} tokens")
-        if arguments.save:
-            save_scores(Path(arguments.model), scores, " + ".join(arguments.ways), asdict(how))
-    except (ValueError, OSError, ImportError, KeyError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.save and not Path(arguments.model).is_dir():
+        raise ValueError(f"--save needs a directory, and {arguments.model} is none")
+    corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))
+    needed = {"validation", *arguments.split, *(["train"] if "dynamic" in arguments.ways else [])}
+    if missing := needed - set(corpus):
+        raise ValueError(f"the corpus has no {' or '.join(sorted(missing))} text, only {', '.join(corpus)}")
+    model, tokenizer = load_model(arguments.model)
+    end, how, statistics = start_id(tokenizer), Adaptation(), None
+    streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in needed}
+    if "dynamic" in arguments.ways:
+        statistics = gradient_statistics(model, streams["train"], end)
+    for way in arguments.ways:
+        start, choices = WAYS[way]
+        text = streams["validation"][: arguments.tune_tokens]
+        how, _ = tune(model, text, end, replace(how, **start), choices, statistics)
+    print(f"settings: {how}")
+    scores = {}
+    for split in arguments.split:
+        scores[split] = score = evaluate_adapted(model, streams[split], end, how, statistics, progress=True)
+        print(f"{split}, adapted: perplexity {score.perplexity:.2f} over {score.num_tokens:,} tokens")
+    if arguments.save:
+        save_scores(Path(arguments.model), scores, " + ".join(arguments.ways), asdict(how))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

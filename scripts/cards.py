@@ -4,21 +4,21 @@ python scripts/cards.py MODEL [MODEL ...] [--check]
 python scripts/cards.py MODEL [MODEL ...] --verify [--ptb_dir DIR]
 """
 
-import sys
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.cards import TOLERANCE, needs_ptb, verify_card
+from rnn_hf.cards import TOLERANCE, name_of, needs_ptb, verify_card
 from rnn_hf.hub import build_repository
+from rnn_hf.training.arguments import run_command
 
 
 def check(model_dir: Path) -> bool:
     """Whether code and card are what would be written; prints those that are not."""
     with tempfile.TemporaryDirectory() as folder:
-        build_repository(model_dir, Path(folder), model_dir.as_posix())
+        build_repository(model_dir, Path(folder), name_of(model_dir))
         paths = [*Path(folder).glob("*.py"), Path(folder) / "README.md"]
         old = [p.name for p in paths if not (model_dir / p.name).is_file()
                or p.read_bytes() != (model_dir / p.name).read_bytes()]  # fmt: skip
@@ -40,7 +40,7 @@ def verify(model_dir: Path, ptb_dir: str | None) -> bool:
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", help="directories of models")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="write nothing; exit 1 if code or card is out of date")
@@ -49,20 +49,16 @@ def main() -> int:
     arguments = parser.parse_args()
     disable_progress_bar()
     is_well = True
-    try:
-        for model_dir in map(Path, arguments.models):
-            if arguments.verify:
-                is_well = verify(model_dir, arguments.ptb_dir) and is_well
-            elif arguments.check:
-                is_well = check(model_dir) and is_well
-            else:
-                build_repository(model_dir, model_dir, model_dir.as_posix())
-                print(f"{model_dir}: code and card written")
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for model_dir in map(Path, arguments.models):
+        if arguments.verify:
+            is_well = verify(model_dir, arguments.ptb_dir) and is_well
+        elif arguments.check:
+            is_well = check(model_dir) and is_well
+        else:
+            build_repository(model_dir, model_dir)
+            print(f"{model_dir}: code and card written")
     return 0 if is_well else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,7 +6,6 @@ MODEL is a directory or a name on the Hub. Without data flags the corpus is that
 """
 
 import json
-import sys
 from argparse import ArgumentParser
 from inspect import signature
 from pathlib import Path
@@ -15,13 +14,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.data.corpora import SPLITS, load_corpus
 from rnn_hf.evaluation import evaluate_splits, load_corpus_of, save_scores
+from rnn_hf.training.arguments import run_command
 
 
 CORPUS_FLAGS = list(signature(load_corpus).parameters)
 
 
 def parse(argv: list[str] | None = None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub")
     parser.add_argument("--split", choices=SPLITS, nargs="+", default=["validation"])
@@ -38,22 +38,18 @@ def main() -> int:
     arguments = parse()
     given = {name: getattr(arguments, name) for name in CORPUS_FLAGS if getattr(arguments, name) is not None}
     disable_progress_bar()
-    try:
-        if arguments.save and (set(given) - {"ptb_dir"} or arguments.batch_size > 1):
-            raise ValueError("--save is for the run's own corpus scored exactly: drop --batch_size and all of "
-                             "the data flags but --ptb_dir")  # fmt: skip
-        if arguments.save and not Path(arguments.model).is_dir():
-            raise ValueError(f"--save needs a directory, and {arguments.model} is none")
-        corpus = load_corpus_of(arguments.model, arguments.revision, **given)
-        scores = evaluate_splits(
-            arguments.model, arguments.split, corpus, arguments.revision, not arguments.json,
-            arguments.batch_size, arguments.window,
-        )  # fmt: skip
-        if arguments.save:
-            save_scores(Path(arguments.model), scores)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.save and (set(given) - {"ptb_dir"} or arguments.batch_size > 1):
+        raise ValueError("--save is for the run's own corpus scored exactly: drop --batch_size and all of "
+                         "the data flags but --ptb_dir")  # fmt: skip
+    if arguments.save and not Path(arguments.model).is_dir():
+        raise ValueError(f"--save needs a directory, and {arguments.model} is none")
+    corpus = load_corpus_of(arguments.model, arguments.revision, **given)
+    scores = evaluate_splits(
+        arguments.model, arguments.split, corpus, arguments.revision, not arguments.json,
+        arguments.batch_size, arguments.window,
+    )  # fmt: skip
+    if arguments.save:
+        save_scores(Path(arguments.model), scores)
     for split, score in scores.items():
         result = score.to_dict()
         if arguments.json:
@@ -65,4 +61,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

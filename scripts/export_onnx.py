@@ -17,13 +17,14 @@ from rnn_hf.data.corpora import lines_of, load_corpus
 from rnn_hf.evaluation import load_corpus_of
 from rnn_hf.export import INT8_FILE, MODEL_FILE, ExportError, export_onnx
 from rnn_hf.quantization import quantize
+from rnn_hf.training.arguments import run_command
 
 
 CORPUS_FLAGS = list(signature(load_corpus).parameters)
 
 
 def parse(argv: list[str] | None = None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub")
     parser.add_argument("out", help="directory to write to")
     parser.add_argument("--last_logits_only", action="store_true", help="give the logits of the last position alone")
@@ -37,18 +38,15 @@ def main() -> int:
     arguments = parse()
     given = {name: getattr(arguments, name) for name in CORPUS_FLAGS if getattr(arguments, name) is not None}
     disable_progress_bar()
+    corpus = load_corpus_of(arguments.model, **given) if arguments.int8 else {"validation": None}
+    if "validation" not in corpus:
+        raise ValueError("--int8 needs a validation text: add --validation_file FILE")
     try:
-        corpus = load_corpus_of(arguments.model, **given) if arguments.int8 else {"validation": None}
-        if "validation" not in corpus:
-            raise ValueError("--int8 needs a validation text: add --validation_file FILE")
         report = export_onnx(arguments.model, arguments.out, last_logits_only=arguments.last_logits_only)
         int8 = quantize(arguments.out, lines_of(corpus["validation"]), progress=True) if arguments.int8 else None
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print("batch  sequence  largest difference to PyTorch: logits, state")
     for check in report["checked"]:
         logits, *states = check["largest_difference"].values()
@@ -67,4 +65,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -6,20 +6,21 @@ Gradient norms during training stand in the run's metrics.jsonl as `grad_norm`.
 """
 
 import json
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
 import torch
 
 from rnn_hf.analysis import inspect, plot_inspection
+from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import load_corpus_of, load_model
 from rnn_hf.files import write_json
+from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub")
     parser.add_argument("--text", help="text file; default: the validation text of the run that made the model")
     parser.add_argument("--ptb_dir", help="directory of Penn Treebank, for a model of it")
@@ -29,23 +30,17 @@ def main() -> int:
     parser.add_argument("--json", help="also write the numbers to this file")
     parser.add_argument("--plot", help="also draw them to this PNG file")
     arguments = parser.parse_args()
-    try:
-        model, tokenizer = load_model(arguments.model)
-        if arguments.text:
-            lines = Path(arguments.text).read_text(encoding="utf-8").splitlines()
-        else:
-            corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))
-            lines = corpus["validation"]["text"] if "validation" in corpus else corpus["train"]["text"]
-        tokens = torch.from_numpy(encode_stream(lines, tokenizer)).long()
-        if len(tokens) < arguments.rows * arguments.steps:
-            raise ValueError(f"the text has {len(tokens)} tokens, fewer than --rows x --steps")
-        ids = tokens[: arguments.rows * arguments.steps].view(arguments.rows, arguments.steps)
-        found = inspect(model, ids, arguments.distances)
-        if arguments.plot:
-            plot_inspection(found, Path(arguments.plot))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    model, tokenizer = load_model(arguments.model)
+    given = {"validation_file": arguments.text, "ptb_dir": arguments.ptb_dir}
+    corpus = load_corpus_of(arguments.model, **{name: value for name, value in given.items() if value})
+    split = next(split for split in ("validation", "train", "test") if split in corpus)
+    tokens = torch.from_numpy(encode_stream(lines_of(corpus[split]), tokenizer)).long()
+    if len(tokens) < arguments.rows * arguments.steps:
+        raise ValueError(f"the text has {len(tokens)} tokens, fewer than --rows x --steps")
+    ids = tokens[: arguments.rows * arguments.steps].view(arguments.rows, arguments.steps)
+    found = inspect(model, ids, arguments.distances)
+    if arguments.plot:
+        plot_inspection(found, Path(arguments.plot))
     if arguments.json:
         write_json(Path(arguments.json), found)
     for index, norms in enumerate(found["gradient_norms"]):
@@ -57,4 +52,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

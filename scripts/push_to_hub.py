@@ -7,7 +7,6 @@ MODEL is the directory of a run, a model or an ONNX export. With --local_dir not
 written there.
 """
 
-import sys
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.hub import build_repository, files_below, push
+from rnn_hf.training.arguments import run_command
 
 
 def parse(argv: list[str] | None = None):
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory of a run, a model or an ONNX export")
     parser.add_argument("repo_id", nargs="?", help="NAME, USER/NAME or ORGANISATION/NAME; made if it is not there")
     visibility = parser.add_mutually_exclusive_group()
@@ -39,29 +39,25 @@ def main() -> int:
     options = vars(arguments)
     model, repo_id, license = Path(arguments.model), arguments.repo_id, arguments.license
     disable_progress_bar()
-    try:
-        if (repo_id is None) == (arguments.local_dir is None):
-            raise ValueError("name either a repository of the Hub, [USER/]NAME, or a --local_dir DIR")
-        if arguments.dtype and not arguments.local_dir:
-            raise ValueError("--dtype goes with --local_dir: write the repository there, evaluate it, then push it")
-        if arguments.local_dir:
-            build_repository(model, Path(arguments.local_dir), None, license, arguments.dtype)
-            print(f"the repository is in {arguments.local_dir}")
-        elif arguments.dry_run:
-            with tempfile.TemporaryDirectory() as folder:
-                build_repository(model, Path(folder), repo_id, license)
-                files = [(name, path.stat().st_size) for name, path in files_below(Path(folder))]
-            for name, size in files:
-                print(f"{size:>12,}  {name}")
-            print(f"{sum(size for _, size in files):>12,}  bytes in {len(files)} files would go to {repo_id}")
-        else:
-            names = ("private", "revision", "tag", "commit_message", "license")
-            print(push(model, repo_id, **{name: options[name] for name in names}))
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if (repo_id is None) == (arguments.local_dir is None):
+        raise ValueError("name either a repository of the Hub, [USER/]NAME, or a --local_dir DIR")
+    if arguments.dtype and not arguments.local_dir:
+        raise ValueError("--dtype goes with --local_dir: write the repository there, evaluate it, then push it")
+    if arguments.local_dir:
+        build_repository(model, Path(arguments.local_dir), None, license, arguments.dtype)
+        print(f"the repository is in {arguments.local_dir}")
+    elif arguments.dry_run:
+        with tempfile.TemporaryDirectory() as folder:
+            build_repository(model, Path(folder), repo_id, license)
+            files = [(name, path.stat().st_size) for name, path in files_below(Path(folder))]
+        for name, size in files:
+            print(f"{size:>12,}  {name}")
+        print(f"{sum(size for _, size in files):>12,}  bytes in {len(files)} files would go to {repo_id}")
+    else:
+        names = ("private", "revision", "tag", "commit_message", "license")
+        print(push(model, repo_id, **{name: options[name] for name in names}))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -5,18 +5,18 @@
 model_cards/NAME/ holds what a run and scripts/evaluate.py --save wrote, results/ what scripts/benchmark.py --json did.
 """
 
-import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
 from rnn_hf.results import PAGES, render
+from rnn_hf.training.arguments import run_command
 
 
 ROOT = Path(__file__).parents[1]
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page is out of date")
     is_check, old = parser.parse_args().check, 0
     for page in PAGES:
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

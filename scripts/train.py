@@ -6,23 +6,17 @@
 Flags override the recipe. See `python scripts/train.py --help` for all of them.
 """
 
-import sys
-
 from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.arguments import parse_arguments, run_command
 from rnn_hf.training.loop import train
 
 
 def main() -> int:
     disable_progress_bar()  # transformers' own, of saving; the run has one
-    try:
-        arguments = parse_arguments()
-        record = train(arguments)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    arguments = parse_arguments()
+    record = train(arguments)
     if not PartialState().is_main_process:
         return 0  # one process speaks for all
     result, directory = record["result"], arguments.training.output_dir
@@ -36,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+COMMANDS = [name for name in SCRIPTS if "run_command" in (ROOT / "scripts" / name).read_text(encoding="utf-8")]
 
 
 def command(*argv, **environment):
@@ -57,6 +59,43 @@ def trained(text, tmp_path_factory):
 def test_every_script_answers_help(name):
     result = script(name, "--help")
     assert result.returncode == 0 and "usage:" in result.stdout
+
+
+def here(name, *argv, optimize=-1):
+    """The exit code of a script that is run in this process, which saves the time to start one."""
+    path = ROOT / "scripts" / name
+    code = compile(path.read_text(encoding="utf-8"), str(path), "exec", optimize=optimize)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(sys, "argv", [str(path), *map(str, argv)])
+        exec(code, {"__name__": "__main__", "__file__": str(path)})
+    return stop.value.code
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_script_does_without_its_docstring(name, capsys):
+    assert here(name, "--help", optimize=2) == 0  # as python -OO
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_a_byte_order_mark_and_the_ends_of_lines_change_nothing(trained, tmp_path, capsys):
+    text = "the cat sat on the mat\nthe dog sat on the cat\n"
+    found = []
+    for name, content in (("a", text), ("b", "\ufeff" + text.replace("\n", "\r\n\r\n"))):
+        (tmp_path / f"{name}.txt").write_bytes(content.encode())
+        sizes = ("--rows", 2, "--steps", 7, "--distances", 2)
+        assert here("inspect_model.py", trained, "--text", tmp_path / f"{name}.txt", *sizes) == 0
+        assert here("evaluate.py", trained, "--validation_file", tmp_path / f"{name}.txt", "--json") == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] and found[0].count("gradient norm") == 2
+
+
+def test_a_split_that_the_corpus_lacks_is_named(trained, tmp_path, capsys):
+    run = json.loads((trained / "run.json").read_text())
+    run["arguments"]["data"]["test_file"] = None
+    shutil.copytree(trained, tmp_path / "model")
+    (tmp_path / "model" / "run.json").write_text(json.dumps(run))
+    assert here("adapt.py", tmp_path / "model", "temperature", "--split", "test") == 2
+    assert capsys.readouterr().err == "error: the corpus has no test text, only train, validation\n"
 
 
 def test_evaluate_reads_the_runs_own_corpus_and_gives_one_number_for_any_window(trained, text):
@@ -124,6 +163,7 @@ def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
         (["train.py", "nothing.yaml"], "error: no recipe nothing.yaml"),
         (["train.py", "--learning_rat", "1"], "did you mean '--learning_rate'"),
         (["train.py"], "error: name a corpus"),
+        (["train.py", "--window", "many"], "error: argument --window: invalid int value: 'many'"),
         (["train.py", "--ptb_dir", "nowhere"], "error: no file nowhere/ptb.train.txt"),
         (["train.py", "--dataset_name", "sotu", "--cell_type", "gru", "--projection_size", "3"], "projection_size"),
         (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: no file"),
