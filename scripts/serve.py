@@ -2,7 +2,7 @@
 
     python scripts/serve.py MODEL [--host 127.0.0.1] [--port 8000] [--max_tokens_limit 4096] [--time_limit 60]
 
-MODEL is a directory or a name on the Hub, and the name that requests give. There is no access control.
+MODEL is a directory, which requests name by its last part, or a name on the Hub. There is no access control.
 """
 
 import sys
@@ -10,20 +10,24 @@ from argparse import ArgumentParser
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.serving import serve
+from rnn_hf.serving.server import serve
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="directory or name on the Hub; NAME@REVISION for a branch, tag or commit")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets the network in")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--max_tokens_limit", type=int, default=4096, help="tokens of prompt and completion together")
     parser.add_argument("--time_limit", type=float, default=60.0, help="seconds after which a generation is cut")
+    parser.add_argument("--with_unknown", action="store_true", help="let the token for unknown words be generated")
     arguments = parser.parse_args()
     disable_progress_bar()
     try:
-        serve(arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit)
+        serve(
+            arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit,
+            arguments.with_unknown,
+        )  # fmt: skip
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -52,7 +52,7 @@ def test_the_client_says_what_generate_says_and_stops_at_the_end_token(make_mode
         model.get_input_embeddings().weight.mul_(5)  # what comes next hangs on what came before
     for prompt in ("the cat", "the gnu sat on", "run"):
         ids = TOKENIZER(prompt, return_tensors="pt").input_ids
-        options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+        options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "bad_words_ids": [[1]]}
         expected = model.generate(ids, **options)[0, ids.shape[1] :]
         if prompt == "run":
             model.config.eos_token_id = model.generation_config.eos_token_id = int(expected[6])
@@ -63,13 +63,40 @@ def test_the_client_says_what_generate_says_and_stops_at_the_end_token(make_mode
     assert len(set(expected.tolist())) > 1
 
 
+def test_the_word_for_unknown_words_is_said_only_where_it_is_allowed(make_model, tmp_path):
+    model = make_model({"cell_type": "gru"}, vocab_size=len(TOKENIZER), dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.bias[1] = 100
+    export(tmp_path, model)
+    said = client(tmp_path, "the cat", "--words", 5)
+    assert said and "<unk>" not in said
+    assert client(tmp_path, "the cat", "--words", 5, "--with_unknown") == 5 * ["<unk>"]
+
+
+def test_a_text_from_its_beginning_starts_after_the_begin_token_or_else_the_end_token(make_model, tmp_path):
+    model = make_model({"cell_type": "gru"}, seed=1, vocab_size=len(TOKENIZER), dtype=torch.float32)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(5)
+    model.config.eos_token_id = model.generation_config.eos_token_id = 2
+    found = []
+    for begin in (None, 0):
+        model.config.bos_token_id = begin
+        export(tmp_path, model)
+        ids = torch.tensor([[2 if begin is None else begin]])
+        options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "bad_words_ids": [[1]]}
+        expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, 1:]
+        assert client(tmp_path, "", "--words", 8) == TOKENIZER.decode(expected).split()
+        found.append(expected.tolist())
+    assert found[0] != found[1]
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_a_temperature_draws_from_the_distribution(make_model, temperature, tmp_path):
     model = make_model({"cell_type": "gru"}, vocab_size=len(TOKENIZER), dtype=torch.float32)
     with torch.no_grad():
         model.get_input_embeddings().weight.zero_()  # the same odds at each place
     export(tmp_path, model)
-    words = client(tmp_path, "the cat", "--words", 3000, "--temperature", temperature)
+    words = client(tmp_path, "the cat", "--words", 3000, "--temperature", temperature, "--with_unknown")
     expected = (model.lm_head.bias / temperature).softmax(0)
     ids = TOKENIZER.get_vocab()
     found = torch.tensor([ids.get("▁" + word, ids.get(word)) for word in words])

@@ -1,4 +1,7 @@
-"""The server: what a client reads is what the model says, what is wrong is refused in words, and no answer is lost."""
+"""The server: what a client reads is what the model says, what is wrong is refused in words, and no answer is lost.
+
+Nobody who connects, and however he does, keeps others from an answer or the server from its end.
+"""
 
 import http.client
 import json
@@ -11,7 +14,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import openai
@@ -20,14 +23,16 @@ import torch
 from hub_server import HubServer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, serving
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.serving import answers, application, requests, server
 
 
 WORDS = "the cat sat on a mat while dogs ran and birds sang to old red moons"
 PROMPTS = ["the cat", "a dogs ran", "moons", "birds sang to", "old red mat", "sat on the", "while", "and a cat sang"]
 LIMIT = 1_000_000  # tokens, and as many seconds
 HELD_UP = 600  # seconds; only a server that does not answer takes them, so that its test ends
+NAME = "model"  # of the directory that is served
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +43,7 @@ def no_proxy(monkeypatch):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """A model that says something else after each prompt, and never comes to an end by itself."""
-    directory = tmp_path_factory.mktemp("served") / "model"
+    directory = tmp_path_factory.mktemp("served") / NAME
     tokenizer = build_tokenizer([WORDS])
     ends = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), 0)
     torch.manual_seed(0)
@@ -56,13 +61,13 @@ def checkpoint(tmp_path_factory):
 def running(name, **limits):
     """The port of a server that runs in a thread of this process."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = serving.build_server(name, **limits)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        built = server.build_server(name, **limits)
+        thread = threading.Thread(target=built.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
             yield listening.getsockname()[1]
         finally:
-            server.should_exit = True
+            built.should_exit = True
             thread.join()
 
 
@@ -94,8 +99,9 @@ def client(port):
 
 
 def generated(checkpoint, prompt, **options):
-    """The text that `generate()` adds, without a server."""
+    """The text that `generate()` adds, without a server; no `<unk>`, as the server has it."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    options = {"bad_words_ids": [[1]], **options}
     inputs = tokenizer(prompt, return_tensors="pt")
     return tokenizer.decode(model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :])
 
@@ -103,7 +109,7 @@ def generated(checkpoint, prompt, **options):
 def test_a_completion_is_what_generate_gives_whole_and_streaming(checkpoint, port):
     texts = set()
     for prompt in PROMPTS:
-        asked = {"model": checkpoint, "prompt": prompt, "max_tokens": 12, "temperature": 0}
+        asked = {"model": NAME, "prompt": prompt, "max_tokens": 12, "temperature": 0}
         whole = client(port).completions.create(**asked)
         pieces = list(client(port).completions.create(**asked, stream=True))
         expected = generated(checkpoint, prompt, max_new_tokens=12, do_sample=False)
@@ -147,32 +153,118 @@ def test_a_stop_ends_the_text_after_it(checkpoint, port):
         assert choice["finish_reason"] == "stop"
 
 
+def events(port, **fields):
+    """Data of each event of a stream, as it came."""
+    status, headers, text = ask(port, "POST", "/v1/completions", fields | {"stream": True})
+    assert status == 200 and headers["content-type"].startswith("text/event-stream")
+    found = text.split("\n\n")
+    assert found.pop() == "" and all(data.startswith("data: ") for data in found)
+    return [data.removeprefix("data: ") for data in found]
+
+
+def streamed(port, **fields):
+    """Text, reason of the end and usage that a stream says."""
+    *pieces, last, done = events(port, **fields)
+    assert done == "[DONE]"
+    pieces, last = list(map(json.loads, pieces)), json.loads(last)
+    assert all(piece["choices"][0]["finish_reason"] is None for piece in pieces)
+    text = "".join(piece["choices"][0]["text"] for piece in [*pieces, last])
+    return text, last["choices"][0]["finish_reason"], last["usage"]
+
+
+def test_a_text_ends_with_its_stop_wherever_in_a_token_that_ends(port):
+    asked = {"prompt": "the cat", "max_tokens": 12, "temperature": 0}
+    whole, _, usage = streamed(port, **asked)
+    assert usage["completion_tokens"] == 12
+    for length in (1, 2, 9):
+        for stop in (whole[start : start + length] for start in range(0, len(whole) - length, 5)):
+            expected = whole[: whole.index(stop) + length], "stop"
+            choice = complete(port, **asked, stop=["nowhere", stop])["choices"][0]
+            assert (choice["text"], choice["finish_reason"]) == streamed(port, **asked, stop=stop)[:2] == expected
+    assert streamed(port, **asked, stop="nowhere") == (whole, "length", usage)
+
+
+def test_a_stop_or_an_end_that_comes_with_the_last_token_allowed_is_the_reason(checkpoint, port, tmp_path):
+    for max_tokens in (1, 5):
+        asked = {"prompt": "the cat", "temperature": 0, "max_tokens": max_tokens}
+        text = complete(port, **asked)["choices"][0]["text"]
+        assert complete(port, **asked, stop=text)["choices"][0]["finish_reason"] == "stop"
+        assert streamed(port, **asked, stop=text)[:2] == (text, "stop")
+    with running(changed(checkpoint, tmp_path, say=0)) as ended:
+        for max_tokens in (1, 2):
+            asked = {"prompt": "the cat", "max_tokens": max_tokens}
+            assert complete(ended, **asked)["choices"][0]["finish_reason"] == "stop"
+            assert streamed(ended, **asked)[1] == "stop"
+
+
+def changed(checkpoint, tmp_path, say=None, **generation):
+    """A copy of a model that always says one token, or with another generation config."""
+    model, folder = AutoModelForCausalLM.from_pretrained(checkpoint), tmp_path / NAME
+    if say is not None:
+        with torch.no_grad():
+            model.lm_head.bias[say] = 100
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(folder)
+    if generation:
+        path = folder / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | generation))
+    return str(folder)
+
+
 def test_an_end_token_ends_the_text_by_itself(checkpoint, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(checkpoint)
-    with torch.no_grad():
-        model.lm_head.bias[0] = 100
-    model.save_pretrained(tmp_path / "model")
-    AutoTokenizer.from_pretrained(checkpoint).save_pretrained(tmp_path / "model")
-    with running(str(tmp_path / "model")) as port:
+    with running(changed(checkpoint, tmp_path, say=0)) as port:
         (choice,) = complete(port, prompt="the cat")["choices"]
     assert choice == {"text": "", "finish_reason": "stop", "index": 0}
 
 
+def test_the_word_for_unknown_words_is_said_only_where_it_is_allowed(checkpoint, tmp_path):
+    asked = {"prompt": "the cat", "max_tokens": 3, "temperature": 0}
+    name = changed(checkpoint, tmp_path, say=1)
+    for with_unknown in (False, True):
+        with running(name, with_unknown=with_unknown) as port:
+            texts = complete(port, **asked)["choices"][0]["text"], streamed(port, **asked)[0]
+            sampled = complete(port, **asked | {"temperature": 2})["choices"][0]["text"]
+        assert all((text == 3 * " <unk>") == with_unknown and len(text.split()) == 3 for text in (*texts, sampled))
+        assert ("<unk>" in sampled) == with_unknown and texts[0] == texts[1]
+
+
+def test_stops_of_the_models_own_generation_config_count_and_what_a_server_lacks_is_said_at_its_start(
+    checkpoint, tmp_path
+):
+    asked = {"prompt": "the cat", "max_tokens": 12, "temperature": 0}
+    words = generated(checkpoint, "the cat", max_new_tokens=12, do_sample=False).split()
+    own = {"stop_strings": [words[5][:2], "zzz"], "do_sample": True, "num_return_sequences": 2}
+    with running(changed(checkpoint, tmp_path, **own)) as port:
+        for stop in ([], [words[2]]):
+            fields = asked | ({"stop": stop} if stop else {})
+            expected = generated(checkpoint, "the cat", max_new_tokens=12, do_sample=False)
+            end = min(expected.index(text) + len(text) for text in [words[5][:2], *stop])
+            assert complete(port, **fields)["choices"][0]["text"] == expected[:end]
+            assert streamed(port, **fields)[:2] == (expected[:end], "stop")
+    with pytest.raises(ValueError, match=r"cannot serve the model .*generation_config.json .*num_beams"):
+        server.build_server(changed(checkpoint, tmp_path, num_beams=4))
+
+
 def test_the_model_is_listed_and_no_other_is_loaded(checkpoint, port):
-    assert [model.id for model in client(port).models.list()] == [checkpoint]
+    (name,) = [model.id for model in client(port).models.list()]
+    assert name == NAME  # and no path
+    assert client(port).completions.create(model=name, prompt="the").model == name
+    assert {json.loads(piece)["model"] for piece in events(port, prompt="the", model=name)[:-1]} == {name}
+    with pytest.raises(openai.NotFoundError) as refused:
+        client(port).completions.create(model=checkpoint, prompt="the")
+    assert "this server has 'model' alone" in str(refused.value)
     assert json.loads(ask(port, "GET", "/health")[2]) == {"status": "ok"}
     with pytest.raises(openai.NotFoundError, match="model: this server has .* alone, not 'openai-community/gpt2'"):
         client(port).completions.create(model="openai-community/gpt2", prompt="the")
-    others = ["/load_model", "/reset", "/v1/responses", "/v1/systemone", "/v1/audio/transcriptions"]
-    for path in [*others, "/v1/chat/completions", "/docs"]:
+    for path in ("/load_model", "/v1/completions/", "/v1/responses", "/v1/chat/completions", "/docs", "/health"):
         status, _, text = ask(port, "POST", path, {"model": "openai-community/gpt2", "prompt": "the"})
-        assert status == 404 and "this server has POST /v1/completions" in text
+        assert status in (404, 405) and "this server has POST /v1/completions" in json.loads(text)["error"]["message"]
     assert complete(port, prompt="the")["usage"]["completion_tokens"] == 16
 
 
-def test_chat_is_refused_with_words(checkpoint, port):
+def test_chat_is_refused_with_words(port):
     with pytest.raises(openai.NotFoundError, match="no chat"):
-        client(port).chat.completions.create(model=checkpoint, messages=[{"role": "user", "content": "hello"}])
+        client(port).chat.completions.create(model=NAME, messages=[{"role": "user", "content": "hello"}])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +304,9 @@ def test_chat_is_refused_with_words(checkpoint, port):
         ([1], "the body must be a JSON object"),
         (b'{"prompt": "the"', "the body must be a JSON object"),
         (b"", "the body must be a JSON object"),
-        (b"\xff", "error parsing the body"),
+        (b"\xff", "the body must be a JSON object"),
+        (b"[" * 100_000, "the body must be a JSON object"),
+        (b'{"max_tokens": ' + b"9" * 5_000 + b"}", "the body must be a JSON object"),
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
@@ -250,7 +344,7 @@ def test_a_prompt_and_completion_as_long_as_the_limit_are_answered_and_no_longer
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_generation_over_the_time_limit_is_cut_and_said_to_be(checkpoint, stream):
     with running(checkpoint, max_tokens_limit=LIMIT, time_limit=0.2) as port:
-        asked = {"model": checkpoint, "prompt": "the", "max_tokens": LIMIT - 1, "temperature": 0}
+        asked = {"model": NAME, "prompt": "the", "max_tokens": LIMIT - 1, "temperature": 0}
         answer = client(port).completions.create(**asked, stream=stream)
         *_, last = answer if stream else [answer]
         assert last.choices[0].finish_reason == "length"
@@ -259,51 +353,202 @@ def test_a_generation_over_the_time_limit_is_cut_and_said_to_be(checkpoint, stre
         assert complete(port, prompt="the", max_tokens=1)["usage"]["completion_tokens"] == 1
 
 
-def test_a_client_that_hangs_up_ends_the_generation_of_its_stream(checkpoint, port, monkeypatch):
-    lengths, original = [], serving.TimeLimit.__call__
+@pytest.fixture
+def writers(monkeypatch):
+    """Of the generations that were begun since then."""
+    found, original = [], answers.Writer.generate
 
-    def is_over(self, input_ids, scores, **kwargs):
-        lengths.append(input_ids.shape[1])
-        return original(self, input_ids, scores, **kwargs)
+    def generate(self):
+        found.append(self)
+        original(self)
 
-    monkeypatch.setattr(serving.TimeLimit, "__call__", is_over)
-    stream = client(port).completions.create(model=checkpoint, prompt="the", max_tokens=LIMIT - 1, stream=True)
+    monkeypatch.setattr(answers.Writer, "generate", generate)
+    return found
+
+
+def test_a_client_that_hangs_up_ends_the_generation_of_its_stream(port, writers):
+    stream = client(port).completions.create(model=NAME, prompt="the", max_tokens=LIMIT - 1, stream=True)
     next(iter(stream))
     stream.close()
     # All generations take turns, so the one before this is over.
     assert complete(port, prompt="the", max_tokens=2)["usage"]["completion_tokens"] == 2
-    assert 2 < max(lengths) < LIMIT
+    assert 0 < writers[0].num_tokens < LIMIT - 1
 
 
-def test_no_page_of_a_browser_is_let_in(port):
-    for method, path in (("GET", "/v1/models"), ("OPTIONS", "/v1/models"), ("OPTIONS", "/v1/completions")):
-        asks = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
-        assert not [name for name in ask(port, method, path, **asks)[1] if name.lower().startswith("access-control")]
-    # This much a page may send without asking.
-    status, _, text = ask(port, "POST", "/v1/completions", {"prompt": "the"}, **{"Content-Type": "text/plain"})
-    assert status == 400 and "sent as application/json" in text
+def test_whole_answers_whose_clients_hang_up_hold_up_nobody(port, writers):
+    body = json.dumps({"prompt": "the", "max_tokens": LIMIT - 1}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(4)]
+    for connection in clients:
+        connection.sendall(f"{head}\r\n\r\n".encode() + body)
+    while not (writers and writers[0].num_tokens):  # the first generates, the others wait for their turn
+        time.sleep(0.001)
+    for connection in clients:
+        connection.close()
+    assert complete(port, prompt="the", max_tokens=2)["usage"]["completion_tokens"] == 2
+    assert all(writer.num_tokens < LIMIT - 1 for writer in writers)
+
+
+def test_a_failure_is_said_in_the_form_of_the_api_and_names_nothing_of_the_machine(port, monkeypatch):
+    def fail(self):
+        raise RuntimeError('"/home/me": no\nspace')
+
+    monkeypatch.setattr(answers.Writer, "generate", fail)
+    status, _, text = ask(port, "POST", "/v1/completions", {"prompt": "the"})
+    error, done = events(port, prompt="the")
+    assert status == 500 and done == "[DONE]"
+    for found in (text, error):
+        assert json.loads(found)["error"]["type"] == "server_error" and "/home" not in found
+    with pytest.raises(openai.APIError, match="the generation failed"):
+        list(client(port).completions.create(model=NAME, prompt="the", stream=True))
+
+
+def test_a_body_above_the_limit_is_refused_before_it_is_read_as_text(checkpoint, monkeypatch):
+    with running(checkpoint, max_tokens_limit=10) as port:
+        monkeypatch.setattr(application, "read_request", None)
+        content = json.dumps({"prompt": "the " * 300_000}).encode()
+        halves = iter([content[:600_000], content[600_000:]])
+        for body in (content, halves):  # of a length that is said, and in parts
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=HELD_UP)
+            connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            assert response.status == 413
+            assert "limit of 1000000 bytes" in json.load(response)["error"]["message"]
+            connection.close()
+
+
+def test_a_long_prompt_is_read_while_others_are_answered(port, monkeypatch):
+    begun, go_on, original = threading.Event(), threading.Event(), application.read_request
+
+    def read(content, served):
+        begun.set()
+        assert go_on.wait(HELD_UP)
+        return original(content, served)
+
+    monkeypatch.setattr(application, "read_request", read)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(complete, port, prompt="the cat")
+        try:
+            assert begun.wait(HELD_UP)
+            assert ask(port, "GET", "/health")[0] == 200
+        finally:
+            go_on.set()
+        assert answer.result()["usage"]["prompt_tokens"] == 2
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: "
+
+
+def rest(connection):
+    """What comes until the server closes the connection."""
+    content = b""
+    with suppress(ConnectionError):
+        while part := connection.recv(1000):
+            content += part
+    return content
+
+
+@pytest.mark.parametrize(
+    ("module", "part", "answer"),
+    [
+        (application, b"", b""),
+        (application, HEAD, b""),
+        (requests, HEAD + b'9\r\n\r\n{"p', b'{"error": {"message": "the body did not come within 0.05 seconds"'),
+    ],
+)
+def test_a_request_that_does_not_come_to_its_end_is_given_up(port, monkeypatch, module, part, answer):
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 0.05)
+    with socket.create_connection(("127.0.0.1", port), timeout=HELD_UP) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(part)
+        found = rest(connection)
+    assert found.startswith(b"HTTP/1.1 408 " if answer else b"") and answer in found and bool(found) == bool(answer)
+
+
+def test_more_connections_than_the_limit_are_told_to_come_later(port, monkeypatch):
+    monkeypatch.setattr(application, "CONNECTIONS", 0)
+    status, headers, text = ask(port, "POST", "/v1/completions", {"prompt": "the"})
+    assert status == 503 and headers["connection"] == "close" and "too many" in json.loads(text)["error"]["message"]
+
+
+def test_the_end_does_not_wait_for_those_who_do_not_come_to_theirs(checkpoint, monkeypatch):
+    def hold_up(self, tokens):  # a generation that the time limit does not end
+        assert self.gone.wait(HELD_UP)
+        raise answers.Over
+
+    monkeypatch.setattr(server, "CLOSING_SECONDS", 0)
+    body, stream = b'{"prompt": "the"}', b'{"prompt": "the", "stream": true}'
+    parts = {
+        "nothing": b"",
+        "half a head": HEAD,
+        "half a body": HEAD + b'9\r\n\r\n{"p',
+        "whole": HEAD + b"%d\r\n\r\n" % len(body) + body,
+        "stream": HEAD + b"%d\r\n\r\n" % len(stream) + stream,
+    }
+    with running(checkpoint, time_limit=0.5) as port:
+        monkeypatch.setattr(answers.Writer, "put", hold_up)
+        clients = {name: socket.create_connection(("127.0.0.1", port), timeout=HELD_UP) for name in parts}
+        for name, part in parts.items():
+            clients[name].sendall(part)
+        assert clients["stream"].recv(1000)  # it has begun, and the others were sent before
+    found = {name: rest(connection) for name, connection in clients.items()}
+    assert found["nothing"] == found["half a head"] == b""
+    for name in ("half a body", "whole"):
+        assert found[name].startswith(b"HTTP/1.1 503 ") and b'"message": "the server is ending"' in found[name]
+    assert b'"message": "the server is ending"' in found["stream"] and b"data: [DONE]" in found["stream"]
+
+
+def test_a_server_on_this_machines_own_address_answers_to_its_names_alone(checkpoint):
+    assert server.hosts_of("0.0.0.0", "0.0.0.0") is None and "[::1]" in server.hosts_of("::1", "::1")
+    with running(checkpoint, hosts=server.hosts_of("Here", "127.0.0.1")) as port:
+        names = ["localhost", "127.0.0.1", "[::1]", f"localhost:{port}", f"[::1]:{port}", "LOCALHOST", "here"]
+        for name in names:
+            assert ask(port, "GET", "/health", Host=name)[0] == 200
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "localhost@evil.example"):
+            status, _, text = ask(port, "POST", "/v1/completions", {"prompt": "the"}, Host=name)
+            assert status == 400 and "this server is reached as" in json.loads(text)["error"]["message"]
+
+
+def test_an_empty_prompt_is_told_what_stands_before_a_text(checkpoint, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(changed(checkpoint, tmp_path))
+    for begin, start in ((None, "<eos>"), ("<unk>", "<unk>")):
+        tokenizer.bos_token = begin
+        tokenizer.save_pretrained(tmp_path / NAME)
+        with running(str(tmp_path / NAME)) as port:
+            text = ask(port, "POST", "/v1/completions", {"prompt": ""})[2]
+            assert f"a text from its beginning has the prompt '{start}'" in json.loads(text)["error"]["message"]
+            assert complete(port, prompt=start)["usage"]["prompt_tokens"] == 1
 
 
 def test_what_cannot_be_served_is_refused_before_anything_listens(checkpoint, tmp_path, monkeypatch):
     backbone = tmp_path / "backbone"
     RNNModel(RNNConfig(vocab_size=5, hidden_size=4)).save_pretrained(backbone)
     (tmp_path / "a@b").mkdir()
-    for name, words in ((backbone, "it is a RNNModel"), (tmp_path / "a@b", "@"), (tmp_path, "cannot serve the model")):
+    more = AutoTokenizer.from_pretrained(changed(checkpoint, tmp_path))
+    more.add_tokens(["more"])
+    more.save_pretrained(tmp_path / NAME)
+    refused = {
+        backbone: "it is a RNNModel",
+        tmp_path / "a@b": "cannot serve the model",
+        tmp_path: "cannot serve the model",
+        tmp_path / NAME: "its tokenizer has ids up to 18, and it knows 18",
+    }
+    for name, words in refused.items():
         with pytest.raises(ValueError, match=words):
-            serving.build_server(str(name))
+            server.build_server(str(name))
     for limits in ({"max_tokens_limit": 1}, {"time_limit": 0.0}, {"time_limit": float("nan")}):
         with pytest.raises(ValueError, match=f"--{next(iter(limits))}"):
-            serving.build_server(checkpoint, **limits)
-    monkeypatch.setattr(serving, "is_serve_available", lambda: False)
+            server.build_server(checkpoint, **limits)
+    monkeypatch.setattr(server, "is_serve_available", lambda: False)
     with pytest.raises(ImportError, match=re.escape("pip install 'rnn_hf[serving]'")):
-        serving.build_server(checkpoint)
+        server.build_server(checkpoint)
 
 
 def test_a_port_that_is_not_to_be_had_is_said_before_a_model_is_loaded():
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="--port .*: Address already"):
-        serving.serve("nowhere", port=taken.getsockname()[1])
+        server.serve("nowhere", port=taken.getsockname()[1])
     with pytest.raises(ValueError, match="--port must be from 0 to 65535, got 70000"):
-        serving.serve("nowhere", port=70_000)
+        server.serve("nowhere", port=70_000)
 
 
 @contextmanager
@@ -347,7 +592,8 @@ def test_shutdown_answers_what_was_begun_refuses_what_is_new_and_leaves_nothing(
     cwd.mkdir()
     with command(checkpoint, cwd, HF_HUB_OFFLINE="1", HF_HOME=str(cache)) as (process, port):
         assert accepts("127.0.0.1", port) and not accepts("127.0.0.2", port)  # this machine too, as others see it
-        asked = {"model": checkpoint, "prompt": "the", "temperature": 0, "max_tokens": 6_000}
+        assert ask(port, "GET", "/health", Host="evil.example")[0] == 400
+        asked = {"model": NAME, "prompt": "the", "temperature": 0, "max_tokens": 6_000}
         stream = iter(client(port).completions.create(**asked, stream=True))
         next(stream)
         waiting = http.client.HTTPConnection("127.0.0.1", port, timeout=HELD_UP)

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of one model: completions, whole and as streams, with checks and limits."""
