@@ -359,6 +359,14 @@ def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
     assert [path.name for path in (tmp_path / "a").glob("checkpoint-*")] == ["checkpoint-1"]
 
 
+def test_no_model_of_the_run_before_stands_beside_the_run_json_of_the_one_that_replaced_it(run, tmp_path, monkeypatch):
+    run("a", max_steps=1)
+    monkeypatch.setattr(loop.TrainingRun, "_evaluate", lambda self, bar: None)  # as if it was stopped before
+    run("a", max_steps=2, overwrite_output_dir=True)
+    left = {path.name for path in (tmp_path / "a").iterdir()}
+    assert not left & {"model.safetensors", "config.json"} and "checkpoint-2" in left
+
+
 def test_a_directory_with_checkpoints_alone_is_a_run_too(run, tmp_path):
     run("a", max_steps=2)
     (tmp_path / "a/run.json").unlink()
@@ -444,9 +452,9 @@ def test_a_broken_run_json_is_named(run, tmp_path, content):
         run("a", resume_from_checkpoint="last")
 
 
-@pytest.mark.parametrize("size, file", [(900, "model.safetensors"), (1, "metrics.jsonl")])
+@pytest.mark.parametrize("size, file", [(100_000, "model.safetensors"), (1, "metrics.jsonl")])
 def test_a_full_disk_at_the_best_model_or_a_line_of_metrics_is_named(run, tmp_path, monkeypatch, size, file):
-    """The best model is not there yet, and the limit is less than one of its files has."""
+    """The best model is not there yet; the limit lets pass its code and not its weights."""
     original, limits = loop.TrainingRun._validate, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(self, bar):
@@ -458,7 +466,7 @@ def test_a_full_disk_at_the_best_model_or_a_line_of_metrics_is_named(run, tmp_pa
 
     monkeypatch.setattr(loop.TrainingRun, "_validate", full)
     with pytest.raises(OSError, match=rf"cannot write .*{file}.*If the disk is full.*whole are no checkpoints yet"):
-        run("a", eval_steps=1)
+        run("a", eval_steps=1, hidden_size=100)
     assert not (tmp_path / "a/model.safetensors").exists() and not list((tmp_path / "a").glob("*writing*"))
 
 
