@@ -5,12 +5,12 @@
 MODEL is a directory, which requests name by its last part, or a name on the Hub. There is no access control.
 """
 
-import sys
 from argparse import ArgumentParser
 
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.serving.server import serve
+from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:
@@ -23,16 +23,12 @@ def main() -> int:
     parser.add_argument("--with_unknown", action="store_true", help="let the token for unknown words be generated")
     arguments = parser.parse_args()
     disable_progress_bar()
-    try:
-        serve(
-            arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit,
-            arguments.with_unknown,
-        )  # fmt: skip
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    serve(
+        arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit,
+        arguments.with_unknown,
+    )  # fmt: skip
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
