@@ -114,7 +114,7 @@ def _surprisals(
     found: list[list[float]] = [[] for _ in ids]
     longest = max(map(len, ids))
     device = torch.device("cpu") if model.device.type == "meta" else model.device  # weights on a disk
-    state = RNNCache(model.config) if state is None else state  # type: ignore[arg-type]
+    state = RNNCache(model.config) if state is None else state
     for first in range(0, longest, window):
         targets = [row[first : first + window] for row in ids]
         inputs = [[start, *row][first : first + len(part)] for row, part in zip(ids, targets, strict=True)]

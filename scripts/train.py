@@ -25,7 +25,9 @@ def main() -> int:
     if result["is_complete"]:
         print(f"model, run.json, metrics.jsonl and curve.png are in {directory}")
     else:
-        print(f"stopped at step {result['steps']}; go on with --resume_from_checkpoint last")
+        how = "go on with --resume_from_checkpoint last"
+        how = how if arguments.training.save_total_limit else "--save_total_limit 0 left no checkpoint to go on from"
+        print(f"stopped at step {result['steps']}; {how}")
     return 0
 
 

@@ -328,7 +328,7 @@ def test_the_script_refuses_int8_without_a_text_before_anything_is_written(scrip
     text.write_text("\n".join(LINES))
     for flags, message in (
         (["--train_file", text], "error: --int8 needs a validation text: add --validation_file FILE\n"),
-        ([], rf"error: {re.escape(str(model_dir))} has no run.json: name a corpus by .*\n"),
+        ([], rf"error: {re.escape(str(model_dir))} has no run.json of a training run: name a corpus by .*\n"),
         (["--validation_file", tmp_path / "none"], "error: no file .*none for the validation split\n"),
     ):
         capsys.readouterr()
