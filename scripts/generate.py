@@ -37,8 +37,9 @@ def main() -> int:
     if past_end:
         model.generation_config.eos_token_id = None
         options["skip_special_tokens"] = False
-    if unknown_id(tokenizer) is not None and not with_unknown:
-        options["bad_words_ids"] = [[unknown_id(tokenizer)]]
+    unknown = unknown_id(tokenizer)
+    if unknown not in (None, tokenizer.eos_token_id) and not with_unknown:  # some have one token for both
+        options["bad_words_ids"] = [[unknown]]
     set_seed(seed)
     generator = pipeline("text-generation", model=model, tokenizer=tokenizer)
     begin = tokenizer.convert_ids_to_tokens(start_id(tokenizer))
