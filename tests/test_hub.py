@@ -426,6 +426,11 @@ def test_a_path_that_occurs_elsewhere_is_replaced_where_it_is_a_path_alone(name)
     assert found["command"] == f"train.py --ptb_dir DIR --output_dir={shown} --optim sgd --window 2"
 
 
+def test_a_run_on_penn_treebank_by_its_directory_alone_names_the_corpus():
+    found = cleaned(dataset_name=None, ptb_dir="/home/me/ptb")
+    assert found["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None}
+
+
 def test_no_directory_stays_where_one_path_is_the_beginning_of_another():
     names = {"output_dir": "/home/X", "resume_from_checkpoint": "/home/X/private/checkpoint-5"}
     command = "train.py --output_dir /home/X --resume-from-checkpoint /home/X/private/checkpoint-5"

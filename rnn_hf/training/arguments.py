@@ -264,17 +264,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     return Arguments(model, data, training, recipe)
 
 
-class _AsWritten(yaml.SafeLoader):
-    """YAML whose scalars stay as they are written, as those of flags do: `2024_05` is no number, `no` is not false."""
-
-
-_NULL = "tag:yaml.org,2002:null"
-_AsWritten.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag == _NULL]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
     """The values of a recipe as they are written there, to be parsed as flags are; `None` for a key without one.
 
@@ -285,7 +274,8 @@ def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
     if not Path(path).is_file():
         raise ValueError(f"no recipe {path}; recipes are YAML files, see scripts/recipes/")
     try:
-        root = yaml.compose(Path(path).read_text(encoding="utf-8-sig"), Loader=_AsWritten)
+        # Nodes, which have the text of a value: loaded, 2024_05 would be a number and `no` false.
+        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not YAML: {error}") from error
     if not isinstance(root, yaml.MappingNode):
@@ -299,7 +289,7 @@ def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
             raise ValueError(f"recipe {path}: {name!r} is there twice, again in line {key.start_mark.line + 1}")
         if not isinstance(value, yaml.ScalarNode):
             raise ValueError(f"recipe {path}: {name!r} must be one value")
-        values[name] = None if value.tag == _NULL else value.value
+        values[name] = None if value.tag == "tag:yaml.org,2002:null" else value.value
     return values
 
 
