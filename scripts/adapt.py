@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics, tune
+from rnn_hf.commands import run_command
 from rnn_hf.data.corpora import SPLITS, lines_of
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import load_corpus_of, load_model, save_scores
-from rnn_hf.training.arguments import run_command
 
 
 # What is tried for each way to adapt: where it starts, and the values of each setting.

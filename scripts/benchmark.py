@@ -10,7 +10,6 @@ ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process.
 """
 
 import logging
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.machine import describe_machine
+from rnn_hf.commands import run_command
 from rnn_hf.files import write_json
 from rnn_hf.results import conditions, table
 from rnn_hf.training.reporting import versions
@@ -36,7 +36,7 @@ def measure(arguments: Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("what", choices=["train", "generate", "deploy"])
     parser.add_argument("--rounds", type=int, default=9, help="in each a candidate runs twice, the second is timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of train")
@@ -58,11 +58,7 @@ def main() -> int:
             parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("rnn_hf.benchmarking").setLevel(logging.INFO)
-    try:
-        tables = measure(arguments)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    tables = measure(arguments)
     machine = describe_machine(arguments.device)
     about = {"rounds": arguments.rounds, "device": arguments.device, "versions": versions(), "machine": machine}
     print("Ratios are times over the other's in the same round (median; below 1 is faster):\n")
@@ -77,4 +73,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

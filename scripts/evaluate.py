@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.commands import run_command
 from rnn_hf.data.corpora import SPLITS, load_corpus
 from rnn_hf.evaluation import evaluate_splits, load_corpus_of, save_scores
-from rnn_hf.training.arguments import run_command
 
 
 CORPUS_FLAGS = list(signature(load_corpus).parameters)

@@ -8,9 +8,9 @@ from argparse import ArgumentParser
 from transformers import pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.commands import run_command
 from rnn_hf.data.tokenization import start_id, unknown_id
 from rnn_hf.evaluation import load_model
-from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from rnn_hf.analysis import inspect, plot_inspection
+from rnn_hf.commands import run_command
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import load_corpus_of, load_model
 from rnn_hf.files import write_json
-from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:

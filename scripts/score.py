@@ -12,9 +12,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.commands import run_command
 from rnn_hf.evaluation import load_model
 from rnn_hf.scoring import PER_NAT, score
-from rnn_hf.training.arguments import run_command
 
 
 # What would break a line of the table, or a column, is written as in a string of Python.

@@ -9,8 +9,8 @@ from argparse import ArgumentParser
 
 from transformers.utils.logging import disable_progress_bar
 
+from rnn_hf.commands import run_command
 from rnn_hf.serving.server import serve
-from rnn_hf.training.arguments import run_command
 
 
 def main() -> int:

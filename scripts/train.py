@@ -9,7 +9,8 @@ Flags override the recipe. See `python scripts/train.py --help` for all of them.
 from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.training.arguments import parse_arguments, run_command
+from rnn_hf.commands import run_command
+from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
 
 

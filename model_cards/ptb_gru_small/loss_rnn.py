@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from .kernels_rnn import fastest, has_onednn, onednn_product, size_class, type_name
@@ -63,7 +64,13 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: torch.Tensor):
+        if getattr(ctx, "was_run", False):
+            raise RuntimeError(
+                "the loss in parts has its gradients for one backward pass; for a second one pass `skip_logits=False`"
+            )
+        ctx.was_run = True
         return *(gradient.mul_(grad_outputs[0]) for gradient in ctx.saved_tensors), None, None, None, None, None
 
 

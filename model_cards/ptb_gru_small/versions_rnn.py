@@ -11,6 +11,7 @@ import torch
 import transformers
 from transformers import cache_utils, generation, modeling_outputs
 from transformers.generation import GenerationMixin
+from transformers.models.auto import modeling_auto
 from transformers.utils import ModelOutput, logging
 
 
@@ -117,6 +118,13 @@ def register_static_layer(kind: type) -> None:
         table[kind._layer_type] = kind  # type: ignore[attr-defined]
 
 
+def register_causal(kind: type) -> None:
+    """Let Trainer's `label_smoothing_factor` shift the labels of this class, which it does by a table of names."""
+    table = getattr(modeling_auto, "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", None)
+    if table is not None:
+        table.setdefault(kind.config_class.model_type, kind.__name__)  # type: ignore[attr-defined]
+
+
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast gives on a device, `None` where it is off or where the device has none (`meta`)."""
     try:
@@ -141,6 +149,7 @@ __all__ = [
     "answering_to_either",
     "autocast_dtype",
     "one_cache",
+    "register_causal",
     "register_static_layer",
     "rename_cache",
     "warn_if_untested",

@@ -3,13 +3,14 @@
 import copy
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .configuration_rnn import RNNConfig
@@ -163,8 +164,22 @@ class RNNCache(Cache):
 
     layers: list[RecurrentStateLayer]
 
-    def __init__(self, config: RNNConfig):
-        super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
+    def __init__(self, config: RNNConfig | Iterable[tuple[torch.Tensor, torch.Tensor | None]]):
+        # Several GPUs in one process: torch's `gather` builds the state of the whole batch from what `__iter__` gives.
+        if isinstance(config, PreTrainedConfig):
+            super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
+            return
+        parts = list(config)
+        super().__init__(layers=[RecurrentStateLayer() for _ in parts])
+        for layer, (hidden, cell) in zip(self.layers, parts, strict=True):
+            layer.lazy_initialization(hidden, cell)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        """`(h, c)` of each layer."""
+        return ((layer.keys, layer.values) for layer in self.layers)
+
+    def __copy__(self) -> "RNNCache":
+        return self.copy()  # with layers of its own, which the model replaces the content of
 
     def detach(self) -> "RNNCache":
         """Cut the autograd graph behind the state, in place; returns the cache."""
@@ -243,9 +258,13 @@ class RNNCache(Cache):
         """Read a state of `model` from a file, onto its device, tokens counted anew (see `restart`).
 
         Raises:
-            ValueError: It is the state of another model: weights or configuration differ.
+            ValueError: It is the state of another model, whose weights or configuration differ, or no state at all.
         """
-        with safe_open(path, framework="pt") as file:
+        try:
+            opened = safe_open(path, framework="pt")
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)} is not a whole file of a state: {error}") from error
+        with opened as file:
             if (file.metadata() or {}).get("model") != identity_of(model):
                 raise ValueError(f"{os.fspath(path)} is the state of another model: other weights, or another type")
             # In the type of the model: what runs it without its modules may have another.

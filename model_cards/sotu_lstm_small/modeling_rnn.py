@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn import init
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
@@ -25,11 +25,25 @@ from .generation_rnn import RNNGenerationMixin
 from .layers_rnn import Compaction, RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
-from .versions_rnn import CACHE_NAME, BaseModelOutputWithPast, CausalLMOutputWithPast, one_cache
+from .versions_rnn import (
+    CACHE_NAME,
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    one_cache,
+    register_causal,
+)
 
 
+# Arguments that pack several texts into a row, and those that say nothing to this network.
+PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "seq_idx"}
+IGNORED = {
+    "cache_position", "head_mask", "max_length_k", "max_length_q", "num_items_in_batch", "position_ids", "return_dict",
+    "token_type_ids",
+}  # fmt: skip
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
+
+logger = logging.get_logger(__name__)
 
 
 def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
@@ -181,23 +195,24 @@ class RNNModel(RNNPreTrainedModel):
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
             past_key_values: The name of `cache` before transformers 5.24.
+            kwargs: What transformers passes to every model. Other names give a warning.
 
         Returns:
             `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
-            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit,
+                several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
         self._check_inputs(input_ids, inputs_embeds)
-        if kwargs.get("head_mask") is not None:
-            raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         inputs = inputs_embeds if input_ids is None else input_ids
         states = self._read_state(cache, len(inputs))
         mask = self._read_mask(attention_mask, inputs)
+        check_extra(kwargs, mask)
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
@@ -234,8 +249,9 @@ class RNNModel(RNNPreTrainedModel):
             else:
                 before = self._zeros_if_none(states[index], index, outputs)
                 raw, _, cell = layer(outputs, *before, rows.padding)
-                states[index] = (rows.last(raw, before[0]), cell)
                 shown = rows.spread(raw, before[0]) if keeps or is_last else None
+                # A copy, as a view would hold the outputs of the whole window with the state.
+                states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
             if keeps:
                 hidden_states.append(shown)
             if not is_last:
@@ -408,6 +424,42 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         return loss / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+def check_extra(given: dict[str, Any], mask: torch.Tensor | None) -> None:
+    """Refuse or warn of arguments without a name in `forward`, so that none is passed by in silence.
+
+    Args:
+        given: By name.
+        mask: `(B, T)`, true at real tokens; `None` where all are.
+
+    Raises:
+        ValueError: Heads are masked, or a row holds several texts.
+    """
+    if given.get("head_mask") is not None:
+        raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
+    packed = [name for name in PACKED if given.get(name) is not None]
+    if begins_again(given.get("position_ids"), mask):
+        packed.append("position_ids")
+    if packed:
+        raise ValueError(
+            f"`{packed[0]}` says that a row holds several texts, and the state would go from one to the next: give "
+            "each text a row of its own, padded, with an `attention_mask`"
+        )
+    for name in given.keys() - IGNORED - PACKED:
+        if given[name] is not None and given[name] is not False:
+            logger.warning_once(f"`{name}` is no argument of {RNNModel.__name__} and has no effect")
+
+
+def begins_again(positions: torch.Tensor | None, mask: torch.Tensor | None) -> bool:
+    """Whether the positions of real tokens, `(B, T)`, fall within a row."""
+    if positions is None or positions.is_meta:
+        return False
+    positions = torch.atleast_2d(positions)
+    falls = positions[:, 1:] <= positions[:, :-1]
+    if mask is not None:
+        falls = falls & mask[:, 1:] & mask[:, :-1]
+    return bool(falls.any())
+
+
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
     """The positions of `(B, T, H)` that `logits_to_keep` names, as transformers defines its forms."""
     if isinstance(logits_to_keep, int):
@@ -434,5 +486,6 @@ def tiny_network() -> RNNForCausalLM:
 
 
 RNNGenerationMixin.tiny_network = staticmethod(tiny_network)
+register_causal(RNNForCausalLM)
 
 __all__ = ["RNNForCausalLM", "RNNLayer", "RNNModel", "RNNPreTrainedModel"]

@@ -68,7 +68,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: torch.Tensor):
         if getattr(ctx, "was_run", False):
             raise RuntimeError(
-                "the loss in parts keeps its gradients for one backward pass; for a second one pass `skip_logits=False`"
+                "the loss in parts has its gradients for one backward pass; for a second one pass `skip_logits=False`"
             )
         ctx.was_run = True
         return *(gradient.mul_(grad_outputs[0]) for gradient in ctx.saved_tensors), None, None, None, None, None

@@ -4,43 +4,19 @@ import argparse
 import dataclasses
 import difflib
 import inspect
-import io
 import math
-import os
 import re
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from rnn_hf.models import RNNConfig
-
-
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run the `main` of a command and exit with its code: a user's mistake is one line and code 2.
-
-    What a console cannot show is printed as `\\u2581`, and the command ends without a word when its reader, such as
-    `head`, has seen enough.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more on its way out, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        code = 2
-    sys.exit(code)
 
 
 def _refuse_non_finite(arguments: Any) -> None:

@@ -393,6 +393,6 @@ class TrainingRun:
             return
         try:
             tqdm.write(f"pushed: {self.pusher.finish(f'Trained for {self.progress.step} steps')}")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
             raise HubError(message) from error

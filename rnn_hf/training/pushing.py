@@ -39,7 +39,7 @@ class Pusher:
         try:
             # The files are taken now: the run goes on to replace them, and models are not safe to load in a thread.
             self._take_files()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return self.say(f"not pushed, the run goes on: {error}")
         self.thread = threading.Thread(target=self._push_and_say, args=(message,), daemon=True)
         self.thread.start()
@@ -61,7 +61,7 @@ class Pusher:
     def _push_and_say(self, message: str) -> None:
         try:
             self.say(f"pushed: {self._push(message)}")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.say(f"not pushed, the run goes on: {error}")
 
     def _push(self, message: str) -> str:

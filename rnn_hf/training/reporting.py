@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Iterable
 from importlib import metadata
@@ -31,7 +32,7 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     """The command of this process, its program by file name."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 class Metrics:

@@ -102,3 +102,9 @@ def test_processes_share_what_was_drawn(columns, ranks):
     for index in range(len(whole)):
         together = [torch.cat(parts) for parts in zip(*(share[index] for share in shares), strict=True)]
         assert all(torch.equal(a, b) for a, b in zip(together, whole[index], strict=True))
+
+
+def test_each_column_is_turned_to_a_place_of_its_own_and_differently_at_each_epoch():
+    stream = TokenStream(np.arange(1000), 0, 10, 7)
+    places = [stream.for_epoch(3, epoch, partial_shuffle=True).targets[:, 0] % 100 for epoch in range(2)]
+    assert len(set(places[0].tolist())) > 5 and not torch.equal(*places)

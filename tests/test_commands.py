@@ -1,0 +1,48 @@
+"""How a command ends: with a line for a mistake, a traceback for a bug, quietly when nobody reads on."""
+
+import io
+import os
+import sys
+
+import pytest
+
+from rnn_hf.commands import run_command
+
+
+def ending(main):
+    with pytest.raises(SystemExit) as stop:
+        run_command(main)
+    return stop.value.code
+
+
+def fail(error):
+    raise error
+
+
+def say(text):
+    sys.stdout.write(text)
+    return 0
+
+
+def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(capsys):
+    assert ending(lambda: 0) == 0 and ending(lambda: 1) == 1
+    assert ending(lambda: fail(ValueError("too large"))) == 2
+    assert capsys.readouterr().err == "error: too large\n"
+    with pytest.raises(KeyError):
+        run_command(lambda: fail(KeyError("a bug")))
+
+
+def test_a_console_shows_a_character_that_it_lacks_by_its_number(monkeypatch):
+    console = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", console)
+    assert ending(lambda: say("caf\xe9 \u2581the \udce9")) == 0
+    assert console.buffer.getvalue() == b"caf\\xe9 \\u2581the \\udce9"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(monkeypatch, capsys):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as broken:
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert ending(lambda: say("a")) == 1
+    assert capsys.readouterr().err == ""
