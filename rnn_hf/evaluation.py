@@ -17,7 +17,7 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from rnn_hf.data.corpora import lines_of, load_corpus
+from rnn_hf.data.corpora import lines_of, load_corpus, split_off_validation
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.files import read_json, read_run, sha256_of, write_json
@@ -89,7 +89,13 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Data
             f"{name} has no run.json of a training run: name a corpus by --dataset_name, --ptb_dir or --test_file"
         )
     data = run["arguments"]["data"]
-    return load_corpus(**{key: data[key] for key in signature(load_corpus).parameters if key in data})
+    try:
+        corpus = load_corpus(**{key: data[key] for key in signature(load_corpus).parameters if key in data})
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}, as {path} calls it: give the files of the corpus by flags") from error
+    if "train" in corpus and "validation" not in corpus:
+        corpus |= split_off_validation(corpus["train"], data.get("validation_split_percentage", 5))
+    return corpus
 
 
 def evaluate_splits(
@@ -138,8 +144,13 @@ def describe_weights(model_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: It has no model.safetensors.
+        ValueError: They are in several files.
     """
     path = model_dir / "model.safetensors"
+    if path.with_name(f"{path.name}.index.json").is_file():
+        raise ValueError(
+            f"the weights in {model_dir} stand in several files: save them in one (max_shard_size='50GB')"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}")
     parameters, dtypes = 0, set()

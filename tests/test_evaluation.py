@@ -1,5 +1,6 @@
 """Perplexity: every token once, the state carried, the same for any window."""
 
+import json
 import math
 
 import numpy as np
@@ -9,8 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnn_hf import RNNConfig, RNNForCausalLM
-from rnn_hf.evaluation import evaluate, evaluating, load_corpus_of, unigram_loss
+from rnn_hf.data.corpora import lines_of
+from rnn_hf.data.tokenization import encode_stream
+from rnn_hf.evaluation import describe_weights, evaluate, evaluating, load_corpus_of, unigram_loss
 from rnn_hf.files import write_json
+from rnn_hf.training.arguments import DataArguments
+from rnn_hf.training.setup import prepare_corpus
 
 
 def model_of(cell_type):
@@ -90,3 +95,31 @@ def test_the_unigram_model_is_a_distribution_that_knows_frequencies():
     losses = [unigram_loss(train, np.array([token]), vocab_size=3) for token in range(3)]
     assert sum(math.exp(-loss) for loss in losses) == pytest.approx(1)
     assert [math.exp(-loss) for loss in losses] == pytest.approx([4 / 7, 2 / 7, 1 / 7])
+
+
+def test_the_lines_that_a_run_set_aside_for_validation_are_scored_again(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {number}\n" for number in range(50)))
+    data = {"train_file": str(text), "validation_split_percentage": 10}
+    write_run(tmp_path, data)
+    corpus, trained = load_corpus_of(str(tmp_path)), prepare_corpus(DataArguments(**data))
+    for split in ("train", "validation"):
+        assert encode_stream(lines_of(corpus[split]), trained.tokenizer).tolist() == trained.streams[split].tolist()
+    assert len(corpus["validation"]) == 5
+
+
+def test_a_text_that_is_gone_is_named_with_the_file_that_calls_it_so(tmp_path):
+    write_run(tmp_path, {"train_file": "gone.txt"})
+    with pytest.raises(FileNotFoundError, match=r"no file gone.txt .* as .*run\.json calls it: give .* by flags"):
+        load_corpus_of(str(tmp_path))
+
+
+def write_run(directory, data):
+    arguments = {"model": {}, "data": data, "training": {}}
+    (directory / "run.json").write_text(json.dumps({"arguments": arguments}))
+
+
+def test_weights_in_several_files_are_refused_in_words(tmp_path):
+    RNNForCausalLM(RNNConfig(vocab_size=50, hidden_size=8)).save_pretrained(tmp_path, max_shard_size=2000)
+    with pytest.raises(ValueError, match="in several files: save them in one"):
+        describe_weights(tmp_path)

@@ -411,7 +411,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
             num_items_in_batch: Divides the summed loss in place of the number of targets.
             label_smoothing: Share of each target that is spread over all words (Szegedy et al., 2016).
         """
-        targets = targets.flatten()
+        targets = targets.flatten().long()
         # The loss in parts reads the weights themselves, so only where nothing else would be run on the way.
         if logits is None and self.mixture is None and self._has_plain_head():
             weight, bias = self.lm_head.weight, self.lm_head.bias

@@ -183,3 +183,17 @@ def lines_of(dataset: Dataset) -> Iterator[str]:
         for line in re.split("\r\n|\n|\r", (text or "").removeprefix("\ufeff")):
             if line.strip():
                 yield line
+
+
+def split_off_validation(dataset: Dataset, percentage: int) -> DatasetDict:
+    """The lines of a text as `train`, and its last ones, `percentage` of a hundred, as `validation`.
+
+    Raises:
+        ValueError: There are too few lines.
+    """
+    lines = list(lines_of(dataset))
+    kept = len(lines) * (100 - percentage) // 100
+    if not kept:
+        raise ValueError("too few lines of text to set some aside for validation: give --validation_file")
+    parts = {"train": lines[:kept], "validation": lines[kept:]}
+    return DatasetDict({split: Dataset.from_dict({"text": part}) for split, part in parts.items()})

@@ -14,7 +14,7 @@ from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from rnn_hf.data.corpora import lines_of, load_corpus
+from rnn_hf.data.corpora import lines_of, load_corpus, split_off_validation
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import (
     KINDS,
@@ -81,14 +81,11 @@ def prepare_corpus(arguments: DataArguments) -> Corpus:
         ValueError: As `load_corpus` and `build_tokenizer`.
     """
     corpus = read_corpus(arguments)
-    lines = {split: list(lines_of(corpus[split])) for split in ("train", "validation") if split in corpus}
-    if "train" not in lines:
+    if "train" not in corpus:
         raise ValueError("training needs a training text: --train_file FILE, or a --dataset_name with such a split")
-    if "validation" not in lines:
-        kept = len(lines["train"]) * (100 - arguments.validation_split_percentage) // 100
-        lines = {"train": lines["train"][:kept], "validation": lines["train"][kept:]}
-        if not lines["train"]:
-            raise ValueError("too few lines of text to set some aside for validation: give --validation_file")
+    if "validation" not in corpus:
+        corpus = split_off_validation(corpus["train"], arguments.validation_split_percentage)
+    lines = {split: list(lines_of(corpus[split])) for split in ("train", "validation")}
     if arguments.tokenizer in KINDS:
         tokenizer: PreTrainedTokenizerBase = build_tokenizer(
             lines["train"], arguments.tokenizer, arguments.vocab_size, arguments.min_frequency, arguments.lowercase

@@ -223,6 +223,8 @@ def test_loss_is_the_mean_over_the_labels_that_count(make_model, cell):
     counted = [(b, t) for b in range(3) for t in range(1, 6) if labels[b, t] != -100]
     expected = -sum(log_probabilities[b, t - 1, labels[b, t]] for b, t in counted) / len(counted)
     torch.testing.assert_close(output.loss, expected)
+    for skips in (False, True):  # as NumPy and some collators give them
+        torch.testing.assert_close(model(ids, labels=labels.int(), skip_logits=skips).loss, expected)
 
 
 def test_shift_labels_say_the_token_after_each_position(make_model, cell):
