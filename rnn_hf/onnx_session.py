@@ -1,5 +1,7 @@
 """ONNX Runtime: the module, its providers by name, and sessions on exported files."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 from rnn_hf.onnx_graph import import_onnx
@@ -11,6 +13,9 @@ PROVIDERS = {
     "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu"),
     "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu, and TensorRT"),
 }
+# Releases whose products of 8-bit matrices are wrong in some rows, on several threads of a CPU with AMX. Measured with
+# 1.20.0, 1.21.1, 1.22.1, 1.23.2, 1.24.1 and 1.25.0; microsoft/onnxruntime issue 26324 reports it of 1.23.1.
+WRONG_INT8 = re.compile(r"1\.2[1-4]\.")
 
 
 def import_onnxruntime() -> Any:
@@ -46,10 +51,18 @@ def open_session(graph: str | bytes, provider: str, threads: int) -> Any:
     """An ONNX Runtime session on a file or its content.
 
     Raises:
+        ImportError: The file is in 8 bits, and this release of ONNX Runtime computes these wrongly.
         OSError: It is no graph that ONNX Runtime can load.
         ValueError: The provider is installed and does not start.
     """
     onnxruntime, wanted = import_onnxruntime(), PROVIDERS[provider][0]
+    if WRONG_INT8.match(onnxruntime.__version__):
+        content = graph if isinstance(graph, bytes) else Path(graph).read_bytes() if Path(graph).is_file() else b""
+        if b"MatMulInteger" in content or b"DynamicQuantizeLSTM" in content:
+            raise ImportError(
+                f"onnxruntime {onnxruntime.__version__} multiplies 8-bit matrices wrongly on some CPUs: install 1.25 "
+                "or later, or 1.20, or take the float32 file"
+            )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Its idle threads would wait by spinning, on the cores of whoever runs next: PyTorch, which chooses the token.

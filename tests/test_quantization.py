@@ -4,6 +4,7 @@ import logging
 import re
 import runpy
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from rnn_hf.export import SIZES, check_folder, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx_model import RNNONNXForCausalLM
+from rnn_hf.onnx_session import open_session
 from rnn_hf.quantization import quantize, write_int8
 
 
@@ -163,6 +165,17 @@ def test_at_any_size_and_from_any_state_logits_and_state_are_near(make_int8, cel
             assert np.abs(int8 - float32).max() <= NEAR * np.ptp(float32), name
 
 
+@pytest.mark.parametrize("version", ["1.20.1", "1.21.0", "1.24.4", "1.25.0"])
+def test_releases_that_multiply_8_bits_wrongly_run_the_float_file_alone(make_int8, monkeypatch, version):
+    _, folder, _ = make_int8(cell_type="lstm")
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    open_session(str(folder / "model.onnx"), "cpu", 1)
+    with (
+        nullcontext() if version in ("1.20.1", "1.25.0") else pytest.raises(ImportError, match="install 1.25 or later")
+    ):
+        open_session(str(folder / "model_int8.onnx"), "cpu", 1)
+
+
 def test_a_word_of_small_weights_is_as_near_as_one_of_large_ones(tmp_path):
     scales = torch.logspace(0, -4, len(TOKENIZER))
     folder = tmp_path / "onnx"
@@ -300,8 +313,9 @@ def script(monkeypatch, capsys):
 
     def run(*argv):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, argv)])
-        status = runpy.run_path(str(SCRIPT))["main"]()
-        return status, *capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return stop.value.code, *capsys.readouterr()
 
     return run
 
