@@ -31,8 +31,8 @@ demo: $(VENV)/.demo  ## train a small model on the offline corpus and write text
 test: $(VENV)/.dev  ## run the tests that need no GPU, no network and no patience
 	$(BIN)/python -m pytest -n auto
 
-test-slow: $(VENV)/.dev  ## run the slow tests too
-	$(BIN)/python -m pytest -n auto -m "not gpu and not network"
+test-slow: $(VENV)/.dev  ## run the slow tests alone
+	$(BIN)/python -m pytest -n auto -m "slow and not gpu and not network"
 
 # What other releases of the dependencies could change: models, generation, the ONNX runner, the Hub, Trainer, training.
 VERSION_TESTS := tests/models tests/test_onnx_model.py tests/test_hub_roundtrip.py tests/test_clients.py \

@@ -4,6 +4,9 @@ A test that takes an argument `cell` runs once for each entry of `CELLS`. pytest
 because it holds a conftest.py and no `__init__.py`: that is how the tests find `reference`.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -11,6 +14,8 @@ from hypothesis import settings
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 
+
+ROOT = Path(__file__).parents[1]
 
 # They hold no doctests, and two modules of one name cannot be collected: `pytest tests/models tests/training` stopped.
 collect_ignore_glob = ["*/conftest.py"]
@@ -54,6 +59,25 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """`run_script(name, *argv)`: exit code, output and errors of a script, in this process, as to start one is slow.
+
+    `optimize` is as of `compile`: with 2 there are no docstrings, as under `python -OO`.
+    """
+
+    def run(name, *argv, optimize=-1):
+        path = ROOT / "scripts" / name
+        code = compile(path.read_text(encoding="utf-8"), str(path), "exec", optimize=optimize)
+        monkeypatch.setattr(sys, "argv", [str(path), *map(str, argv)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            exec(code, {"__name__": "__main__", "__file__": str(path)})
+        return stop.value.code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(autouse=True)

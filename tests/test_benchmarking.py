@@ -212,6 +212,7 @@ def _hold(*megabytes):
     return [rise_of_peak(lambda size=size: b"x" * (size * 1_000_000)) for size in megabytes]
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_process_rises_by_what_it_holds():
     large, small = alone(_hold, 210, 10)
     assert large - small == pytest.approx(200, abs=20)
@@ -223,6 +224,7 @@ def _hold_after_freeing(megabytes):
     return _hold(megabytes)[0]
 
 
+@pytest.mark.slow
 def test_memory_that_was_freed_before_does_not_hide_what_a_run_needs():
     assert alone(_hold_after_freeing, 100) == pytest.approx(100, abs=20)
 
@@ -252,6 +254,7 @@ def _keeps_freed_memory(is_asked_for):
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's own"
 )
+@pytest.mark.slow
 def test_a_machine_says_whether_its_process_keeps_freed_memory():
     assert alone(_keeps_freed_memory, True) and not alone(_keeps_freed_memory, False)
 

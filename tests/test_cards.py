@@ -189,11 +189,6 @@ def test_the_license_of_a_rendered_card_stays_and_a_card_written_by_hand_stays(t
     assert (model_dir / "README.md").read_text() == "by hand"
 
 
-def verify(*argv):
-    command = [sys.executable, "scripts/cards.py", *map(str, argv), "--verify"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-
-
 @pytest.fixture
 def small_run(tmp_path):
     """A model with a run over text files, evaluated."""
@@ -205,22 +200,23 @@ def small_run(tmp_path):
     return model_dir
 
 
-def test_a_figure_that_moved_is_found(small_run):
-    script = [sys.executable, "scripts/evaluate.py", small_run, "--split", "validation", "test", "--save"]
-    subprocess.run(script, check=True, capture_output=True)
+def test_a_figure_that_moved_is_found(small_run, run_script):
+    status, _, errors = run_script("evaluate.py", small_run, "--split", "validation", "test", "--save")
+    assert status == 0, errors
     write_card(small_run)
     for printed, found in verify_card(small_run).values():
         assert abs(printed - found) < 0.01
     card = small_run / "README.md"
     value = ModelCard.load(card).data.eval_results[0].metric_value
     card.write_text(card.read_text().replace(f"value: {value}", f"value: {value + 0.06:.2f}", 1))
-    result = verify(small_run)
-    assert result.returncode == 1 and "DIFFERS" in result.stdout, result.stderr
+    status, printed, errors = run_script("cards.py", small_run, "--verify")
+    assert status == 1 and "DIFFERS" in printed, errors
 
 
-def test_penn_treebank_is_not_verified_without_its_directory_and_says_so():
-    result = verify(next(path for path in STORED if path.name.startswith("ptb")))
-    assert result.returncode == 0 and "NOT VERIFIED, needs --ptb_dir" in result.stdout
+def test_penn_treebank_is_not_verified_without_its_directory_and_says_so(run_script):
+    stored = next(path for path in STORED if path.name.startswith("ptb"))
+    status, printed, errors = run_script("cards.py", stored, "--verify")
+    assert status == 0 and "NOT VERIFIED, needs --ptb_dir" in printed, errors
 
 
 def test_a_card_without_results_is_not_verified(tmp_path):

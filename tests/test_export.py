@@ -231,17 +231,13 @@ def test_the_command_of_tensorrt_has_sizes_for_every_input_and_says_that_it_was_
     assert "was not run" in (out / "trtexec.sh").read_text()
 
 
-def test_the_script_prints_what_was_checked_and_refuses_in_one_line(model_dir, tmp_path):
-    def script(*argv):
-        command = [sys.executable, ROOT / "scripts" / "export_onnx.py", *argv]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    run = script(model_dir, tmp_path / "onnx", "--last_logits_only")
-    assert run.returncode == 0, run.stderr
+def test_the_script_prints_what_was_checked_and_refuses_in_one_line(model_dir, tmp_path, run_script):
+    status, printed, errors = run_script("export_onnx.py", model_dir, tmp_path / "onnx", "--last_logits_only")
+    assert status == 0, errors
     report = json.loads((tmp_path / "onnx" / "export.json").read_text())
     assert report["logits"] == "last"
-    title, *rows, last = run.stdout.splitlines()
+    title, *rows, last = printed.splitlines()
     assert [tuple(map(int, row.split()[:2])) for row in rows] == list(SIZES)
     assert f"{report['bytes']:,} bytes" in last
-    run = script(model_dir, model_dir)
-    assert run.returncode == 2 and run.stderr.startswith("error: `out_dir`") and run.stderr.count("\n") == 1
+    status, _, errors = run_script("export_onnx.py", model_dir, model_dir)
+    assert status == 2 and errors.startswith("error: `out_dir`") and errors.count("\n") == 1

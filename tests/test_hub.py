@@ -488,4 +488,3 @@ def test_the_script_lists_what_would_go_and_pushes_nothing_and_then_pushes(lfs_s
     assert set(names) == set(lfs_server.files("me/cat")) - {".gitattributes"}
     refused = script(model_dir, "other/cat")
     assert refused.returncode == 2 and "error: this access token may not write" in refused.stderr.splitlines()[-1]
-    assert script(model_dir).returncode == 2

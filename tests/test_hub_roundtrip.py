@@ -150,6 +150,7 @@ def test_a_stranger_loads_generates_and_saves_again_and_does_it_all_offline(push
     assert len(server.requests) == asked
 
 
+@pytest.mark.slow
 def test_who_has_the_package_loads_and_does_it_offline_and_transformers_own_push_works(pushed, tmp_path):
     server, models = pushed
     assert_is_what_was_pushed(client(server, tmp_path, FRIEND + LOAD + PUSH_AGAIN), models)
@@ -226,7 +227,7 @@ def large(pushed, tmp_path, monkeypatch):
     server.clear_faults()
 
 
-@pytest.mark.parametrize("who", [FRIEND, STRANGER], ids=["friend", "stranger"])
+@pytest.mark.parametrize("who", [pytest.param(FRIEND, marks=pytest.mark.slow), STRANGER], ids=["friend", "stranger"])
 def test_weights_with_a_wrong_byte_are_refused_and_loaded_when_fetched_again(large, who):
     large.server.fault("get", "corrupt")
     assert large(who).startswith("refused: the weights of me/large are damaged (checksum of ")

@@ -2,10 +2,9 @@
 
 import logging
 import re
-import runpy
 import sys
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import onnxruntime
 import pytest
 import torch
 from onnxruntime import quantization as ort_quantization
-from transformers.utils import logging as transformers_logging
 
 from rnn_hf import RNNConfig, RNNForCausalLM, quantization
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
@@ -305,17 +303,9 @@ def test_without_its_packages_the_extra_is_named(exported, monkeypatch, package)
 
 
 @pytest.fixture
-def script(monkeypatch, capsys):
+def script(run_script):
     """`script(*argv)`: status, output and errors of the script, run here, where the times are given."""
-    monkeypatch.setattr(transformers_logging, "disable_progress_bar", lambda: None)
-
-    def run(*argv):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, argv)])
-        with pytest.raises(SystemExit) as stop:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        return stop.value.code, *capsys.readouterr()
-
-    return run
+    return partial(run_script, "export_onnx.py")
 
 
 def test_the_script_says_what_int8_costs_and_gains_and_what_gains_nothing(script, tmp_path):

@@ -1,10 +1,6 @@
 """Surprisal of each token: of the model, in any batch and window, with the state carried on request."""
 
 import math
-import runpy
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,7 +113,7 @@ TEMPLATES = {"nothing": "$A", "begin": "<s> $A", "begin and end": "<s> $A </s>"}
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
 @pytest.mark.parametrize("begin", ["<s>", "</s>", None])
-def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(template, begin, tmp_path, capsys):
+def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(template, begin, tmp_path, run_script):
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 7}, "a"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     core.post_processor = tokenizers.processors.TemplateProcessing(
@@ -149,43 +145,34 @@ def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(temp
     assert without_prompt.tolist() == [[start, logits.argmax().item()]]
     for prompt in ([], ["--prompt", "b a"]):
         command = ["generate.py", tmp_path / "run", *prompt, "--temperature", 0, "--max_new_tokens", 2]
-        assert run_script(*command, "--past_end") == 0
-        assert capsys.readouterr().out.startswith("b a" if prompt else "")
+        status, printed, _ = run_script(*command, "--past_end")
+        assert status == 0 and printed.startswith("b a" if prompt else "")
 
 
-def run_script(name, *arguments):
-    """The exit code of a script, run in this process."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(sys, "argv", [name, *map(str, arguments)])
-        runpy.run_path(str(Path(__file__).parents[1] / "scripts" / name), run_name="__main__")
-    return stop.value.code
-
-
-def test_the_script_reads_a_text_as_it_is_and_writes_a_line_a_token(tmp_path, capsys):
+def test_the_script_reads_a_text_as_it_is_and_writes_a_line_a_token(tmp_path, run_script):
     tokenizer = build_tokenizer(["a\tb c\\"], "char")
     RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=6)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     file = tmp_path / "texts"
     file.write_bytes(b"\xef\xbb\xbfa\tb \r\nc\\")
-    assert run_script("score.py", tmp_path / "model", "--file", file) == 0
-    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    status, printed, _ = run_script("score.py", tmp_path / "model", "--file", file)
+    rows = [line.split("\t") for line in printed.splitlines()]
     expected = [["1", "a"], ["1", "\\t"], ["1", "b"], ["1", " "], ["2", "c"], ["2", "\\\\"]]
-    assert [row[:2] for row in rows[1:]] == expected and {len(row) for row in rows} == {3}
-    assert run_script("score.py", tmp_path / "model", "a", "--batch_size", 0) == 2
-    assert "error: --batch_size must be at least 1, got 0" in capsys.readouterr().err
+    assert [row[:2] for row in rows[1:]] == expected and {len(row) for row in rows} == {3} and status == 0
+    status, _, errors = run_script("score.py", tmp_path / "model", "a", "--batch_size", 0)
+    assert status == 2 and errors == "error: --batch_size must be at least 1, got 0\n"
     file.write_bytes(b"caf\xe9")
-    assert run_script("score.py", tmp_path / "model", "--file", file) == 2
-    assert "texts is not UTF-8 text" in capsys.readouterr().err
+    status, _, errors = run_script("score.py", tmp_path / "model", "--file", file)
+    assert status == 2 and "texts is not UTF-8 text" in errors
 
 
-def test_the_script_prints_a_line_a_token(tmp_path):
+def test_the_script_prints_a_line_a_token(tmp_path, run_script):
     model_of().float().save_pretrained(tmp_path / "model")
     TOKENIZER.save_pretrained(tmp_path / "model")
     (tmp_path / "texts").write_text("a b\nc\n")
-    command = [sys.executable, Path(__file__).parents[1] / "scripts" / "score.py", tmp_path / "model"]
-    run = subprocess.run([*command, "--file", tmp_path / "texts"], capture_output=True, text=True, check=True)
-    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    _, printed, _ = run_script("score.py", tmp_path / "model", "--file", tmp_path / "texts")
+    rows = [line.split("\t") for line in printed.splitlines()]
     assert rows[0] == ["text", "token", "surprisal_bits"]
     assert [row[:2] for row in rows[1:]] == [["1", "a"], ["1", "b"], ["2", "c"]]
-    both = subprocess.run([*command, "a", "--file", "x"], capture_output=True, text=True, check=False)
-    assert both.returncode == 2 and "give either texts or --file" in both.stderr
+    status, _, errors = run_script("score.py", tmp_path / "model", "a", "--file", "x")
+    assert status == 2 and "give either texts or --file" in errors

@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
-COMMANDS = [name for name in SCRIPTS if "run_command" in (ROOT / "scripts" / name).read_text(encoding="utf-8")]
 
 
 def command(*argv, **environment):
@@ -56,65 +55,52 @@ def trained(text, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_answers_help(name):
-    result = script(name, "--help")
-    assert result.returncode == 0 and "usage:" in result.stdout
+def test_every_script_answers_help_and_does_without_its_docstring(name, run_script):
+    for optimize in (-1, 2):
+        status, printed, _ = run_script(name, "--help", optimize=optimize)
+        assert status == 0 and "usage:" in printed
 
 
-def here(name, *argv, optimize=-1):
-    """The exit code of a script that is run in this process, which saves the time to start one."""
-    path = ROOT / "scripts" / name
-    code = compile(path.read_text(encoding="utf-8"), str(path), "exec", optimize=optimize)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
-        patch.setattr(sys, "argv", [str(path), *map(str, argv)])
-        exec(code, {"__name__": "__main__", "__file__": str(path)})
-    return stop.value.code
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_script_does_without_its_docstring(name, capsys):
-    assert here(name, "--help", optimize=2) == 0  # as python -OO
-    assert "usage:" in capsys.readouterr().out
-
-
-def test_a_byte_order_mark_and_the_ends_of_lines_change_nothing(trained, tmp_path, capsys):
+def test_a_byte_order_mark_and_the_ends_of_lines_change_nothing(trained, tmp_path, run_script):
     text = "the cat sat on the mat\nthe dog sat on the cat\n"
     found = []
     for name, content in (("a", text), ("b", "\ufeff" + text.replace("\n", "\r\n\r\n"))):
         (tmp_path / f"{name}.txt").write_bytes(content.encode())
         sizes = ("--rows", 2, "--steps", 7, "--distances", 2)
-        assert here("inspect_model.py", trained, "--text", tmp_path / f"{name}.txt", *sizes) == 0
-        assert here("evaluate.py", trained, "--validation_file", tmp_path / f"{name}.txt", "--json") == 0
-        found.append(capsys.readouterr().out)
+        inspected = run_script("inspect_model.py", trained, "--text", tmp_path / f"{name}.txt", *sizes)
+        evaluated = run_script("evaluate.py", trained, "--validation_file", tmp_path / f"{name}.txt", "--json")
+        assert inspected[0] == evaluated[0] == 0
+        found.append(inspected[1] + evaluated[1])
     assert found[0] == found[1] and found[0].count("gradient norm") == 2
 
 
-def test_a_split_that_the_corpus_lacks_is_named(trained, tmp_path, capsys):
+def test_a_split_that_the_corpus_lacks_is_named(trained, tmp_path, run_script):
     run = json.loads((trained / "run.json").read_text())
     run["arguments"]["data"]["test_file"] = None
     shutil.copytree(trained, tmp_path / "model")
     (tmp_path / "model" / "run.json").write_text(json.dumps(run))
-    assert here("adapt.py", tmp_path / "model", "temperature", "--split", "test") == 2
-    assert capsys.readouterr().err == "error: the corpus has no test text, only train, validation\n"
+    status, _, errors = run_script("adapt.py", tmp_path / "model", "temperature", "--split", "test")
+    assert status == 2 and errors == "error: the corpus has no test text, only train, validation\n"
 
 
-def test_evaluate_reads_the_runs_own_corpus_and_gives_one_number_for_any_window(trained, text):
-    results = [script("evaluate.py", trained, "--split", "test", "--json", "--window", n) for n in (7, 200)]
-    first, second = (json.loads(result.stdout) for result in results)
+def test_evaluate_reads_the_runs_own_corpus_and_gives_one_number_for_any_window(trained, text, run_script):
+    results = [run_script("evaluate.py", trained, "--split", "test", "--json", "--window", n) for n in (7, 200)]
+    first, second = (json.loads(printed) for _, printed, _ in results)
     assert first["tokens"] == 120 * 7
     assert first["loss_nats"] == pytest.approx(second["loss_nats"], abs=1e-5)
-    told = script("evaluate.py", trained, "--split", "test", "--test_file", text)
-    assert f"perplexity {first['perplexity']:.2f} over 840 tokens" in told.stdout
+    _, printed, _ = run_script("evaluate.py", trained, "--split", "test", "--test_file", text)
+    assert f"perplexity {first['perplexity']:.2f} over 840 tokens" in printed
 
 
-def test_generate_goes_on_from_each_prompt(trained):
-    result = script("generate.py", trained, "--prompt", "the cat", "--prompt", "the", "--max_new_tokens", 3,
-                    "--past_end")  # fmt: skip
-    lines = result.stdout.splitlines()
-    assert result.returncode == 0, result.stderr
+def test_generate_goes_on_from_each_prompt(trained, run_script):
+    options = ["--prompt", "the cat", "--prompt", "the", "--max_new_tokens", 3, "--past_end"]
+    status, printed, errors = run_script("generate.py", trained, *options)
+    lines = printed.splitlines()
+    assert status == 0, errors
     assert len(lines) == 2 and lines[0].startswith("the cat ") and len(lines[1].split()) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_path):
     flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 6, "--use_cpu", True]
     flags += ["--save_steps", 1, "--save_total_limit", 9, "--eval_steps", 2, "--logging_steps", 1]
@@ -170,9 +156,8 @@ def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
         (["generate.py", "./nowhere"], "error: cannot load the model ./nowhere"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, monkeypatch):
+def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, run_script):
     output = ["--output_dir", tmp_path / "out"] if argv[0] == "train.py" else []
-    result = script(*argv, *output)
-    assert result.returncode == 2
-    assert message in result.stderr.splitlines()[-1]
+    status, _, errors = run_script(*argv, *output)
+    assert status == 2 and message in errors.splitlines()[-1]
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,12 @@ from hub_server import HubServer
 
 SPLITS = ("train", "validation", "test")
 LOAD = """
-import json, sys
+import json, sys, types
+
+# Of the package its data alone: the models take seconds to import, and data knows none.
+package = types.ModuleType("rnn_hf")
+package.__path__ = [sys.argv[2]]
+sys.modules["rnn_hf"] = package
 from rnn_hf.data import corpora
 from rnn_hf.data.corpora import lines_of, load_corpus
 
@@ -45,10 +50,10 @@ def load(server, tmp_path):
     """Load a corpus in a process whose Hub is the server; with `offline` in one that may not ask it."""
 
     def load(offline=False, token=None, **arguments):
-        environment = os.environ | server.environment(tmp_path, token) | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = os.environ | server.environment(tmp_path, token)
         environment["HF_HUB_OFFLINE"] = str(int(offline))
         result = subprocess.run(
-            [sys.executable, "-c", LOAD, json.dumps(arguments)],
+            [sys.executable, "-c", LOAD, json.dumps(arguments), str(Path(__file__).parents[2] / "rnn_hf")],
             capture_output=True, text=True, env=environment, check=False,
         )  # fmt: skip
         assert result.returncode == 0, result.stderr[-2000:]

@@ -55,6 +55,7 @@ def left_by_a_step(is_kept: bool) -> int:
 @pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="glibc's own"
 )
+@pytest.mark.slow
 def test_memory_that_a_step_frees_is_there_for_the_next():
     assert alone(left_by_a_step, False) < 10_000_000 < alone(left_by_a_step, True)
 
