@@ -10,7 +10,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
 from rnn_hf.data.tokenization import start_id, unknown_id
-from rnn_hf.evaluation import load_model
+from rnn_hf.evaluation import check_token_ids, load_model
 
 
 def main() -> int:
@@ -34,6 +34,7 @@ def main() -> int:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
     past_end, with_unknown = options.pop("past_end"), options.pop("with_unknown")
     model, tokenizer = load_model(name)
+    check_token_ids(model, *(tokenizer(prompt)["input_ids"] for prompt in prompts or []))
     if past_end:
         model.generation_config.eos_token_id = None
         options["skip_special_tokens"] = False

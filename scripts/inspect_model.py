@@ -15,7 +15,7 @@ from rnn_hf.analysis import inspect, plot_inspection
 from rnn_hf.commands import run_command
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
-from rnn_hf.evaluation import load_corpus_of, load_model
+from rnn_hf.evaluation import check_token_ids, load_corpus_of, load_model
 from rnn_hf.files import write_json
 
 
@@ -38,6 +38,7 @@ def main() -> int:
     if len(tokens) < arguments.rows * arguments.steps:
         raise ValueError(f"the text has {len(tokens)} tokens, fewer than --rows x --steps")
     ids = tokens[: arguments.rows * arguments.steps].view(arguments.rows, arguments.steps)
+    check_token_ids(model, ids.flatten().numpy())
     found = inspect(model, ids, arguments.distances)
     if arguments.plot:
         plot_inspection(found, Path(arguments.plot))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 
 ROOT = Path(__file__).parents[1]
@@ -90,6 +91,22 @@ def test_evaluate_reads_the_runs_own_corpus_and_gives_one_number_for_any_window(
     assert first["loss_nats"] == pytest.approx(second["loss_nats"], abs=1e-5)
     _, printed, _ = run_script("evaluate.py", trained, "--split", "test", "--test_file", text)
     assert f"perplexity {first['perplexity']:.2f} over 840 tokens" in printed
+
+
+def test_words_that_a_model_has_no_row_for_are_named_wherever_a_text_is_given(trained, text, tmp_path, run_script):
+    shutil.copytree(trained, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_tokens("cat-like")  # and the model is not resized
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "text.txt").write_text("the cat-like dog\n" * 200)
+    for name, *options in (
+        ("generate.py", "--prompt", "the cat-like"),
+        ("score.py", "the cat-like"),
+        ("evaluate.py", "--validation_file", tmp_path / "text.txt"),
+        ("inspect_model.py", "--text", tmp_path / "text.txt"),
+    ):
+        status, _, errors = run_script(name, tmp_path / "model", *options)
+        assert status == 2 and "is outside the model's vocabulary" in errors.splitlines()[-1], name
 
 
 def test_generate_goes_on_from_each_prompt(trained, run_script):

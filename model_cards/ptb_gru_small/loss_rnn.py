@@ -129,7 +129,10 @@ def loss_and_gradients(
             if dtype != wide:  # in which the powers might not fit without their factor
                 logits = torch.div(logits, sums, out=logits.new_empty(logits.shape, dtype=dtype))
             gradients.add(index, block, matrix[block], logits)
-    return total, () if gradients is None else (gradients.to_inputs, gradients.to_weight, gradients.to_bias)
+    if gradients is None:
+        return total, ()
+    of_inputs, of_bias = gradients.to_inputs.to(inputs.dtype), gradients.to_bias.to(bias.dtype)
+    return total, (of_inputs, gradients.to_weight, of_bias)
 
 
 class Gradients:
@@ -142,9 +145,10 @@ class Gradients:
     """
 
     def __init__(self, inputs, weight, bias, num_blocks: int, kind: str):
-        self.to_inputs, self.to_weight, self.to_bias = (
-            torch.zeros_like(inputs), torch.empty_like(weight), torch.zeros_like(bias)
-        )  # fmt: skip
+        # Sums over parts are in single precision at least: in half of it, each part would round the sum so far.
+        self.wide = torch.promote_types(weight.dtype, torch.float32)
+        self.to_inputs, self.to_bias = (torch.zeros_like(tensor, dtype=self.wide) for tensor in (inputs, bias))
+        self.to_weight = torch.empty_like(weight)
         self.sums: list[Any] = [None] * num_blocks  # of the weight's, until the last tokens
         self.product = PRODUCTS[kind]
         # oneDNN takes the logits as they lie in memory for the transposed product; bias and weight in one.
@@ -168,7 +172,7 @@ class Gradients:
         if self.sums[index] is not None:
             gradient = self.sums[index].add_(gradient)
         if self.chosen.stop < len(self.to_inputs):
-            self.sums[index] = gradient.to(self.to_weight.dtype)
+            self.sums[index] = gradient.to(self.wide)
         else:
             self.to_weight[block], self.sums[index] = gradient, None
 

@@ -95,6 +95,13 @@ def test_hidden_states_and_hooks_take_transformers_own_loop(model):
     assert len(calls) == 3 and torch.equal(hooked, found.sequences)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_gradients_that_are_wanted_elsewhere_do_not_change_the_tokens(model, rows):
+    options = {"attention_mask": MASK[:rows], "max_new_tokens": 4, "do_sample": False}
+    undecorated = type(model).generate.__wrapped__.__wrapped__
+    assert torch.equal(undecorated(model, IDS[:rows], **options), model.generate(IDS[:rows], **options))
+
+
 def test_a_streamer_gets_the_prompt_each_token_and_the_end(model, capsys):
     tokenizer = build_tokenizer(["a b c d e f g h i"])
 

@@ -144,3 +144,18 @@ def test_a_model_in_half_precision_has_gradients_in_it(dtype):
     found = torch.autograd.grad(loss, half)
     for one, other in zip(found, torch.autograd.grad(expected, exact[:3]), strict=True):
         assert one.dtype == dtype and (one.float() - other).norm() < 0.02 * other.norm()
+
+
+def test_many_parts_are_summed_as_exactly_as_one_in_half_precision(monkeypatch):
+    half = [tensor.detach().bfloat16().requires_grad_() for tensor in example(2048, 30, 16, torch.float32)[:3]]
+    targets = torch.randint(30, (2048,))
+    exact = [tensor.detach().double().requires_grad_() for tensor in half]
+    expected = torch.autograd.grad(linear_cross_entropy(*exact, targets), exact)
+    errors = []
+    for held in (2048 * 30, 32 * 30):  # one part, and 64
+        monkeypatch.setattr(loss_rnn, "LOGITS_ON_CPU", held)
+        monkeypatch.setattr(loss_rnn, "FEWEST_ROWS", 1)
+        found = torch.autograd.grad(linear_cross_entropy(*half, targets), half)
+        errors.append([(one.double() - right).norm() for one, right in zip(found, expected, strict=True)])
+    for many, one in zip(errors[1], errors[0], strict=True):
+        assert many <= 1.2 * one
