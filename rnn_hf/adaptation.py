@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.evaluation import Score, check_token_ids, evaluating
+from rnn_hf.evaluation import Score, check_token_ids, evaluating, input_device
 from rnn_hf.models.configuration_rnn import DROPOUTS
 
 
@@ -91,10 +91,10 @@ def gradient_statistics(
     copied = without_dropout(model)
     parameters = list(copied.parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
-    stream, state = TokenStream(tokens, start, columns, window), None
+    stream, state, device = TokenStream(tokens, start, columns, window), None, input_device(model)
     count = min(windows, len(stream))
     for index in range(count):
-        inputs, targets = (part.to(model.device) for part in stream[index])
+        inputs, targets = (part.to(device) for part in stream[index])
         outputs = copied(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
         state = outputs.cache.detach()
         for square, gradient in zip(squares, torch.autograd.grad(outputs.loss, parameters), strict=True):
@@ -117,7 +117,7 @@ def predict(
     """Predictions for a whole stream, window by window, with the state carried; with a learning rate, the weights of
     a copy of the model follow the text, always after it was scored."""
     statistics = statistics if how.learning_rate else None
-    is_dynamic = statistics is not None
+    is_dynamic, device = statistics is not None, input_device(model)
     stream, state = TokenStream(tokens, start, 1, how.window if is_dynamic else STATIC_WINDOW), None
     if statistics is not None:
         model = without_dropout(model)
@@ -128,7 +128,7 @@ def predict(
         decays = [(how.decay * rms / mean).clamp_(max=1.0) for rms in statistics]
     compute_logits: Any = model.compute_logits
     for inputs, targets in stream:
-        inputs, targets = inputs.to(model.device), targets.to(model.device)
+        inputs, targets = inputs.to(device), targets.to(device)
         with torch.set_grad_enabled(is_dynamic):
             outputs = model.model(inputs, cache=state, use_cache=True)
             logits = compute_logits(outputs.last_hidden_state)[0]

@@ -1,10 +1,18 @@
-"""How the commands under scripts/ end: a user's mistake is one line, a bug has its traceback."""
+"""What commands share: a flag, and how they end. A user's mistake is one line, a bug has its traceback."""
 
 import io
 import os
 import sys
+from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import NoReturn
+
+from rnn_hf.evaluation import DEVICES
+
+
+def add_device_flag(parser: ArgumentParser) -> None:
+    """The flag `--device`, whose value `rnn_hf.evaluation.load_model` takes."""
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

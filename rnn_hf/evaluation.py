@@ -23,6 +23,7 @@ from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.files import read_json, read_run, sha256_of, write_json
 
 
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
 
 
@@ -44,15 +45,41 @@ class Score:
         return {"perplexity": self.perplexity, **loss, "tokens": self.num_tokens}
 
 
-def load_model(name: str, revision: str | None = None) -> tuple[PreTrainedModel, Any]:
-    """A causal language model and its tokenizer, by directory or name on the Hub.
+def device_of(name: str) -> torch.device:
+    """The device by one of the names in `DEVICES`; `auto` is a GPU where there is one, else the CPU.
 
     Raises:
-        ValueError: There is neither, or what is there does not load.
+        ValueError: Another name, or a device that is not there.
     """
+    if name not in DEVICES:
+        raise ValueError(f"`device` must be one of {', '.join(DEVICES)}, got {name!r}")
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [kind for kind in is_there if is_there[kind]]
+    if name != "auto" and name not in found:
+        raise ValueError(f"device {name} is not there: PyTorch {torch.__version__} finds {', '.join(found)}")
+    return torch.device(found[0] if name == "auto" else name)
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where the inputs of a model go: weights on a disk are on no device and are fetched to the CPU."""
+    return torch.device("cpu") if model.device.type == "meta" else model.device
+
+
+def load_model(name: str, revision: str | None = None, device: str = "cpu") -> tuple[PreTrainedModel, Any]:
+    """A causal language model and its tokenizer, by directory or name on the Hub.
+
+    Args:
+        name: Of the model.
+        revision: Branch, tag or commit on the Hub.
+        device: One of `DEVICES`, where the model goes.
+
+    Raises:
+        ValueError: There is neither, what is there does not load, or the device is not there.
+    """
+    target = device_of(device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision)
-        return model, AutoTokenizer.from_pretrained(name, revision=revision)
+        model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision)
+        return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         cause = error.__cause__
@@ -100,7 +127,7 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Data
 
 def evaluate_splits(
     name: str, splits: Iterable[str], corpus: DatasetDict, revision: str | None = None, progress: bool = False,
-    columns: int = 1, window: int = 256,
+    columns: int = 1, window: int = 256, device: str = "cpu",
 ) -> dict[str, Score]:  # fmt: skip
     """The scores of a checkpoint on splits of a corpus; arguments as in `load_model` and `evaluate`.
 
@@ -110,7 +137,7 @@ def evaluate_splits(
     for split in splits:
         if split not in corpus:
             raise ValueError(f"the corpus has no split {split!r}, only {', '.join(corpus)}")
-    model, tokenizer = load_model(name, revision)
+    model, tokenizer = load_model(name, revision, device)
     scores = {}
     for split in splits:
         tokens = encode_stream(lines_of(corpus[split]), tokenizer)
@@ -228,8 +255,7 @@ def evaluate(
     """
     check_token_ids(model, [start], tokens)
     stream = TokenStream(tokens, start, columns, window)
-    # Weights on a disk are on no device; they are fetched to where they run, and so are the inputs.
-    device = torch.device("cpu") if model.device.type == "meta" else model.device
+    device = input_device(model)
     total, state = 0.0, None
     windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
     with evaluating(model):

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnn_hf.data.tokenization import start_id
-from rnn_hf.evaluation import Score, check_token_ids, evaluating
+from rnn_hf.evaluation import Score, check_token_ids, evaluating, input_device
 from rnn_hf.models import RNNCache
 
 
@@ -113,7 +113,7 @@ def _surprisals(
     """Surprisals in nats of each row, each token given `start` and those before it; goes on with `state`."""
     found: list[list[float]] = [[] for _ in ids]
     longest = max(map(len, ids))
-    device = torch.device("cpu") if model.device.type == "meta" else model.device  # weights on a disk
+    device = input_device(model)
     state = RNNCache(model.config) if state is None else state
     for first in range(0, longest, window):
         targets = [row[first : first + window] for row in ids]

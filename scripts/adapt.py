@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics, tune
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import SPLITS, lines_of
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import load_corpus_of, load_model, save_scores
@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--split", choices=SPLITS, nargs="+", default=["validation"])
     parser.add_argument("--tune_tokens", type=int, default=20_000, help="tokens of validation to choose settings on")
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, apart from static figures")
+    add_device_flag(parser)
     arguments = parser.parse_args()
     if arguments.save and not Path(arguments.model).is_dir():
         raise ValueError(f"--save needs a directory, and {arguments.model} is none")
@@ -46,7 +47,7 @@ def main() -> int:
     needed = {"validation", *arguments.split, *(["train"] if "dynamic" in arguments.ways else [])}
     if missing := needed - set(corpus):
         raise ValueError(f"the corpus has no {' or '.join(sorted(missing))} text, only {', '.join(corpus)}")
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, device=arguments.device)
     end, how, statistics = start_id(tokenizer), Adaptation(), None
     streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in needed}
     if "dynamic" in arguments.ways:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import SPLITS, load_corpus
 from rnn_hf.evaluation import evaluate_splits, load_corpus_of, save_scores
 
@@ -31,6 +31,7 @@ def parse(argv: list[str] | None = None):
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, which the card is made of")
     for name in CORPUS_FLAGS:
         parser.add_argument(f"--{name}")
+    add_device_flag(parser)
     return parser.parse_args(argv)
 
 
@@ -46,7 +47,7 @@ def main() -> int:
     corpus = load_corpus_of(arguments.model, arguments.revision, **given)
     scores = evaluate_splits(
         arguments.model, arguments.split, corpus, arguments.revision, not arguments.json,
-        arguments.batch_size, arguments.window,
+        arguments.batch_size, arguments.window, arguments.device,
     )  # fmt: skip
     if arguments.save:
         save_scores(Path(arguments.model), scores)

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from transformers import pipeline, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.tokenization import start_id, unknown_id
 from rnn_hf.evaluation import check_token_ids, load_model
 
@@ -26,14 +26,15 @@ def main() -> int:
     parser.add_argument("--with_unknown", action="store_true", help="let the token for unknown words be generated")
     parser.add_argument("--past_end", action="store_true", help="do not stop at the end of a sentence")
     parser.add_argument("--seed", type=int, default=0)
+    add_device_flag(parser)
     options = vars(parser.parse_args())
     disable_progress_bar()
-    name, prompts, seed = (options.pop(key) for key in ("model", "prompt", "seed"))
+    name, prompts, seed, device = (options.pop(key) for key in ("model", "prompt", "seed", "device"))
     options["do_sample"] = options["temperature"] > 0 and options["num_beams"] == 1
     if not options["do_sample"]:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
     past_end, with_unknown = options.pop("past_end"), options.pop("with_unknown")
-    model, tokenizer = load_model(name)
+    model, tokenizer = load_model(name, device=device)
     check_token_ids(model, *(tokenizer(prompt)["input_ids"] for prompt in prompts or []))
     if past_end:
         model.generation_config.eos_token_id = None

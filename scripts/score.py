@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.evaluation import load_model
 from rnn_hf.scoring import PER_NAT, score
 
@@ -40,6 +40,7 @@ def main() -> int:
     parser.add_argument("--unit", choices=PER_NAT, default="bits", help="of surprisal")
     parser.add_argument("--batch_size", type=int, default=16, help="texts scored together; does not change the result")
     parser.add_argument("--carry_state", action="store_true", help="each text continues the one before it")
+    add_device_flag(parser)
     arguments = parser.parse_args()
     disable_progress_bar()
     if bool(arguments.texts) == bool(arguments.file):
@@ -48,7 +49,7 @@ def main() -> int:
         raise FileNotFoundError(f"no file {arguments.file}")
     if arguments.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {arguments.batch_size}")
-    model, tokenizer = load_model(arguments.model, arguments.revision)
+    model, tokenizer = load_model(arguments.model, arguments.revision, arguments.device)
     lines = lines_of(arguments.file) if arguments.file else arguments.texts
     options = {"unit": arguments.unit, "batch_size": arguments.batch_size, "carry_state": arguments.carry_state}
     print(f"text\ttoken\tsurprisal_{arguments.unit}")

@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.serving.server import serve
 
 
@@ -21,11 +21,12 @@ def main() -> int:
     parser.add_argument("--max_tokens_limit", type=int, default=4096, help="tokens of prompt and completion together")
     parser.add_argument("--time_limit", type=float, default=60.0, help="seconds after which a generation is cut")
     parser.add_argument("--with_unknown", action="store_true", help="let the token for unknown words be generated")
+    add_device_flag(parser)
     arguments = parser.parse_args()
     disable_progress_bar()
     serve(
         arguments.model, arguments.host, arguments.port, arguments.max_tokens_limit, arguments.time_limit,
-        arguments.with_unknown,
+        arguments.with_unknown, arguments.device,
     )  # fmt: skip
     return 0
 

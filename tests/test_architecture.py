@@ -29,12 +29,14 @@ MAY_USE = {
     "benchmarking": BELOW_ALL
     | {"evaluation", "export", "onnx_graph", "onnx_model", "onnx_session", "quantization", "scoring", "training"},
     "cards": BELOW_ALL | {"evaluation"},
+    "commands": BELOW_ALL | {"evaluation"},
     "export": BELOW_ALL | {"cards", "evaluation", "onnx_graph", "onnx_session"},
     "hub": BELOW_ALL | {"cards", "export"},
     "onnx_graph": BELOW_ALL,
     "onnx_model": BELOW_ALL | {"onnx_graph", "onnx_session"},
     "onnx_session": BELOW_ALL | {"onnx_graph"},
     "scoring": BELOW_ALL | {"evaluation"},
+    "serving": BELOW_ALL | {"evaluation"},
     "quantization": BELOW_ALL | {"benchmarking", "evaluation", "export", "onnx_graph", "onnx_model"},
     "training": BELOW_ALL | {"evaluation", "hub"},
 }

@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.corpora import lines_of
-from rnn_hf.data.tokenization import encode_stream
-from rnn_hf.evaluation import describe_weights, evaluate, evaluating, load_corpus_of, unigram_loss
+from rnn_hf.data.tokenization import build_tokenizer, encode_stream
+from rnn_hf.evaluation import (
+    describe_weights,
+    device_of,
+    evaluate,
+    evaluating,
+    load_corpus_of,
+    load_model,
+    unigram_loss,
+)
 from rnn_hf.files import write_json
+from rnn_hf.scoring import score
 from rnn_hf.training.arguments import DataArguments
 from rnn_hf.training.setup import prepare_corpus
 
@@ -123,3 +132,34 @@ def test_weights_in_several_files_are_refused_in_words(tmp_path):
     RNNForCausalLM(RNNConfig(vocab_size=50, hidden_size=8)).save_pretrained(tmp_path, max_shard_size=2000)
     with pytest.raises(ValueError, match="in several files: save them in one"):
         describe_weights(tmp_path)
+
+
+def test_a_device_is_the_best_there_is_or_the_one_that_is_named(monkeypatch, tmp_path):
+    for place in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(place, "is_available", lambda: False)
+    assert device_of("auto") == device_of("cpu") == torch.device("cpu")
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"device {name} is not there: PyTorch .* finds cpu"):
+            load_model(str(tmp_path), device=name)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device_of("auto") == device_of("mps") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of("auto") == torch.device("cuda") and device_of("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="`device` must be one of auto, cpu, cuda, mps, got 'gpu'"):
+        device_of("gpu")
+
+
+@pytest.mark.gpu
+def test_a_model_on_a_gpu_has_the_scores_that_it_has_on_the_cpu(tmp_path):
+    tokenizer = build_tokenizer(["a b c d e f g h i"])
+    config = RNNConfig(vocab_size=len(tokenizer), hidden_size=16, initializer_range=1.0)
+    RNNForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tokens = np.arange(1, 11).repeat(3)
+    losses, totals = [], []
+    for name in ("cpu", "cuda"):
+        model, tokenizer = load_model(str(tmp_path), device=name)
+        assert model.device.type == name
+        losses.append(evaluate(model, tokens, 0).loss)
+        totals.append(next(iter(score(model, tokenizer, "a b c d e f g"))).total)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3) and totals[0] == pytest.approx(totals[1], rel=1e-3)

@@ -109,6 +109,19 @@ def test_words_that_a_model_has_no_row_for_are_named_wherever_a_text_is_given(tr
         assert status == 2 and "is outside the model's vocabulary" in errors.splitlines()[-1], name
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused_by_every_command_that_computes(trained, run_script, tmp_path):
+    for name, *options in (
+        ("adapt.py", "temperature"),
+        ("evaluate.py",),
+        ("generate.py", "--prompt", "the"),
+        ("score.py", "the"),
+        ("serve.py", "--port", 0),
+    ):
+        status, _, errors = run_script(name, trained, *options, "--device", "cuda")
+        assert status == 2 and "device cuda is not there" in errors.splitlines()[-1], name
+
+
 def test_generate_goes_on_from_each_prompt(trained, run_script):
     options = ["--prompt", "the cat", "--prompt", "the", "--max_new_tokens", 3, "--past_end"]
     status, printed, errors = run_script("generate.py", trained, *options)

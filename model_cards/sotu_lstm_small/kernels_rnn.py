@@ -251,9 +251,9 @@ class OneRowLayer:
     def __init__(self, kind: str, weights: Sequence[torch.Tensor], hidden: torch.Tensor, cell: torch.Tensor | None):
         of_input, of_hidden, input_bias, hidden_bias = (weight.detach() for weight in weights)
         size = hidden.shape[1]
-        inputs, hidden = of_input.new_zeros(of_input.shape[1]), hidden[0].clone()
+        inputs, hidden = of_input.new_zeros(of_input.shape[1]), hidden[0].detach().clone()
         self.inputs, self.hidden = inputs.numpy(), hidden.numpy()
-        self.cell = None if cell is None else cell[0].clone().numpy()
+        self.cell = None if cell is None else cell[0].detach().clone().numpy()
         self.spare = np.empty_like(self.hidden)
         if kind == "gru":  # whose new gate needs the products apart
             products = [

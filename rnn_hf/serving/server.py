@@ -18,6 +18,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf import models
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
+from rnn_hf.evaluation import device_of
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
 from rnn_hf.serving.requests import Request, Served
@@ -35,6 +36,7 @@ def serve(
     max_tokens_limit: int = 4096,
     time_limit: float = 60.0,
     with_unknown: bool = False,
+    device: str = "auto",
 ) -> None:
     """Serve a model until SIGINT or SIGTERM, which ends the process with 0 when all that was begun is answered.
 
@@ -47,6 +49,7 @@ def serve(
         max_tokens_limit: Tokens of prompt and completion together, above which a request is refused.
         time_limit: Seconds after which a generation is cut; the time before its turn does not count.
         with_unknown: Whether the word for unknown words may be generated.
+        device: One of `rnn_hf.evaluation.DEVICES`.
 
     Raises:
         ImportError: A package of the extra is missing.
@@ -64,7 +67,7 @@ def serve(
     with listening:
         set_verbosity_error()  # a request is no reason for a warning
         address, port = listening.getsockname()[:2]
-        server = build_server(name, max_tokens_limit, time_limit, with_unknown, hosts_of(host, address))
+        server = build_server(name, max_tokens_limit, time_limit, with_unknown, hosts_of(host, address), device)
         address = f"[{host}]" if ":" in host else host
         logger.info("%s is on http://%s:%d/v1 (Ctrl-C ends it)", name_of(name), address, port)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,11 +82,12 @@ def build_server(
     time_limit: float = 60.0,
     with_unknown: bool = False,
     hosts: set[str] | None = None,
+    device: str = "auto",
 ) -> Any:
     """The server of `serve` with its model loaded, as a `uvicorn.Server` that is to be run.
 
     Args:
-        name, max_tokens_limit, time_limit, with_unknown: See `serve`.
+        name, max_tokens_limit, time_limit, with_unknown, device: See `serve`.
         hosts: Names of this machine that requests may be for, without the port; `None` is any.
     """
     if not is_serve_available():
@@ -94,7 +98,7 @@ def build_server(
         raise ValueError(f"--time_limit must be above 0 seconds, got {time_limit}")
     import uvicorn
 
-    served = load(name, max_tokens_limit, time_limit, with_unknown)
+    served = load(name, max_tokens_limit, time_limit, with_unknown, device)
     # Without it uvicorn waits for as long as somebody is connected.
     closing = math.ceil(time_limit) + CLOSING_SECONDS
     app = application(served, hosts)
@@ -118,8 +122,9 @@ def name_of(name: str) -> str:
     return Path(name).resolve().name if Path(name).is_dir() else name
 
 
-def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool) -> Served:
+def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool, device: str) -> Served:
     """A model and its tokenizer, seen to generate as requests will ask for it; arguments and errors as of `serve`."""
+    target = device_of(device)
     repository, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     try:
         config = AutoConfig.from_pretrained(repository, revision=revision or None)
@@ -141,7 +146,7 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
         if not with_unknown and unknown is not None and unknown not in end_ids(own):
             own.bad_words_ids = [*(own.bad_words_ids or []), [unknown]]
         served = Served(
-            name_of(name), model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer,
+            name_of(name), model.to(target), tokenizer,
             str(tokenizer.convert_ids_to_tokens(start_id(tokenizer))), stops,
             max_tokens_limit, time_limit, ThreadPoolExecutor(1, "generation"),
         )  # fmt: skip
