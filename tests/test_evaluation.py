@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -114,7 +115,7 @@ def test_the_lines_that_a_run_set_aside_for_validation_are_scored_again(tmp_path
     corpus, trained = load_corpus_of(str(tmp_path)), prepare_corpus(DataArguments(**data))
     for split in ("train", "validation"):
         assert encode_stream(lines_of(corpus[split]), trained.tokenizer).tolist() == trained.streams[split].tolist()
-    assert len(corpus["validation"]) == 5
+    assert len(corpus["validation"]["text"]) == 5
 
 
 def test_a_text_that_is_gone_is_named_with_the_file_that_calls_it_so(tmp_path):
@@ -147,6 +148,17 @@ def test_a_device_is_the_best_there_is_or_the_one_that_is_named(monkeypatch, tmp
     assert device_of("auto") == torch.device("cuda") and device_of("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="`device` must be one of auto, cpu, cuda, mps, got 'gpu'"):
         device_of("gpu")
+
+
+def test_text_files_are_trained_on_and_scored_where_datasets_is_not_installed(tmp_path, monkeypatch, run_script):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # so that importing it fails
+    text = tmp_path / "text.txt"
+    text.write_text("the cat sat\n" * 40)
+    flags = ["--train_file", text, "--hidden_size", 6, "--max_steps", 2, "--per_device_train_batch_size", 2]
+    status, _, errors = run_script("train.py", *flags, "--output_dir", tmp_path / "run", "--use_cpu", True)
+    assert status == 0, errors
+    status, printed, errors = run_script("evaluate.py", tmp_path / "run", "--split", "train", "validation")
+    assert status == 0 and printed.count("perplexity") == 2, errors
 
 
 @pytest.mark.gpu

