@@ -1,6 +1,7 @@
 """Recipes and flags: flags win, nothing unknown passes, every shipped recipe is whole; and how a command ends."""
 
 import dataclasses
+import inspect
 import re
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -149,8 +150,9 @@ def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys)
         parse_arguments(["--help"])
     shown = re.sub(r"\s", "", capsys.readouterr().out)  # lines are broken
     assert stop.value.code == 0
+    documented = inspect.getdoc(RNNConfig)  # without the indentation, which Python 3.13 takes away as it compiles
     for field in dataclasses.fields(ModelArguments):
-        said = re.search(rf"^        {field.name}: ((?:.*\n)+?)(?=        \w|\n)", RNNConfig.__doc__, re.MULTILINE)
+        said = re.search(rf"^    {field.name}: ((?:.*\n)+?)(?=    \w|\n)", documented, re.MULTILINE)
         assert re.sub(r"\s", "", said[1]) in shown, field.name
 
 
