@@ -38,8 +38,8 @@ def main() -> int:
     arguments = parse()
     given = {name: getattr(arguments, name) for name in CORPUS_FLAGS if getattr(arguments, name) is not None}
     disable_progress_bar()
-    corpus = load_corpus_of(arguments.model, **given) if arguments.int8 else {"validation": None}
-    if "validation" not in corpus:
+    corpus = load_corpus_of(arguments.model, **given) if arguments.int8 else {}
+    if arguments.int8 and "validation" not in corpus:
         raise ValueError("--int8 needs a validation text: add --validation_file FILE")
     try:
         report = export_onnx(arguments.model, arguments.out, last_logits_only=arguments.last_logits_only)
