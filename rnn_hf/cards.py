@@ -95,7 +95,7 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
         "version": __version__,
         "weights": weights,
     }
-    metadata = _metadata(values, license or _license_of(model_dir))
+    metadata = _metadata(values, license or license_of(model_dir))
     card = ModelCard.from_template(metadata, template_path=str(TEMPLATE), **values)
     return str(card).rstrip() + "\n"
 
@@ -107,7 +107,7 @@ def write_card(model_dir: Path, model_id: str | None = None, license: str | None
         ValueError: As `check_card`.
     """
     check_card(model_dir, license)
-    text = _read_card(model_dir)
+    text = read_card(model_dir)
     if text is None or MARK in text:
         write_text(model_dir / "README.md", render_card(model_dir, model_id, license))
 
@@ -121,8 +121,8 @@ def check_card(model_dir: Path, license: str | None = None) -> None:
     """
     for name, read in (("run.json", read_run), ("evaluation.json", read_json), ("metrics.jsonl", read_json_lines)):
         read(model_dir / name)
-    text = _read_card(model_dir)
-    if license and text is not None and MARK not in text and _license_of(model_dir) != license:
+    text = read_card(model_dir)
+    if license and text is not None and MARK not in text and license_of(model_dir) != license:
         raise ValueError(
             f"{model_dir / 'README.md'} was written by hand and stays as it is: put `license: {license}` into its "
             "head, or remove it to have a card rendered"
@@ -207,15 +207,25 @@ def _speed(metrics: Path) -> float | None:
     return median_low(speeds) if speeds else None
 
 
-def _license_of(model_dir: Path) -> str | None:
-    text = _read_card(model_dir)
+def license_of(model_dir: Path) -> str | None:
+    """The license in the head of a directory's README.md, if it has one.
+
+    Raises:
+        ValueError: The head is not YAML of a card, or as `read_card`.
+    """
+    text = read_card(model_dir)
     try:
         return ModelCard(text).data.get("license") if text else None
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"the head of {model_dir / 'README.md'} is not YAML that the Hub takes: {error}") from error
 
 
-def _read_card(model_dir: Path) -> str | None:
+def read_card(model_dir: Path) -> str | None:
+    """The text of a directory's README.md; `None` where there is none.
+
+    Raises:
+        ValueError: It is not UTF-8 text.
+    """
     path = model_dir / "README.md"
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None

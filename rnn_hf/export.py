@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 from transformers import AutoTokenizer
 
 from rnn_hf import __version__
-from rnn_hf.cards import CELL_NAMES, MARK
+from rnn_hf.cards import CELL_NAMES, MARK, license_of, read_card
 from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.evaluation import load_model
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
@@ -263,8 +263,8 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
         model_id: Name under which the card's example loads it.
         license: Of the weights, as the Hub spells it; `None` keeps that of the card there is.
     """
-    path = folder / "README.md"
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8"):
+    before = read_card(folder)
+    if before is not None and MARK not in before:
         return
     report, unknown = read_json(folder / REPORT_FILE), unknown_id(AutoTokenizer.from_pretrained(folder))
     rows = ["| | name | shape | type |", "|---|---|---|---|"]
@@ -285,7 +285,6 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
         without_unknown="" if unknown is None else f", bad_words_ids=[[{unknown}]]",
         versions=report["versions"],
     )
-    if license is None and path.is_file():
-        license = ModelCard.load(path).data.license
+    license = license or license_of(folder)
     metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag="text-generation", tags=["rnn_hf"])
-    write_text(path, f"---\n{metadata.to_yaml()}\n---\n{text}")
+    write_text(folder / "README.md", f"---\n{metadata.to_yaml()}\n---\n{text}")

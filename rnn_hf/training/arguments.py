@@ -1,4 +1,4 @@
-"""Command lines: how a command ends, and the arguments of a training run as dataclasses, YAML recipes and flags."""
+"""The arguments of a training run: dataclasses, recipes in YAML, and flags that override them."""
 
 import argparse
 import dataclasses
