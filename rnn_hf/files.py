@@ -1,4 +1,4 @@
-"""Files written beside and moved into place, so that no half-written one is taken for a whole one; and read back."""
+"""Files written as drafts and moved into place, so that no half-written one is taken for whole; and read back."""
 
 import hashlib
 import json
@@ -10,14 +10,14 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write beside and move into place."""
-    beside = path.with_name(f".{path.name}.writing")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    """Write a draft and move it into place."""
+    draft = path.with_name(f".{path.name}.writing")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write beside and move into place, keys sorted."""
+    """Write a draft and move it into place, keys sorted."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
@@ -75,16 +75,16 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_into(target: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory beside, then move its files into `target`, each in one piece, weights last."""
-    beside = target / ".writing"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    """Let `write` fill a draft directory, then move its files into `target`, each in one piece, weights last."""
+    draft = target / ".writing"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     try:
-        write(beside)
-        for path in sorted(beside.iterdir(), key=lambda path: path.suffix in (".safetensors", ".onnx")):
+        write(draft)
+        for path in sorted(draft.iterdir(), key=lambda path: path.suffix in (".safetensors", ".onnx")):
             os.replace(path, target / path.name)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

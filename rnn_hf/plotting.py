@@ -1,4 +1,4 @@
-"""Figures without a display, written beside and moved into place; matplotlib is an extra."""
+"""Figures without a display, written as drafts and moved into place; matplotlib is an extra."""
 
 import os
 from pathlib import Path
@@ -23,6 +23,6 @@ def new_figure(width: float, height: float) -> Any:
 
 def save_figure(figure: Any, png: Path) -> None:
     """Write a figure as a PNG file."""
-    beside = png.with_name(f".writing-{png.name}")
-    figure.savefig(beside, dpi=130)
-    os.replace(beside, png)
+    draft = png.with_name(f".writing-{png.name}")
+    figure.savefig(draft, dpi=130)
+    os.replace(draft, png)

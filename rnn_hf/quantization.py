@@ -1,4 +1,4 @@
-"""Exported models in 8 bits, measured beside float32 in the same run."""
+"""Exported models in 8 bits, compared with float32 in the same run."""
 
 import logging
 import statistics
@@ -23,12 +23,12 @@ ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token in each
 
 
 def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -> dict[str, Any]:
-    """Write `model_int8.onnx` beside `model.onnx`, and into `export.json` what it costs and gains.
+    """Write `model_int8.onnx` next to `model.onnx`, and into `export.json` what it costs and gains.
 
     It is ONNX Runtime's dynamic quantisation: matrices of 8 bits, with one scale a column, and one for the whole
     embedding; what goes through the network is quantised as it comes, with one scale a call, so that the perplexity
-    hangs on the window a little (256 here). Of the recurrent operators it has the LSTM, projected or not; GRU and RNN
-    stay in float32, and only the embedding and the output layer change.
+    depends a little on the window (256 here). Of the recurrent operators it has the LSTM, projected or not; GRU and
+    RNN stay in float32, and only the embedding and the output layer change.
 
     Args:
         folder: Of an export.
@@ -52,13 +52,13 @@ def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -
     tokens = encode_stream(lines, tokenizer)
     found: dict[str, Any] = {}
 
-    def write(beside: Path) -> None:
-        target = beside / INT8_FILE
+    def write(draft: Path) -> None:
+        target = draft / INT8_FILE
         operators = write_int8(folder / MODEL_FILE, target)
         files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
         found.update(_compare(folder, files, tokens, start_id(tokenizer), progress))
         found.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
-        write_json(beside / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
+        write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
 
     write_into(folder, write)
     return found

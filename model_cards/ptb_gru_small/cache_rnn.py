@@ -210,7 +210,7 @@ class RNNCache(Cache):
         return chosen
 
     def restart(self) -> "RNNCache":
-        """Count tokens anew, in place, so that `generate()` takes all that it is given as new; returns the cache.
+        """Count tokens from 0, in place, so that `generate()` takes all that it is given as new; returns the cache.
 
         Without this it is given the text from the beginning, and leaves out what the state has seen.
         """
@@ -221,7 +221,7 @@ class RNNCache(Cache):
 
     @classmethod
     def cat(cls, states: "Sequence[RNNCache]") -> "RNNCache":
-        """The rows of several states in one batch, tokens counted anew (see `restart`).
+        """The rows of several states in one batch, tokens counted from 0 (see `restart`).
 
         Raises:
             ValueError: No state, one without content, or states of different networks.
@@ -238,7 +238,7 @@ class RNNCache(Cache):
         return joined
 
     def save(self, path: str | os.PathLike, model: nn.Module) -> None:
-        """Write the state to a safetensors file, with the identity of its model; written beside and moved into place.
+        """Write the state to a safetensors file, with the identity of its model: a draft, then moved in place.
 
         Raises:
             ValueError: The state is empty.
@@ -249,13 +249,13 @@ class RNNCache(Cache):
         cells = {f"layers.{index}.cell": layer.values for index, layer in enumerate(self.layers)}
         tensors |= {name: cell for name, cell in cells.items() if cell is not None}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        beside = f"{os.fspath(path)}.writing"
-        save_file(tensors, beside, {"model": identity_of(model), "tokens": str(self.get_seq_length())})
-        os.replace(beside, path)
+        draft = f"{os.fspath(path)}.writing"
+        save_file(tensors, draft, {"model": identity_of(model), "tokens": str(self.get_seq_length())})
+        os.replace(draft, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: nn.Module) -> "RNNCache":
-        """Read a state of `model` from a file, onto its device, tokens counted anew (see `restart`).
+        """Read a state of `model` from a file, onto its device, tokens counted from 0 (see `restart`).
 
         Raises:
             ValueError: It is the state of another model, whose weights or configuration differ, or no state at all.

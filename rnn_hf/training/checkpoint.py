@@ -1,4 +1,4 @@
-"""Checkpoints to go on from, and the best model: written beside and moved into place, old ones pruned after."""
+"""Checkpoints to go on from, and the best model: written as drafts and moved into place, old ones pruned after."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.objective import Objective
 
 
-WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model beside; of the best model when it was written
+WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model; of the best one when this was written
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -122,26 +122,26 @@ def save_checkpoint(
         OSError: It cannot be written; what was written of it is removed and older ones stay.
     """
     target = output_dir / f"checkpoint-{progress.step}"
-    beside = output_dir / f".{target.name}.writing"
+    draft = output_dir / f".{target.name}.writing"
     if accelerator.is_main_process:
         parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
         parts["extra"] = objective.extra
-        with writing(target, beside):
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            objective.model.save_pretrained(beside)
-            _write_tensors({name: part.state_dict() for name, part in parts.items()}, beside / "optimizer.pt")
-            write_json(beside / "progress.json", {"progress": asdict(progress), "identity": identity})
+        with writing(target, draft):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            objective.model.save_pretrained(draft)
+            _write_tensors({name: part.state_dict() for name, part in parts.items()}, draft / "optimizer.pt")
+            write_json(draft / "progress.json", {"progress": asdict(progress), "identity": identity})
             if progress.best_step and (output_dir / WEIGHTS).is_file():
-                link_or_copy(output_dir / WEIGHTS, beside / BEST)
+                link_or_copy(output_dir / WEIGHTS, draft / BEST)
     accelerator.wait_for_everyone()
-    with writing(target, beside):
-        _write_tensors(_process_state(state), beside / f"process-{accelerator.process_index}.pt")
+    with writing(target, draft):
+        _write_tensors(_process_state(state), draft / f"process-{accelerator.process_index}.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         if os.path.lexists(target):
             remove(target)
-        os.replace(beside, target)
+        os.replace(draft, target)
         others = [path for path in checkpoints(output_dir) if path != target]
         for old in others[: max(0, len(others) + 1 - limit)]:
             remove(old)
@@ -151,14 +151,14 @@ def save_checkpoint(
 
 
 @contextmanager
-def writing(target: Path, beside: Path | None = None) -> Iterator[None]:
+def writing(target: Path, draft: Path | None = None) -> Iterator[None]:
     """Have an error of writing `target`, which stands among checkpoints, say which of them are whole and how to go on;
-    what was written in the directory `beside` is removed."""
+    what was written in the directory `draft` is removed."""
     try:
         yield
     except (OSError, SafetensorError) as error:  # each writer has an error of its own for a full disk
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
         kept = [path.name for path in checkpoints(target.parent)]
         raise OSError(
             f"cannot write {target}: {error}. If the disk is full, free some space and go on with "
