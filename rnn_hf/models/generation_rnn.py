@@ -117,6 +117,7 @@ class RNNGenerationMixin(GenerationMixin):
     model: Any
     lm_head: nn.Linear
     mixture: nn.Module | None
+    output_projection: nn.Linear | None
     compute_logits: Callable[[torch.Tensor], torch.Tensor]
     training: bool
     device: torch.device
@@ -160,11 +161,12 @@ class RNNGenerationMixin(GenerationMixin):
             and is_own(self.model.embed_tokens, nn.Embedding)
             and all(has_own_forward(module) for module in (self.model, *self.model.layers))
             and (self.mixture is None or has_own_forward(self.mixture))
+            and (self.output_projection is None or has_plain_weights(self.output_projection))
         )
 
     def _has_plain_head(self) -> bool:
         """Whether the weights of the output matrix may be used without its module."""
-        return has_own_forward(self) and is_own(self.lm_head, nn.Linear) and self.lm_head.bias is not None
+        return has_own_forward(self) and has_plain_weights(self.lm_head)
 
     def _sample(self, *args, **kwargs):
         """Greedy search and sampling; see `GenerationMixin._sample`, which this replaces."""
@@ -299,9 +301,19 @@ def head_of(model: RNNGenerationMixin, rows: int, packs: bool) -> Product:
     """Outputs of the last layer, `(B, H)`, to logits `(B, V)`, the fastest way for so many rows."""
     if model.device.type != "cpu":
         return model.compute_logits
-    rows *= 1 if model.mixture is None else model.config.num_softmaxes
-    head = product_of(model.lm_head.weight, model.lm_head.bias, rows, packs)
-    return head if model.mixture is None else partial(model.mixture, head=head)
+    heads = rows if model.mixture is None else rows * model.config.num_softmaxes
+    head = product_of(model.lm_head.weight, model.lm_head.bias, heads, packs)
+    if model.mixture is not None:
+        return partial(model.mixture, head=head)
+    if model.output_projection is None:
+        return head
+    project = product_of(model.output_projection.weight, model.output_projection.bias, rows, packs)
+    return lambda outputs: head(project(outputs).contiguous())
+
+
+def has_plain_weights(module: nn.Module) -> bool:
+    """Whether the matrix and the bias of a linear layer may be used without it."""
+    return is_own(module, nn.Linear) and module.bias is not None
 
 
 class Finished:
