@@ -176,12 +176,16 @@ def add_projected_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: s
 
 
 def add_head(graph: Graph, model: RNNForCausalLM, hidden: str) -> str:
-    """The output layer or the mixture of softmaxes, from `(B, T, H)` to `(B, T, V)`."""
+    """The output layer, after its projection if it has one, or the mixture, from `(B, T, H)` to `(B, T, V)`."""
     if model.lm_head.weight is model.model.embed_tokens.weight:
         words = graph.node("Transpose", ["model.embed_tokens.weight"], "lm_head.weight", perm=[1, 0])
     else:
         words = graph.weight("lm_head.weight", model.lm_head.weight.T)
     bias = graph.weight("lm_head.bias", model.lm_head.bias)
+    if model.output_projection is not None:
+        projection = model.output_projection
+        weight = graph.weight("output_projection.weight", projection.weight.T)
+        hidden = graph.linear("projected", hidden, weight, graph.weight("output_projection.bias", projection.bias))
     if model.mixture is None:
         return graph.linear("logits", hidden, words, bias)
     mixture: Any = model.mixture

@@ -148,12 +148,15 @@ def make_cell(cell_type: str, activation: str | None = None) -> Elman | GRU | LS
 class Network:
     """Embedding, layers of one cell, and a linear map to the vocabulary: y_t = V h_t + a.
 
+    With an output projection, y_t = V (Q h_t + q) + a.
+
     Attributes:
         cell: Equations of one step.
         embedding: `(vocabulary, embedding size)`.
         layers: Parameters of each layer, first layer first.
         output_bias: a, `(vocabulary,)`.
         output_weight: V, `(vocabulary, output size)`; `None` where V is the embedding (tied weights).
+        output_projection: Q, `(width, output size)`, as `weight`, and q, `(width,)`, as `bias`; `None` for none.
     """
 
     cell: Elman | GRU | LSTM
@@ -161,10 +164,11 @@ class Network:
     layers: list[dict[str, Array]]
     output_bias: Array
     output_weight: Array | None = None
+    output_projection: dict[str, Array] | None = None
     tapes: list[list[tuple]] = field(default_factory=list, init=False)  # of each layer, what its steps saved
 
     @property
-    def projection(self) -> Array:
+    def output_matrix(self) -> Array:
         return self.embedding if self.output_weight is None else self.output_weight
 
     def zero_states(self, batch: int) -> list[tuple[Array, Array | None]]:
@@ -189,23 +193,29 @@ class Network:
             outputs = np.stack(steps, axis=1)
             after.append((h, c))
             self.tapes.append(tape)
-        self.ids, self.outputs = ids, outputs
-        return outputs @ self.projection.T + self.output_bias, after
+        self.ids, self.outputs, self.projected = ids, outputs, outputs
+        if self.output_projection is not None:
+            self.projected = outputs @ self.output_projection["weight"].T + self.output_projection["bias"]
+        return self.projected @ self.output_matrix.T + self.output_bias, after
 
     def backward(self, dlogits: Array) -> dict:
         """Gradients of the last `forward`, given that of the logits.
 
         With y_t = V h_t + a: dV = sum of dy_t h_t', da = sum of dy_t, dL/do_t = V' dy_t. The embedding's row of a
-        word collects dx_t wherever the word stands; where V is the embedding, dV adds to it.
+        word collects dx_t wherever the word stands; where V is the embedding, dV adds to it. With p_t = Q h_t + q in
+        the place of h_t: dp_t = V' dy_t, dQ = sum of dp_t h_t', dq = sum of dp_t, dL/do_t = Q' dp_t.
 
         Returns:
             A dictionary of the attributes' names, with `layers` a list of dictionaries, and `states` a list of
             (dh_0, dc_0).
         """
-        vocabulary = dlogits.shape[-1]
-        doutput = dlogits.reshape(-1, vocabulary).T @ self.outputs.reshape(-1, self.outputs.shape[-1])
+        doutput = np.einsum("btv,btp->vp", dlogits, self.projected)
         dbias = dlogits.sum((0, 1))
-        dh_of_output = dlogits @ self.projection
+        dh_of_output, dprojection = dlogits @ self.output_matrix, None
+        if self.output_projection is not None:
+            of_weight = np.einsum("btp,bth->ph", dh_of_output, self.outputs)
+            dprojection = {"weight": of_weight, "bias": dh_of_output.sum((0, 1))}
+            dh_of_output = dh_of_output @ self.output_projection["weight"]
         layer_gradients, state_gradients = [], []
         for p, tape in zip(reversed(self.layers), reversed(self.tapes), strict=True):
             dh_of_output, gradients, dstate = self._layer_backward(p, tape, dh_of_output)
@@ -218,6 +228,7 @@ class Network:
             "embedding": dembedding + doutput if tied else dembedding,
             "output_weight": None if tied else doutput,
             "output_bias": dbias,
+            "output_projection": dprojection,
             "layers": layer_gradients,
             "states": state_gradients,
         }
@@ -245,12 +256,14 @@ def from_parameters(arrays: dict[str, Array], cell_type: str, activation: str | 
         if not layer:
             break
         layers.append(layer)
+    projection = {name: arrays.get(f"output_projection.{name}") for name in ("weight", "bias")}
     return Network(
         cell=make_cell(cell_type, activation),
         embedding=arrays["model.embed_tokens.weight"],
         layers=layers,
         output_bias=arrays["lm_head.bias"],
         output_weight=arrays.get("lm_head.weight"),
+        output_projection=None if projection["weight"] is None else projection,
     )
 
 
@@ -259,6 +272,8 @@ def by_parameter(gradients: dict) -> dict[str, Array]:
     named = {"model.embed_tokens.weight": gradients["embedding"], "lm_head.bias": gradients["output_bias"]}
     if gradients["output_weight"] is not None:
         named["lm_head.weight"] = gradients["output_weight"]
+    for name, value in (gradients["output_projection"] or {}).items():
+        named[f"output_projection.{name}"] = value
     for index, of_layer in enumerate(gradients["layers"]):
         named |= {f"model.layers.{index}.rnn.{name}_l0": value for name, value in of_layer.items()}
     return named

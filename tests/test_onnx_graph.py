@@ -22,6 +22,8 @@ HEADS = {
     "tied": {},
     "untied": {"tie_word_embeddings": False},
     "last": {"tie_word_embeddings": False, "last_hidden_size": 4},
+    "projection": {"output_projection_size": 3},
+    "projection-untied-last": {"output_projection_size": 2, "tie_word_embeddings": False, "last_hidden_size": 4},
     "mixture": {"num_softmaxes": 3},
     "mixture-untied-last": {"num_softmaxes": 2, "tie_word_embeddings": False, "last_hidden_size": 4},
     "mixture-tied-last": {"num_softmaxes": 2, "last_hidden_size": 6},

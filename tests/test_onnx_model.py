@@ -192,7 +192,10 @@ def test_the_loss_is_that_of_the_model_at_once_and_in_pieces(either, monkeypatch
                 torch.testing.assert_close(found.loss, theirs.loss, **close)
 
 
-@pytest.mark.parametrize("head", [{"num_softmaxes": 3}, {"num_softmaxes": 2, "last_hidden_size": 7}, {}])
+@pytest.mark.parametrize(
+    "head",
+    [{"num_softmaxes": 3}, {"num_softmaxes": 2, "last_hidden_size": 7}, {"output_projection_size": 3}, {}],
+)
 @pytest.mark.parametrize("last", [False, True])
 @torch.no_grad()
 def test_every_head_shows_the_state_before_the_first_token_as_the_model_does(make_model, tmp_path, head, last):

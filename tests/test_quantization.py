@@ -31,6 +31,7 @@ TOKENIZER = build_tokenizer([" ".join(WORDS)])
 LINES = [" ".join(WORDS[start::7]) for start in range(7)]
 HEADS = {
     "untied": {"tie_word_embeddings": False},
+    "projection": {"embedding_size": 24, "output_projection_size": 24},
     "mixture": {"num_softmaxes": 3},
     "mixture-untied-last": {"num_softmaxes": 2, "tie_word_embeddings": False, "last_hidden_size": 24},
 }

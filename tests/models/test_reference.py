@@ -42,13 +42,14 @@ def assert_equal(got, expected: np.ndarray, what: str = ""):
 
 @st.composite
 def problems(draw):
-    """Sizes that all differ where they may, tied or not, with or without a state, some labels ignored."""
+    """Sizes that all differ where they may, tied or not, with an output projection or not, with a state or not."""
     sizes = {
         "vocab_size": draw(st.integers(2, 8)),
         "embedding_size": draw(st.integers(2, 4)),
         "hidden_size": draw(st.integers(5, 7)),
         "num_hidden_layers": draw(st.integers(1, 3)),
         "tie_word_embeddings": draw(st.booleans()),
+        "output_projection_size": draw(st.sampled_from([None, 4])),
     }
     batch, time = draw(st.integers(1, 4)), draw(st.integers(2, 7))
     return sizes, batch, time, draw(st.booleans()), draw(st.integers(0, 2**16))
@@ -58,6 +59,8 @@ def pose(make_model, cell: dict, problem) -> tuple:
     sizes, batch, time, has_state, seed = problem
     if cell.get("projection_size") and sizes["tie_word_embeddings"]:
         sizes = {**sizes, "embedding_size": cell["projection_size"]}
+    if sizes["output_projection_size"] and sizes["tie_word_embeddings"]:
+        sizes = {**sizes, "output_projection_size": sizes["embedding_size"]}
     model = make_model(cell, seed=seed, **sizes)
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, sizes["vocab_size"], (batch, time))
@@ -113,7 +116,7 @@ def test_loss_and_every_gradient_equal_the_reference(make_model, cell, way, prob
 def test_reference_gradients_equal_finite_differences(make_model, cell):
     # Without this the two could agree on a wrong derivative; nothing of the package takes part but the numbers.
     rng = np.random.default_rng(1)
-    model = make_model(cell, num_hidden_layers=2, tie_word_embeddings=False, vocab_size=4)
+    model = make_model(cell, num_hidden_layers=2, tie_word_embeddings=False, vocab_size=4, output_projection_size=2)
     network, states = network_of(model), random_state(model, 2, rng)
     ids, targets = rng.integers(0, 4, (2, 4)), rng.integers(0, 4, (2, 4))
     targets[0, 2] = -100
@@ -124,6 +127,7 @@ def test_reference_gradients_equal_finite_differences(make_model, cell):
     gradients = network.backward(reference.cross_entropy(network.forward(ids, states)[0], targets)[1])
     pairs = [(network.embedding, gradients["embedding"]), (network.output_weight, gradients["output_weight"])]
     pairs += [(network.output_bias, gradients["output_bias"])]
+    pairs += [(network.output_projection[name], gradients["output_projection"][name]) for name in ("weight", "bias")]
     for p, of_p, parts, of_parts in zip(network.layers, gradients["layers"], states, gradients["states"], strict=True):
         pairs += [(p[name], of_p[name]) for name in p]
         pairs += [pair for pair in zip(parts, of_parts, strict=True) if pair[0] is not None]
