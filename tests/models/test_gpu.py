@@ -5,7 +5,7 @@ Weights and ids are drawn on the CPU, so that a GPU run and the float64 referenc
 
 import copy
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -30,15 +30,17 @@ MASKS = {
     "single step": [[0], [1]],
 }
 close = dict(rtol=1e-9, atol=1e-9)  # for float64 on both sides
+# How far results of each type may be from the exact ones, in norm: some tens of its roundings.
+DIGITS = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.15}
+SCALE = 1024.0  # of the loss, since float16 knows no gradient below 6e-8
 
 
 @pytest.fixture(autouse=True)
 def full_precision():
     """cuDNN would round float32 to tf32 by itself; the test of tf32 turns it on again."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     yield
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # as torch begins
 
 
 def some_ids(batch: int = 3, time: int = 6, seed: int = 0) -> torch.Tensor:
@@ -59,17 +61,25 @@ def loss_and_gradients_by_hand(model, ids: torch.Tensor) -> tuple[np.ndarray, fl
     return logits, loss, reference.by_parameter(network.backward(dlogits))
 
 
+def assert_near(found, right, digits: float, what: str):
+    """In norm, so that small numbers count as much as large ones do; what is no number is never near."""
+    found, right = (torch.as_tensor(values).detach().double().cpu() for values in (found, right))
+    assert found.shape == right.shape, what
+    error, size = float((found - right).norm()), float(right.norm())
+    assert error <= digits * size + 1e-12, f"{what}: {error / (size or 1):.1e} off, {digits:g} allowed"
+
+
 def assert_equals_the_reference(model, ids: torch.Tensor, digits: float, context=None, skip_logits: bool = False):
-    """Forward, loss and every gradient, `digits` in relative and in absolute terms."""
+    """Forward, loss and every gradient."""
     logits, loss, gradients = loss_and_gradients_by_hand(model, ids)
-    with context or torch.autocast(DEVICE, enabled=False):
+    with context or nullcontext():
         output = model.train()(ids, labels=ids, skip_logits=skip_logits)
-    output.loss.backward()
+    (output.loss * SCALE).backward()
     if not skip_logits:
-        np.testing.assert_allclose(output.logits.detach().double().cpu(), logits, rtol=digits, atol=digits)
-    np.testing.assert_allclose(output.loss.item(), loss, rtol=digits, atol=digits)
+        assert_near(output.logits, logits, digits, "logits")
+    assert_near(output.loss, loss, digits, "loss")
     for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(parameter.grad.double().cpu(), gradients[name], digits, digits, err_msg=name)
+        assert_near(parameter.grad / SCALE, gradients[name], digits, name)
     model.zero_grad()
 
 
@@ -85,11 +95,24 @@ def no_warning_about_the_layout():
 
 @pytest.mark.parametrize("skip_logits", [False, True])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("dtype, digits", [(torch.float32, 1e-4), (torch.float64, 1e-9)], ids=str)
-def test_forward_and_gradients_equal_the_reference(make_model, cell, dtype, digits, tied, skip_logits):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_forward_and_gradients_equal_the_reference(make_model, cell, dtype, tied, skip_logits):
     for num_layers in (1, 3):
         model = make_model(cell, dtype=dtype, num_hidden_layers=num_layers, tie_word_embeddings=tied).to(DEVICE)
-        assert_equals_the_reference(model, some_ids(), digits, skip_logits=skip_logits)
+        assert_equals_the_reference(model, some_ids(), DIGITS[dtype], skip_logits=skip_logits)
+
+
+# torch takes one algorithm of cuDNN for small layers, with other limits forward and backward, another one in half
+# precision where sizes are multiples of 128 and rows of 8, and the standard one for all others.
+@pytest.mark.parametrize("hidden_size", [96, 160, 256, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_every_algorithm_is_right(make_model, cell, dtype, hidden_size):
+    cell = {**cell, "projection_size": 40} if cell.get("projection_size") else cell
+    model = make_model(cell, dtype=dtype, embedding_size=128, hidden_size=hidden_size, tie_word_embeddings=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5 * parameter.shape[-1] ** -0.5)
+    assert_equals_the_reference(model.to(DEVICE), some_ids(8, 5), DIGITS[dtype])
 
 
 def test_tf32_is_right_within_its_digits(make_model, cell):
@@ -100,7 +123,7 @@ def test_tf32_is_right_within_its_digits(make_model, cell):
 # Layout of the weights
 
 
-@pytest.mark.parametrize("way", ["from_pretrained", "device_map", "to", "resize", "deepcopy", "to and back"])
+@pytest.mark.parametrize("way", ["from_pretrained", "device_map", "to", "resize", "copied", "to and back", "half"])
 @pytest.mark.filterwarnings("ignore:.*mean_resizing.*")
 def test_weights_are_in_one_block(make_model, cell, tmp_path, way):
     model = make_model(cell, dtype=torch.float32)
@@ -111,8 +134,11 @@ def test_weights_are_in_one_block(make_model, cell, tmp_path, way):
     model = model.to(DEVICE)
     if way == "resize":
         model.resize_token_embeddings(14, mean_resizing=False)
-    if way == "deepcopy":
+    if way == "copied":  # which copies each weight to memory of its own
         model = copy.deepcopy(model)
+        model.flatten_parameters()
+    if way == "half":
+        model = model.half()
     if way == "to and back":
         model = model.to("cpu").to(torch.float64).to(DEVICE)
     with no_warning_about_the_layout():
@@ -120,10 +146,32 @@ def test_weights_are_in_one_block(make_model, cell, tmp_path, way):
         model.eval()(some_ids())
 
 
-def test_dropped_weights_are_in_one_block(make_model, cell):
-    model = make_model(cell, dtype=torch.float32, recurrent_dropout=0.5).to(DEVICE).train()
-    with no_warning_about_the_layout():
-        model(some_ids(), labels=some_ids()).loss.backward()
+@pytest.mark.parametrize("autocast", [None, torch.float16], ids=str)
+@pytest.mark.parametrize("padded", [False, True])
+def test_weights_that_are_made_for_a_call_are_in_one_block(make_model, cell, padded, autocast, choose):
+    choose("autocast")
+    model, ids = make_model(cell, dtype=torch.float32, recurrent_dropout=0.5).to(DEVICE), some_ids()
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 1 - padded
+    with no_warning_about_the_layout(), torch.autocast(DEVICE, autocast, enabled=autocast is not None):
+        model.train()(ids, mask, labels=ids).loss.backward()
+        model.eval()(ids, mask)
+
+
+def test_data_parallel_training_keeps_weights_in_one_block_and_their_gradients(make_model):
+    model, ids = make_model({"cell_type": "lstm"}, dtype=torch.float32).to(DEVICE).train(), some_ids()
+    model(ids, labels=ids).loss.backward()
+    alone = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = torch.nn.parallel.DistributedDataParallel(model)
+        with no_warning_about_the_layout():
+            wrapped(ids, labels=ids).loss.backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for name, parameter in model.named_parameters():
+        assert_near(parameter.grad, alone[name], 1e-5, name)
 
 
 def test_saved_after_training_on_the_device_is_equal_to_the_bit(make_model, cell, tmp_path):
@@ -138,7 +186,7 @@ def test_saved_after_training_on_the_device_is_equal_to_the_bit(make_model, cell
         loaded = RNNForCausalLM.from_pretrained(tmp_path, device_map=device)
         for name, parameter in loaded.named_parameters():
             assert torch.equal(parameter.cpu(), model.get_parameter(name).cpu()), name
-    torch.testing.assert_close(loaded(some_ids()).logits, model.eval()(some_ids()).logits, rtol=0, atol=0)
+    torch.testing.assert_close(loaded(some_ids()).logits, model.eval()(some_ids()).logits)
 
 
 # Laws
@@ -264,7 +312,7 @@ def test_gradient_checkpointing_gives_equal_gradients(make_model, cell, use_reen
 @pytest.mark.parametrize("padded", [False, True])
 def test_every_type_is_right_or_refused_with_words(make_model, cell, weights, autocast, padded):
     model, ids = make_model(cell, dtype=weights).to(DEVICE), some_ids()
-    digits = 0.1 if torch.bfloat16 in (weights, autocast) else 0.02 if torch.float16 in (weights, autocast) else 1e-4
+    digits = max(DIGITS[weights], DIGITS[autocast or weights])
     mask = torch.ones_like(ids)
     if padded:
         mask[:, 0] = 0  # the same for every row, so that the reference needs no mask
@@ -275,22 +323,76 @@ def test_every_type_is_right_or_refused_with_words(make_model, cell, weights, au
     try:
         with torch.autocast(DEVICE, dtype=autocast or torch.float16, enabled=autocast is not None):
             output = model.train()(ids, mask, labels=labels)
-        output.loss.backward()
+        (output.loss * SCALE).backward()
     except RuntimeError as error:
-        assert any(word in str(error) for word in ("type", "Type", "Half", "BFloat16")), error
-        return
-    got = output.logits.detach().double().cpu()
-    np.testing.assert_allclose(got[:, 1:] if padded else got, logits, rtol=digits, atol=digits)
-    np.testing.assert_allclose(output.loss.item(), loss, rtol=digits, atol=digits)
+        if "not implemented for" not in str(error):
+            raise
+        pytest.skip(f"refused: {error}")
+    assert_near(output.logits[:, 1:] if padded else output.logits, logits, digits, "logits")
+    assert_near(output.loss, loss, digits, "loss")
     assert {layer.keys.dtype for layer in output.cache.layers} == {weights}
     for name, parameter in model.named_parameters():
-        np.testing.assert_allclose(parameter.grad.double().cpu(), gradients[name], digits, digits, err_msg=name)
+        assert parameter.grad.dtype == weights
+        assert_near(parameter.grad / SCALE, gradients[name], digits, name)
 
 
+@pytest.mark.parametrize("way", ["float32", "autocast"])
 @pytest.mark.parametrize("autocast", [torch.float16, torch.bfloat16], ids=str)
-def test_autocast_on_float32_weights_is_never_refused(make_model, cell, autocast):
+def test_autocast_on_float32_weights_is_right_with_layers_in_either_type(make_model, cell, autocast, way, choose):
     # The ordinary way to train in mixed precision must work, whatever the others do.
+    choose(way)
     model, ids = make_model(cell, dtype=torch.float32).to(DEVICE), some_ids()
+    exact = model.model(ids).last_hidden_state
+    with torch.autocast(DEVICE, autocast):
+        hidden = model.model(ids).last_hidden_state
+    assert hidden.dtype == torch.float32
+    assert_near(hidden, exact, DIGITS[autocast], "hidden states")
+    is_rounded = bool((hidden - exact).norm() > 1e-5 * exact.norm())
+    assert is_rounded == (way == "autocast"), "the other type was taken"
     for skip_logits in (False, True):
-        context = torch.autocast(DEVICE, dtype=autocast)
-        assert_equals_the_reference(model, ids, 0.1, context, skip_logits)
+        context = torch.autocast(DEVICE, autocast)
+        assert_equals_the_reference(model, ids, DIGITS[autocast], context, skip_logits)
+
+
+# Waits
+
+
+@pytest.fixture
+def waits():
+    """`waits(run)`: how often the device is waited for in `run()`, by torch's own count; the second time counts."""
+
+    def count(run) -> int:
+        run()
+        torch.cuda.synchronize()
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                run()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        return sum("called a synchronizing" in str(warning.message) for warning in given)
+
+    return count
+
+
+def test_the_count_of_waits_counts(waits):
+    number = torch.ones(2, device=DEVICE)
+    assert waits(number.nonzero) >= 1 and waits(lambda: number.sum().item()) >= 1 and waits(number.sum) == 0
+
+
+@pytest.mark.parametrize("autocast", [None, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("skip_logits", [False, True])
+def test_training_waits_for_nothing_and_once_for_a_mask(make_model, cell, skip_logits, autocast, waits):
+    dropouts = dict.fromkeys(("embedding_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"), 0.4)
+    model, ids = make_model(cell, dtype=torch.float32, **dropouts).to(DEVICE).train(), some_ids(40, 80)
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+
+    def run(mask=None):
+        with torch.autocast(DEVICE, autocast, enabled=autocast is not None):
+            output = model(ids, mask, labels=ids, skip_logits=skip_logits)
+        output.loss.backward()
+
+    assert waits(run) == 0
+    assert waits(lambda: run(mask)) <= 1
