@@ -23,6 +23,7 @@ from rnn_hf.files import read_json, read_run, sha256_of, write_json
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WINDOWS_TO_READ = 100  # whose losses stay on the device of a model before they are read
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
 
 
@@ -253,16 +254,18 @@ def evaluate(
     6
     """
     check_token_ids(model, [start], tokens)
-    stream = TokenStream(tokens, start, columns, window)
-    device = input_device(model)
-    total, state = 0.0, None
+    stream = TokenStream(tokens, start, columns, window).to(input_device(model))
     windows: Iterable = tqdm(stream, desc="evaluating", leave=False, mininterval=1, disable=not progress)
+    total, state, losses = 0.0, None, []
     with evaluating(model):
-        for inputs, targets in windows:
-            inputs, targets = inputs.to(device), targets.to(device)
+        for index, (inputs, targets) in enumerate(windows, 1):
             outputs = model(inputs, cache=state, shift_labels=targets, use_cache=True, skip_logits=True)
             state = outputs.cache
-            total += outputs.loss.item() * targets.numel()
+            losses.append((outputs.loss, targets.numel()))
+            if index % WINDOWS_TO_READ == 0 or index == len(stream):
+                means = torch.stack([loss for loss, _ in losses]).tolist()  # where a GPU is waited for
+                total += sum(mean * count for mean, (_, count) in zip(means, losses, strict=True))
+                losses.clear()
     return Score(total / stream.num_tokens, stream.num_tokens)
 
 

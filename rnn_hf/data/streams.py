@@ -55,6 +55,12 @@ class TokenStream:
         """Targets of all windows of this process."""
         return self.targets.numel()
 
+    def to(self, device: torch.device) -> "TokenStream":
+        """The stream on a device, where its windows then are: one copy in place of one a window."""
+        stream = copy.copy(self)
+        stream.inputs, stream.targets = self.inputs.to(device), self.targets.to(device)
+        return stream
+
     def __len__(self) -> int:
         """Number of windows."""
         return len(self.bounds) - 1
@@ -85,8 +91,9 @@ class TokenStream:
         generator = np.random.default_rng([seed, epoch])
         stream, steps = copy.copy(self), self.targets.shape[1]
         if partial_shuffle:
-            shifts = torch.from_numpy(generator.integers(0, steps, self.columns))[self.share, None]
-            source = (torch.arange(steps, device="cpu") + shifts) % steps
+            device = self.targets.device
+            shifts = torch.from_numpy(generator.integers(0, steps, self.columns))[self.share, None].to(device)
+            source = (torch.arange(steps, device=device) + shifts) % steps
             stream.inputs, stream.targets = self.inputs.gather(1, source), self.targets.gather(1, source)
         if random_windows:
             stream.bounds = [0]

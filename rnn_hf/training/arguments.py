@@ -128,7 +128,13 @@ class TrainingArguments:
     lr_decay: float = field(default=0.5, metadata={"help": "factor of step and reduce_lr_on_plateau"})
     lr_decay_start: int = field(default=4, metadata={"help": "step: epochs before the first decay; then every epoch"})
     lr_patience: int = field(default=0, metadata={"help": "reduce_lr_on_plateau: evaluations without gain to bear"})
-    bf16: bool = field(default=False, metadata={"help": "autocast to bfloat16, recurrent layers excepted"})
+    bf16: bool = field(
+        default=False, metadata={"help": "compute in bfloat16; recurrent layers too where that is faster"}
+    )
+    fp16: bool = field(default=False, metadata={"help": "the same in float16, on a GPU, with a scaled loss"})
+    tf32: bool = field(
+        default=True, metadata={"help": "on a GPU: round the factors of float32 products to TF32, which is faster"}
+    )
     eval_steps: int = field(default=0, metadata={"help": "validate each so many steps; 0: after each epoch"})
     save_steps: int = field(default=0, metadata={"help": "checkpoint each so many steps; 0: after each epoch"})
     save_total_limit: int = field(default=1, metadata={"help": "resumable checkpoints to keep; 0: none at all"})
@@ -169,6 +175,8 @@ class TrainingArguments:
             for name in names.split():
                 if getattr(self, name) < bound:
                     raise ValueError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.bf16 and self.fp16:
+            raise ValueError("--bf16 and --fp16 do not go together: choose one")
         if self.learning_rate <= 0:
             raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}")
         if self.max_steps == 0 or self.max_steps < -1:

@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from rnn_hf.files import link_or_copy, read_json, write_into, write_json
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
+from rnn_hf.training.arguments import ModelArguments, TrainingArguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.objective import Objective
 
 
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model; of the best one when this was written
+# Of what the arguments of a run did not have yet when it began.
+DEFAULTS = {part.name: part.default for kind in (ModelArguments, TrainingArguments) for part in fields(kind)}
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -126,6 +129,8 @@ def save_checkpoint(
     if accelerator.is_main_process:
         parts: dict[str, Any] = {"optimizer": optimizer, "scheduler": scheduler, "average": average}
         parts["extra"] = objective.extra
+        if accelerator.scaler is not None:
+            parts["scaler"] = accelerator.scaler
         with writing(target, draft):
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
@@ -206,8 +211,9 @@ def load_checkpoint(
         saved = read_json(path / "progress.json")
         progress, before = Progress(**saved["progress"]), dict(saved["identity"])
     for name, value in identity.items():
-        if before.get(name) != value:
-            raise ValueError(f"{path} is of another run: {name} was {before.get(name)!r}, is {value!r}")
+        was = before.get(name, DEFAULTS.get(name))
+        if was != value:
+            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}")
     with _reading(path, WEIGHTS):
         weights = type(model).from_pretrained(path).state_dict()
     with _reading(path, "optimizer.pt"):
@@ -216,7 +222,11 @@ def load_checkpoint(
         mine = torch.load(path / f"process-{rank}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(weights)
     device = accelerator.device
+    for group in parts["optimizer"]["param_groups"]:
+        group["fused"] = True  # older checkpoints say otherwise
     optimizer.load_state_dict(parts["optimizer"])
+    if accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(parts["scaler"])
     # How long the schedule is follows from the arguments; older checkpoints have it wrong with random windows.
     of_length = ("total_steps", "_schedule_phases")
     scheduler.load_state_dict({name: part for name, part in parts["scheduler"].items() if name not in of_length})

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm.auto import tqdm
 
@@ -33,14 +32,16 @@ from rnn_hf.training.checkpoint import (
     writing,
 )
 from rnn_hf.training.objective import Objective
-from rnn_hf.training.optim import build_optimizer, build_scheduler
+from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
+from rnn_hf.training.readings import Readings
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
 from rnn_hf.training.setup import (
     build_model,
     check_distribution,
     check_model,
     check_output_dir,
+    check_precision,
     choose_kernels,
     identity_of,
     keep_freed_memory,
@@ -48,6 +49,9 @@ from rnn_hf.training.setup import (
 )
 from rnn_hf.training.signals import stop_signals
 from rnn_hf.training.validation import EVALUATION_WINDOW, validate
+
+
+STEPS_TO_AGREE = 10  # between two questions whether one of several processes should stop
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
@@ -82,10 +86,11 @@ class TrainingRun:
         self.arguments, options = arguments, arguments.training
         check_model(arguments)
         self.output_dir = check_output_dir(arguments)
+        check_precision(options)
         trackers = [name for name in options.report_to.split(",") if name and name != "none"]
         self.accelerator = Accelerator(
             cpu=options.use_cpu,
-            mixed_precision="bf16" if options.bf16 else "no",
+            mixed_precision="fp16" if options.fp16 else "bf16" if options.bf16 else "no",
             log_with=trackers or None,
             project_dir=str(self.output_dir),
         )
@@ -104,7 +109,7 @@ class TrainingRun:
             options.window,
             self.accelerator.process_index,
             ranks,
-        )
+        ).to(self.accelerator.device)
         epochs = options.num_train_epochs
         drawn = (self._epoch_stream(epoch) for epoch in range(epochs))
         streams = drawn if options.random_windows else [self.stream] * epochs  # else all epochs have as many windows
@@ -114,20 +119,23 @@ class TrainingRun:
         model = build_model(arguments, self.corpus.tokenizer)
         self.objective, self.average = Objective(model, options), WeightAverage(model)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
-        # optimizer, as there is no gradient scaler: Accelerate's looks through the installed packages at each step.
+        # optimizer: Accelerate's looks through the installed packages at each step, and waits for the GPU in float16.
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
+        self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
         self.scheduler = build_scheduler(self.optimizer, options, steps)
         self.model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
         self.progress = Progress()
         self.state: RNNCache | None = None
+        self.has_begun = False
         self.logged = (0, 0.0)  # step and seconds of the last line of training loss
         self.resumed: Path | None = None
         self.history: list[dict[str, Any]] = []  # lines of metrics.jsonl to begin with
         if options.resume_from_checkpoint:
             self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
+        self.readings = Readings(self.accelerator, self.progress)
         self.pusher = None
         if options.push_to_hub and self.accelerator.is_main_process:
             self.pusher = Pusher(options, self.output_dir, tqdm.write)
@@ -152,17 +160,18 @@ class TrainingRun:
         self.wrapped.train()
         with bar:
             while progress.step < last and not self._stopped_early():
-                started = time.perf_counter()
                 self._step(bar)
-                progress.seconds += time.perf_counter() - started
                 stopping = self._agree(bool(stop)) or progress.step >= last
                 epoch_ended = progress.window == 0
                 is_due = self._due(options.eval_steps, epoch_ended)
                 is_extra = stopping and not stop and not is_due
+                saves = self._due(options.save_steps, epoch_ended)
+                if is_due or saves or stopping:
+                    self.readings.read()
                 if is_due:
                     self._evaluate(bar)
                     stopping = stopping or self._stopped_early()
-                if options.save_total_limit and (stopping or self._due(options.save_steps, epoch_ended)):
+                if options.save_total_limit and (stopping or saves):
                     self._save()
                 if is_extra:  # after the checkpoint: a run that goes on must not have it in its history
                     self._evaluate(bar)
@@ -172,34 +181,28 @@ class TrainingRun:
             bar.write(f"stopped by signal {stop[0]} after step {progress.step}")
 
     def _step(self, bar: tqdm) -> None:
-        """One optimizer step: `gradient_accumulation_steps` windows, fewer at the end of an epoch."""
+        """One optimizer step: `gradient_accumulation_steps` windows, fewer at the end of an epoch. Nothing in it waits
+        for the device but `readings`, at some steps."""
         options, progress, stream = self.arguments.training, self.progress, self.epoch_stream
-        first = progress.window
+        started, first = time.perf_counter(), progress.window
         windows = range(first, min(first + options.gradient_accumulation_steps, len(stream)))
         losses, tokens = [], 0
         for window in windows:
-            inputs, targets = (part.to(self.accelerator.device) for part in stream[window])
+            inputs, targets = stream[window]
             tokens += targets.shape[1]
             is_last = window == windows[-1]
             with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
                 objective, loss, self.state = self.wrapped(inputs, targets, self.state)
-                (objective / len(windows)).backward()
+                self.updater.scale(objective / len(windows)).backward()
             losses.append(loss)
-        mean_loss = torch.stack(losses).mean()
-        if self.accelerator.num_processes > 1:  # all of them see, and judge, the same number
-            mean_loss = self.accelerator.reduce(mean_loss, "mean")
         (group,) = self.optimizer.param_groups
-        norm = get_total_norm([parameter.grad for parameter in group["params"]])
         rate = group["lr"]
-        self._check_finite(float(mean_loss), float(norm), rate)
-        if options.max_grad_norm and norm > options.max_grad_norm:
-            clip_grads_with_norm_(group["params"], options.max_grad_norm, norm)
         # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
         scale = tokens / (options.window * len(windows)) if options.random_windows else 1.0
         group["lr"] = rate * scale
-        self.optimizer.step()
+        norm = self.updater.step()
         group["lr"] = rate
-        self.optimizer.zero_grad()
+        self.readings.add(torch.stack(losses).mean(), norm, rate)
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         progress.step += 1
@@ -208,28 +211,21 @@ class TrainingRun:
             self.average.update()
         elif 0 <= options.average_start_step <= progress.step:
             self.average.start()
-        self._begin()
-        self._log(float(mean_loss), float(norm), rate, bar)
+        progress.seconds += time.perf_counter() - started
+        is_logged = progress.step - self.logged[0] >= options.logging_steps
+        if is_logged or not self.has_begun or self.readings.is_full:
+            self.readings.read()
+            self._begin()
+        if is_logged:
+            self._log(bar)
+        bar.update()
         if progress.window == len(stream):
             progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
             self.epoch_stream = self._epoch_stream(progress.epoch)
 
-    def _check_finite(self, loss: float, norm: float, rate: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise FloatingPointError(
-                f"the loss is {loss:g} and the norm of the gradient {norm:g} at step {self.progress.step + 1} "
-                f"(learning rate {rate:g}): lower --learning_rate or --max_grad_norm, or warm up by --warmup_steps; "
-                "the last checkpoint is untouched"
-            )
-
-    def _log(self, loss: float, norm: float, rate: float, bar: tqdm) -> None:
-        progress, every = self.progress, self.arguments.training.logging_steps
-        progress.loss_since_log += loss
-        bar.update()
-        since, seconds = self.logged
+    def _log(self, bar: tqdm) -> None:
+        progress, (since, seconds) = self.progress, self.logged
         count = progress.step - since
-        if count < every:
-            return
         mean = progress.loss_since_log / count
         progress.loss_since_log = 0.0
         elapsed = progress.seconds - seconds
@@ -240,7 +236,7 @@ class TrainingRun:
         bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}", refresh=False)
         self._report(
             epoch=round(progress.step / self.steps_per_epoch, 4), train_loss=mean, train_perplexity=perplexity,
-            grad_norm=norm, learning_rate=rate, tokens_per_second=round(speed, 1),
+            grad_norm=self.readings.norm, learning_rate=self.readings.rate, tokens_per_second=round(speed, 1),
         )  # fmt: skip
 
     def _evaluate(self, bar: tqdm) -> None:
@@ -292,9 +288,11 @@ class TrainingRun:
         return bool(patience) and self.progress.evaluations_without_gain >= patience
 
     def _agree(self, stop: bool) -> bool:
-        """Whether any process was told to stop: all must leave the loop at the same step."""
+        """Whether any process was told to stop: all must leave the loop at the same step, and ask at some only."""
         if self.accelerator.num_processes == 1:
             return stop
+        if self.progress.step % STEPS_TO_AGREE:
+            return False
         if stop:
             self.accelerator.set_trigger()
         return self.accelerator.check_trigger()
@@ -347,11 +345,12 @@ class TrainingRun:
 
     def _begin(self) -> None:
         """Make the directory this run's, once and after the first step: a run that fails before it changes nothing."""
-        if self.metrics is None and self.accelerator.is_main_process:
+        if not self.has_begun and self.accelerator.is_main_process:
             with writing(self.output_dir / "run.json"):
                 take_directory(self.output_dir, self.resumed, self._write_model)
                 self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.history)
                 write_json(self.output_dir / "run.json", self.record)
+        self.has_begun = True
 
     def _report(self, **values: float) -> None:
         if self.metrics is not None:

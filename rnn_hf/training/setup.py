@@ -27,7 +27,7 @@ from rnn_hf.data.tokenization import (
 from rnn_hf.evaluation import load_model, unigram_loss
 from rnn_hf.files import read_run
 from rnn_hf.models import RNNConfig, RNNForCausalLM
-from rnn_hf.training.arguments import Arguments, DataArguments
+from rnn_hf.training.arguments import Arguments, DataArguments, TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
 from rnn_hf.training.objective import Objective
 
@@ -122,6 +122,18 @@ def check_distribution(accelerator: Accelerator) -> None:
         )
 
 
+def check_precision(options: TrainingArguments) -> None:
+    """Set how a GPU rounds the factors of float32 products, which torch has two minds about: cuDNN's recurrent layers
+    to TF32, and all other products not at all.
+
+    Raises:
+        ValueError: float16 without a GPU.
+    """
+    if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
+        raise ValueError("--fp16 needs a GPU: on a CPU compute in --bf16 or in float32")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep what a step frees for the next one; nothing with another C library.
 
@@ -151,9 +163,10 @@ def choose_kernels(
         stream: Of training; its first window is run.
         validate: Scores some of the validation text.
     """
-    if accelerator.device.type != "cpu":
+    device = accelerator.device
+    if device.type not in ("cpu", "cuda"):
         return
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         objective.train()
         with accelerator.autocast():
             total, _, _ = objective(*stream[0], None)

@@ -21,6 +21,7 @@ from rnn_hf.evaluation import Score, evaluate
 from rnn_hf.models import kernels_rnn, loss_rnn
 from rnn_hf.training import loop
 from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.readings import Readings
 
 
 def weights(directory):
@@ -424,7 +425,7 @@ def test_a_run_that_fails_at_its_first_step_changes_nothing_and_does_not_block_t
     shutil.copytree(tmp_path / "a", tmp_path / "before")
     for name, flags in (("new", {}), ("a", {"overwrite_output_dir": True}), ("a", {"resume_from_checkpoint": "last"})):
         with monkeypatch.context() as patch, pytest.raises(FloatingPointError):
-            patch.setattr(loop.TrainingRun, "_check_finite", fail)
+            patch.setattr(Readings, "check_finite", fail)
             run(name, **flags)
         assert not (tmp_path / "new").exists()
         assert files_of(tmp_path / "a") == files_of(tmp_path / "before")

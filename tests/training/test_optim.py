@@ -1,4 +1,4 @@
-"""Optimizers and schedules: each rate at each step is what its name says."""
+"""Optimizers and schedules: each rate at each step is what its name says; an update is all or nothing."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from rnn_hf.training.arguments import TrainingArguments
-from rnn_hf.training.optim import build_optimizer, build_scheduler
+from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 
 
 def rates(steps=(10, 10, 10, 10), **arguments):
@@ -79,3 +79,70 @@ def test_the_named_optimizer_gets_its_arguments(name, kind):
     group = optimizer.param_groups[0]
     assert type(optimizer) is kind and group["weight_decay"] == 0.5
     assert group.get("momentum", 0.25) == 0.25 and group.get("betas", (0.75, 0.875)) == (0.75, 0.875)
+
+
+WAYS = {
+    "sgd": {"optim": "sgd"},
+    "momentum": {"optim": "sgd", "momentum": 0.9},
+    "adam": {"optim": "adam", "adam_beta1": 0.0, "weight_decay": 1e-3},
+    "adamw": {"optim": "adamw", "weight_decay": 1e-2},
+}
+
+
+def updated(ways, gradients, scaler=None, max_grad_norm=0.25, **arguments):
+    """A layer, its updater, and its parameters before the first step and after each, by gradients `(steps, 3, 4)`."""
+    options = TrainingArguments(learning_rate=0.1, max_grad_norm=max_grad_norm, **ways, **arguments)
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, bias=False)
+    updater = Updater(build_optimizer(layer, options), max_grad_norm, scaler)
+    seen, norms = [layer.weight.detach().clone()], []
+    for gradient in gradients:
+        updater.scale((layer.weight * gradient).sum()).backward()
+        norms.append(updater.step())
+        seen.append(layer.weight.detach().clone())
+    return layer, updater, seen, norms
+
+
+def some_gradients(steps=5):
+    return torch.randn(steps, 3, 4, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("max_grad_norm", [0, 0.25, 100])
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+def test_an_update_is_that_of_the_clipped_gradient_with_and_without_a_scale(ways, max_grad_norm):
+    gradients = some_gradients()
+    options = TrainingArguments(learning_rate=0.1, **ways)
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3, bias=False)
+    optimizer = build_optimizer(layer, options)
+    for gradient in gradients:
+        layer.weight.grad = gradient.clone()
+        if max_grad_norm:
+            nn.utils.clip_grad_norm_([layer.weight], max_grad_norm)
+        optimizer.step()
+    for scaler in (None, torch.amp.GradScaler("cpu", init_scale=1024.0)):
+        _, _, seen, norms = updated(ways, gradients, scaler, max_grad_norm)
+        torch.testing.assert_close(seen[-1], layer.weight.detach())
+        torch.testing.assert_close(torch.stack(norms), gradients.flatten(1).norm(dim=1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+def test_a_gradient_that_is_not_finite_changes_nothing_and_the_run_is_over(ways, value):
+    gradients = some_gradients()
+    gradients[2, 0, 0] = value
+    _, _, seen, norms = updated(ways, gradients)
+    assert not torch.equal(seen[1], seen[2])
+    assert all(torch.equal(after, seen[2]) for after in seen[3:])
+    assert [bool(norm.isfinite()) for norm in norms] == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+@pytest.mark.parametrize("ways", WAYS.values(), ids=WAYS)
+def test_a_scaled_gradient_that_overflows_is_left_out_and_the_scale_falls(ways, broken):
+    gradients, scaler = some_gradients(), torch.amp.GradScaler("cpu", init_scale=1024.0)
+    gradients[broken, 0, 0] = float("inf")
+    _, _, seen, _ = updated(ways, gradients, scaler)
+    assert torch.equal(seen[broken], seen[broken + 1]) and scaler.get_scale() == 512
+    without = updated(ways, torch.cat([gradients[:broken], gradients[broken + 1 :]]))[2]
+    torch.testing.assert_close(seen[-1], without[-1])
