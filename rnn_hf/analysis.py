@@ -13,9 +13,10 @@ from rnn_hf.plotting import new_figure, save_figure
 
 
 def backbone_of(model: PreTrainedModel) -> RNNModel:
-    """The recurrent layers of a model, a copy in double precision that drops nothing, on the CPU: not every device has
-    that precision, and cuDNN has no gradients outside of training."""
-    return copy.deepcopy(getattr(model, "model", model)).cpu().double().eval()
+    """The recurrent layers of a model, a copy in double precision that drops nothing; on the CPU in place of an Apple
+    GPU, which does not have that precision."""
+    network = copy.deepcopy(getattr(model, "model", model))
+    return (network.cpu() if network.device.type == "mps" else network).double().eval()
 
 
 def gradient_norms(model: PreTrainedModel, input_ids: torch.Tensor, distances: int = 50) -> list[list[float]]:
@@ -139,11 +140,12 @@ def _ends(values: torch.Tensor, margin: float) -> dict[str, float]:
 
 def inspect(model: PreTrainedModel, input_ids: torch.Tensor, distances: int = 50) -> dict[str, Any]:
     """All of the above, as plain numbers for JSON."""
-    return {
-        "gradient_norms": gradient_norms(model, input_ids, distances),
-        "spectral_radius": spectra(model),
-        "saturation": saturation(model, input_ids),
-    }
+    with torch.backends.cudnn.flags(enabled=False):  # which has no gradients outside of training
+        return {
+            "gradient_norms": gradient_norms(model, input_ids, distances),
+            "spectral_radius": spectra(model),
+            "saturation": saturation(model, input_ids),
+        }
 
 
 def plot_inspection(found: dict[str, Any], png: Path) -> None:

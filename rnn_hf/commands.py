@@ -7,6 +7,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from typing import NoReturn
 
+import torch
+
 from rnn_hf.evaluation import DEVICES
 
 
@@ -19,8 +21,10 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     """Run the `main` of a command and exit with its code: a user's mistake is one line and code 2.
 
     What a console cannot show is printed as `\\u2581`, and the command ends without a word when its reader, such as
-    `head`, has seen enough.
+    `head`, has seen enough. A GPU computes float32 in full.
     """
+    # cuDNN would round the factors of float32 products to TF32. Training sets this by its own flag.
+    torch.backends.cudnn.allow_tf32 = False
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

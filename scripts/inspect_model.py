@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from rnn_hf.analysis import inspect, plot_inspection
-from rnn_hf.commands import run_command
+from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import check_token_ids, load_corpus_of, load_model
@@ -27,10 +27,11 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=4, help="pieces of the text to average over")
     parser.add_argument("--steps", type=int, default=100, help="tokens in each piece")
     parser.add_argument("--distances", type=int, default=50, help="steps to go back for gradient norms")
+    add_device_flag(parser)
     parser.add_argument("--json", help="also write the numbers to this file")
     parser.add_argument("--plot", help="also draw them to this PNG file")
     arguments = parser.parse_args()
-    model, tokenizer = load_model(arguments.model)
+    model, tokenizer = load_model(arguments.model, device=arguments.device)
     given = {"validation_file": arguments.text, "ptb_dir": arguments.ptb_dir}
     corpus = load_corpus_of(arguments.model, **{name: value for name, value in given.items() if value})
     split = next(split for split in ("validation", "train", "test") if split in corpus)
