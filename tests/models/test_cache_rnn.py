@@ -200,6 +200,31 @@ def test_to_casts_every_part_and_the_model_goes_on(make_model, cell):
     assert RNNCache(single.config).to(torch.float16).get_seq_length() == 0
 
 
+@pytest.mark.parametrize("time", [1, 3])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_state_of_another_type_is_cast_and_one_that_fits_is_taken_as_it_is(make_model, cell, time, padded):
+    single, ids = make_model(cell, dtype=torch.float32), some_ids()[:, :time]
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0 if padded else 1
+    cache = filled(make_model(cell))
+    expected = single(ids, mask, cache=cache.copy().to(torch.float32))
+    output = single(ids, mask, cache=cache)
+    torch.testing.assert_close(output.logits, expected.logits)
+    assert {part.dtype for part in states_of(output.cache)} == {torch.float32}
+    if not padded:
+        given, before = [], states_of(cache)
+        for layer in single.model.layers:
+            layer.register_forward_pre_hook(lambda module, inputs: given.extend(inputs[1:]))
+        single(ids, cache=cache)
+        assert all(one is other for one, other in zip([p for p in given if p is not None], before, strict=True))
+
+
+def test_a_state_elsewhere_is_moved_to_the_model(make_model, cell):
+    model = make_model(cell).to("meta")
+    output = model(some_ids().to("meta"), cache=filled(make_model(cell)))
+    assert all(part.is_meta for part in [output.logits, *states_of(output.cache)])
+
+
 @pytest.mark.parametrize("no_grad", [True, False], ids=["no graph", "inside a graph"])
 def test_deepcopy_is_equal_and_independent(make_model, cell, new_cache, no_grad):
     model, ids = make_model(cell), some_ids(2, 8)
