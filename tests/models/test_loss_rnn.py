@@ -10,6 +10,12 @@ from rnn_hf.models import loss_rnn
 from rnn_hf.models.loss_rnn import linear_cross_entropy, parts_of
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["in passes", "at once"])
+def way_to_normalise(request, monkeypatch):
+    """A CPU takes the first and a GPU the second."""
+    monkeypatch.setattr(loss_rnn, "normalises_at_once", lambda device: request.param)
+
+
 def example(rows: int, words: int, width: int = 3, dtype=torch.float64) -> list[torch.Tensor]:
     torch.manual_seed(rows * words)
     tensors = [
