@@ -8,7 +8,7 @@ REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
 .DEFAULT_GOAL := help
 # Two pip processes in one environment break each other.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-versions test-oldest test-newest quality style cards verify benchmark clean
+.PHONY: help venv demo test test-slow test-versions test-oldest test-newest quality style cards verify benchmark gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -78,6 +78,9 @@ verify: $(VENV)/.demo  ## evaluate the weights of model_cards/ again; Penn Treeb
 
 benchmark: $(VENV)/.demo  ## measure speed on this machine
 	$(BIN)/python scripts/benchmark.py train
+
+gpu: $(VENV)/.demo  ## measure, test and train on a GPU; the run needs PTB_DIR=DIR
+	$(BIN)/python scripts/gpu_check.py results/gpu $(if $(PTB_DIR),--ptb_dir $(PTB_DIR))
 
 clean:  ## remove caches and build outputs; the virtual environment and runs/ stay
 	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -140,6 +140,82 @@ def part(what: str, key: str, is_timed: bool = True, **titles: str) -> Callable[
     return render_part
 
 
+# Tables of speed.json of `scripts/gpu_check.py`, and their columns.
+GPU_SPEED: dict[str, dict[str, str]] = {
+    "step": {
+        "size": "size", "type": "numbers", "ms": "ms", "ratio": "vs {}", "tokens_per_second": "tokens/s",
+        "share": "% of matrix rate",
+    },
+    "decode": {"size": "size", "milliseconds": "ms a token, {}", "ratio": "vs {}"},
+    "stack": {"size": "size", "ratio": "stacked vs one call, {}"},
+    "loss": {"size": "size", "ratio": "in parts vs all logits, {}"},
+}  # fmt: skip
+
+
+def gpu_speed(directory: Path, name: str) -> str:
+    """One of `GPU_SPEED` and its conditions, from the files of `scripts/gpu_check.py` in a directory."""
+    measured = (read_json(directory / "speed.json") or {}).get(name, [])
+    rows = [row for row in measured if row.get("ratio")]
+    if not rows:
+        return "Not measured."
+    for row in rows:
+        row["ms"] = row["milliseconds"].get("ours", "")
+        row["share"] = f"{100 * row['share_of_matrix_rate']:.1f}" if "share_of_matrix_rate" in row else ""
+    return f"{table(rows, **GPU_SPEED[name])}\n\n({rows[0]['rounds']} rounds, {gpu_conditions(directory)})"
+
+
+def gpu_conditions(directory: Path) -> str:
+    facts = read_json(directory / "facts.json") or {}
+    about = [facts.get("gpu", "GPU not recorded")]
+    about += [f"{label} {facts[key]}" for key, label in (("cuda", "CUDA"), ("cudnn", "cuDNN")) if key in facts]
+    about += [f"torch {facts['versions']['torch']}"] if "versions" in facts else []
+    return ", ".join(about)
+
+
+def gpu_training(directory: Path) -> str:
+    """The run of `scripts/gpu_check.py`: how far it came, and the scores of its best model."""
+    train = read_json(directory / "train.json") or {}
+    if "result" not in train:
+        return train.get("error", "Not run.")
+    result, scores = train["result"], train.get("scores", [{}])[0]
+    row = {
+        "parameters": train["parameters"], "minutes": result["minutes"], "epochs": result["epochs"],
+        "steps": result["steps"], "tokens/s": round(train["tokens_per_second"] or 0),
+        "validation": scores.get("validation", ""), "test": f"**{scores['test']}**" if "test" in scores else "",
+    }  # fmt: skip
+    how = "run to its end" if result["is_complete"] else "NOT run to its end"
+    return f"{table([row])}\n\n({how}, {gpu_conditions(directory)})"
+
+
+def gpu_tests(directory: Path) -> str:
+    """What the tests on a GPU said: counts, and a line a failure."""
+    tests = read_json(directory / "tests.json") or {}
+    if "counts" not in tests:
+        return tests.get("error", "Not run.")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in tests["counts"].items())
+    lines = [f"- `{failure['test']}`: {failure['message']}" for failure in tests["failures"]]
+    return "\n".join([f"{counts} in {tests['seconds']:.0f} seconds ({gpu_conditions(directory)})", *lines])
+
+
+def summary_of_gpu(directory: Path) -> str:
+    """The most telling figures of `scripts/gpu_check.py`, and the first errors of rows."""
+    facts, speed = (read_json(directory / f"{name}.json") or {} for name in ("facts", "speed"))
+    lines = [f"{key}: {facts.get(key, 'not measured')}" for key in ("memory", "matrix", "lstm")]
+    parts = {"tests": gpu_tests(directory), "train": gpu_training(directory)}
+    parts |= {name: gpu_speed(directory, name) for name in ("step", "decode", "stack")}
+    lines += [f"\n{name}\n\n{text}" for name, text in parts.items()]
+    tables = [rows for content in (facts, speed) for rows in content.values() if isinstance(rows, list)]
+    errors = [
+        f"{row.get('size', '')} {row.get('type', '')}: {row['error']}"
+        for rows in tables
+        for row in rows
+        if "error" in row
+    ]
+    errors += [f"{row['size']}: {row['errors']}" for rows in tables for row in rows if row.get("errors")]
+    errors += [f"{content['error']}" for content in (facts, speed) if "error" in content]
+    return "\n".join([*lines, f"\n{len(errors)} rows with errors", *(text[:200] for text in errors[:6])])
+
+
 def client(root: Path) -> str:
     """The client without torch, as code."""
     text = (root / "docs" / "onnx_client.py").read_text(encoding="utf-8")

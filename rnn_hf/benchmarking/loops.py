@@ -46,15 +46,15 @@ def write_text(size: TrainingSize, steps: int, directory: Path) -> None:
         (directory / f"{split}.txt").write_text(" ".join(map(str, words[:-1])))  # the end of the line is a token too
 
 
-def our_run(size: TrainingSize, directory: Path, tied: bool) -> TrainingRun:
-    """A run of the package's training loop on the text of `write_text`, ready for `run_epoch`."""
+def our_run(size: TrainingSize, directory: Path, tied: bool, **flags: Any) -> TrainingRun:
+    """A run of the package's training loop on the text of `write_text`, ready for `run_epoch`; with more `flags`."""
     values = {
         "train_file": directory / "train.txt", "validation_file": directory / "valid.txt",
         "output_dir": directory / "ours",
         "cell_type": size.cell_type, "hidden_size": size.hidden_size, "num_hidden_layers": size.num_hidden_layers,
         "tie_word_embeddings": tied, "per_device_train_batch_size": size.batch_size, "window": size.window,
         "learning_rate": 0.1, "lr_scheduler_type": "constant", "use_cpu": True, "disable_tqdm": True,
-        "num_train_epochs": 1000, "logging_steps": 50,
+        "num_train_epochs": 1000, "logging_steps": 50, **flags,
     }  # fmt: skip
     run = TrainingRun(parse_arguments([part for name, value in values.items() for part in (f"--{name}", str(value))]))
     run.wrapped.train()
