@@ -137,10 +137,10 @@ def test_the_examples_of_a_card_run(model_dir, tmp_path):
         assert len(result.stdout.split()) > 10
 
 
-def save_model(directory):
+def save_model(directory, **fields):
     torch.manual_seed(0)
     tokenizer = build_tokenizer(["the cat sat on the mat"])
-    RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=8)).save_pretrained(directory)
+    RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=8, **fields)).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -151,6 +151,12 @@ def test_a_model_without_a_run_has_a_card_without_results(tmp_path):
     data = ModelCard(card).data
     assert data.license == "mit" and data.eval_results is None and data.datasets is None
     assert 'pipeline("text-generation", "me/cat"' in card
+
+
+def test_a_card_says_the_shape(tmp_path):
+    card = render_card(save_model(tmp_path / "cat", embedding_size=4, output_projection_size=4))
+    assert "2 layers of 8 units, the output projected to 4, embeddings of 4 that also serve as the output" in card
+    assert "project" not in render_card(save_model(tmp_path / "dog"))
 
 
 def test_scores_of_other_weights_are_left_out(tmp_path):

@@ -90,7 +90,8 @@ print(len(AutoTokenizer.from_pretrained("me/by-transformers", **options)), model
 def save_model(directory, cell_type, seed, model_class=RNNForCausalLM):
     torch.manual_seed(seed)
     tokenizer = build_tokenizer(["the cat sat on the mat"])
-    config = RNNConfig(vocab_size=len(tokenizer), hidden_size=8, cell_type=cell_type, initializer_range=1.0)
+    fields = {"embedding_size": 6, "output_projection_size": 6} if cell_type == "lstm" else {}
+    config = RNNConfig(vocab_size=len(tokenizer), hidden_size=8, cell_type=cell_type, initializer_range=1.0, **fields)
     model = model_class(config).eval()
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
