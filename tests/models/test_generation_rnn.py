@@ -7,12 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from transformers import LogitsProcessorList, MaxTimeCriteria, TextIteratorStreamer, TextStreamer, TopKLogitsWarper
 from transformers.generation import MinPLogitsWarper, TemperatureLogitsWarper, TopPLogitsWarper
 
 from rnn_hf import RNNCache, RNNConfig
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.models import RNNLayer
+from rnn_hf.models import RNNLayer, graph_rnn, kernels_rnn
 from rnn_hf.models.generation_rnn import STEPS_TO_PACK, Sampler, TokenBuffer
 
 
@@ -20,8 +21,9 @@ MASK = torch.tensor([[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]])
 IDS = torch.randint(1, 11, (3, 5), generator=torch.Generator().manual_seed(0)) * MASK
 
 
-def both(model, **options):
+def both(model, rows=3, **options):
     """The same call by the light loop and by transformers' own, from the same seed; the former is seen to be taken."""
+    options["attention_mask"] = MASK[-rows:]
     taken = []
     original = type(model)._decoder
 
@@ -32,12 +34,12 @@ def both(model, **options):
     type(model)._decoder = counting
     try:
         torch.manual_seed(0)
-        ours = model.generate(IDS, attention_mask=MASK, **options)
+        ours = model.generate(IDS[-rows:], **options)
         assert taken, "the light loop was not taken"
         model.decodes_directly = RNNLayer.steps_directly = False
         taken.clear()
         torch.manual_seed(0)
-        stock = model.generate(IDS, attention_mask=MASK, **options)
+        stock = model.generate(IDS[-rows:], **options)
         assert not taken, "the light loop was taken"
     finally:
         type(model)._decoder = original
@@ -254,6 +256,225 @@ def test_a_buffer_grows_and_what_it_gave_stays():
         found = buffer.append(torch.tensor([number, -number]))
     assert early.tolist() == [row + [0] for row in expected]
     assert found[0].tolist() == [7, 0, *range(1000)] and found.shape == (2, 1002)
+
+
+# Steps by a graph. A CPU has none: a step that was recorded is computed anew at each run, into the same memory.
+
+LONG = {"max_new_tokens": STEPS_TO_PACK + 8, "do_sample": False}
+EVERYTHING = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """What was recorded, in a list. A graph of the modules is the fastest way, or that of `graph_rnn.fastest.way`."""
+    steps = []
+
+    @torch.no_grad()
+    def record(step, device):
+        steps.append(step)
+        output = step()
+        return torch.no_grad()(lambda: output.copy_(step())), output
+
+    def fastest(what, ways, margin=None):
+        return "cells" if fastest.way == "cells" and "cells" in ways else "graph"
+
+    fastest.way = "graph"
+    monkeypatch.setattr(graph_rnn, "record", record)
+    monkeypatch.setattr(graph_rnn, "is_free_gpu", lambda device: True)
+    monkeypatch.setattr(graph_rnn, "fastest", fastest)
+    yield steps
+    graph_rnn.KEPT.clear()
+
+
+@pytest.fixture
+def lstm(make_model):
+    return make_model({"cell_type": "lstm"}, seed=3)
+
+
+def assert_same_output(ours, stock):
+    assert torch.equal(ours.sequences, stock.sequences)
+    for name in ("scores", "logits"):
+        for mine, theirs in zip(ours[name], stock[name], strict=True):
+            torch.testing.assert_close(mine, theirs)
+    for mine, theirs in zip(ours.cache.layers, stock.cache.layers, strict=True):
+        torch.testing.assert_close(mine.keys, theirs.keys)
+        torch.testing.assert_close(mine.values, theirs.values)
+        assert mine.get_seq_length() == theirs.get_seq_length()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("way", ["graph", "cells"])
+def test_a_graph_gives_the_tokens_scores_and_state_of_transformers_own_loop(model, recorded, way, rows):
+    graph_rnn.fastest.way = way
+    free = model.generate(IDS[-rows:], attention_mask=MASK[-rows:], **LONG)
+    ends = [int(row[5 + 7 - 2 * index]) for index, row in enumerate(free)]  # rows end one after the other
+    for options in ({}, {"eos_token_id": ends}, {"eos_token_id": ends[0]}, {"do_sample": True, "top_k": 0}):
+        assert_same_output(*both(model, rows, **{**LONG, **EVERYTHING, **options}))
+    for options in ({"eos_token_id": ends}, {"stopping_criteria": [lambda ids, scores: ids[:, -1] == ends[0]]}):
+        assert torch.equal(*both(model, rows, **LONG, **options))
+    assert len(recorded) == 1
+
+
+def test_a_graph_runs_every_head(make_model, cell, recorded):
+    for fields in ({"num_softmaxes": 2}, {"tie_word_embeddings": False}):
+        model = make_model(cell, seed=3, **fields)
+        assert_same_output(*both(model, **LONG, **EVERYTHING))
+    assert len(recorded) == 2
+
+
+def test_what_a_graph_gave_stays_when_it_is_run_again(model, recorded):
+    found = [model.generate(IDS, attention_mask=MASK, **LONG, **EVERYTHING)]
+    kept = [(part, part.clone()) for part in (*found[0].logits, *found[0].scores)]
+    kept += [(layer.keys, layer.keys.clone()) for layer in found[0].cache.layers]
+    model.generate(IDS.flip(1), attention_mask=MASK.flip(1), **LONG)
+    assert all(torch.equal(part, copy) for part, copy in kept)
+    assert len(recorded) == 1
+
+
+def test_a_graph_leaves_the_state_that_it_began_with_and_a_whole_one_when_it_is_left_early(model, recorded):
+    state = RNNCache(model.config)
+    model(IDS[2:], cache=state)
+    given = [(layer.keys, layer.keys.clone()) for layer in state.layers]
+    put = []
+
+    class Impatient(TextStreamer):
+        def __init__(self):
+            pass
+
+        def put(self, value):
+            put.append(value.view(1, -1))
+            if len(put) == 5:
+                raise KeyboardInterrupt
+
+    for end in ({}, {"eos_token_id": 99}):  # with an end token the next step has begun by then
+        put.clear()
+        fork = state.copy().restart()
+        for mine, theirs in zip(fork.layers, state.layers, strict=True):
+            mine.keys, mine.values = theirs.keys, theirs.values
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(torch.tensor([[3]]), cache=fork, streamer=Impatient(), **LONG, **end)
+        assert all(torch.equal(tensor, copy) for tensor, copy in given)
+        expected = RNNCache(model.config)
+        model(torch.cat([IDS[2:], *put[:-1]], dim=1), cache=expected)  # the last token has not been run
+        for mine, theirs in zip(fork.layers, expected.layers, strict=True):
+            torch.testing.assert_close(mine.keys, theirs.keys)
+    assert len(recorded) == 1
+
+
+def test_a_kept_graph_follows_its_weights_and_is_recorded_anew_where_they_have_moved(lstm, recorded):
+    for times in (1, 2):
+        with torch.no_grad():
+            for parameter in lstm.parameters():
+                parameter.data.mul_(-1)
+        assert_same_output(*both(lstm, **LONG, **EVERYTHING))
+        assert_same_output(*both(lstm, 1, **LONG, **EVERYTHING))
+        assert len(recorded) == 2 * times
+        lstm.lm_head.weight.data = lstm.lm_head.weight.data.clone()
+        assert_same_output(*both(lstm, **LONG, **EVERYTHING))
+        assert_same_output(*both(lstm, 1, **LONG, **EVERYTHING))
+    for rows in range(1, 2 * graph_rnn.MOST_KEPT):
+        lstm.generate(IDS[2:].expand(rows, -1), **LONG)
+    assert len(graph_rnn.KEPT[lstm]) == graph_rnn.MOST_KEPT
+
+
+def test_one_graph_is_never_run_by_two_at_once(lstm, recorded):
+    expected = lstm.generate(IDS[:1], attention_mask=MASK[:1], **LONG)
+    inner = []
+
+    def meanwhile(ids, scores):
+        if ids.shape[1] == 9:
+            inner.append(lstm.generate(IDS[:1], attention_mask=MASK[:1], **LONG))
+        return False
+
+    outer = lstm.generate(IDS[2:], **LONG, stopping_criteria=[meanwhile])
+    assert torch.equal(inner[0], expected) and torch.equal(outer, both(lstm, 1, **LONG)[1])
+    assert len(recorded) == 2
+
+
+def test_what_cannot_be_recorded_is_run_by_the_modules(lstm, recorded, monkeypatch):
+    expected = lstm.generate(IDS, attention_mask=MASK, **LONG)
+
+    def record(step, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    graph_rnn.KEPT.clear()
+    monkeypatch.setattr(graph_rnn, "record", record)
+    said = []
+    monkeypatch.setattr(graph_rnn.logger, "warning_once", said.append)
+    assert torch.equal(lstm.generate(IDS, attention_mask=MASK, **LONG), expected)
+    assert len(said) == 1 and "not permitted" in said[0]
+    # Where ways are measured, that one is left out.
+    monkeypatch.setattr(kernels_rnn, "CHOICES", kernels_rnn.Choices())
+    monkeypatch.setattr(graph_rnn, "fastest", kernels_rnn.fastest)
+    assert torch.equal(lstm.generate(IDS, attention_mask=MASK, **LONG), expected)
+    assert len(said) == 1 and "modules" in kernels_rnn.CHOICES.values()
+
+
+def test_the_fastest_step_is_measured_once_and_each_gives_the_same_tokens(lstm, recorded, monkeypatch):
+    monkeypatch.setattr(kernels_rnn, "CHOICES", kernels_rnn.Choices())
+    monkeypatch.setattr(graph_rnn, "fastest", kernels_rnn.fastest)
+    assert torch.equal(*both(lstm, **LONG))
+    choices = dict(kernels_rnn.CHOICES)
+    assert sum(what.startswith("decoding cpu float64") for what in choices) == 1
+    assert len(recorded) == 2
+    assert torch.equal(*both(lstm, **LONG))
+    assert choices == kernels_rnn.CHOICES
+
+
+def test_products_that_round_otherwise_than_the_modules_are_no_choice(make_model, cell, recorded, monkeypatch):
+    graph_rnn.fastest.way = "cells"
+    used = []
+    monkeypatch.setattr(graph_rnn, "one_step", lambda layer, by_cells: used.append(by_cells) or layer_step(layer))
+    for dtype, switches in [
+        (torch.float64, (False, True)), (torch.float32, (True, True)), (torch.float32, (False, True)),
+        (torch.bfloat16, (False, False)),
+    ]:  # fmt: skip
+        monkeypatch.setattr(graph_rnn, "tf32", lambda switches=switches: switches)
+        make_model(cell, dtype=dtype).generate(IDS[2:], **LONG)
+    expected = [False] * 4 if "projection_size" in cell else [True, True, False, False]
+    assert used[::2] == expected
+
+
+def layer_step(layer):
+    return lambda inputs, hidden, cell: layer(inputs[:, None], hidden, cell)[1:]
+
+
+@pytest.mark.parametrize(
+    "what", ["hook", "global hook", "parametrization", "short", "many rows", "recording", "subclass"]
+)
+def test_a_step_is_recorded_only_where_it_is_no_more_than_the_weights(lstm, recorded, monkeypatch, what):
+    ids, options, handles = IDS[2:], dict(LONG), []
+    calls = []
+    if what == "hook":
+        lstm.model.layers[1].rnn.register_forward_hook(lambda *arguments: calls.append(1))
+    elif what == "global hook":
+        handles.append(nn.modules.module.register_module_forward_hook(lambda *arguments: None))
+    elif what == "parametrization":
+        nn.utils.parametrizations.weight_norm(lstm.model.layers[0].rnn, "weight_hh_l0")
+    elif what == "short":
+        options["max_new_tokens"] = STEPS_TO_PACK - 1
+    elif what == "many rows":
+        monkeypatch.setattr(graph_rnn, "MOST_ROWS", 2)
+        ids = ids.expand(3, -1)
+    elif what == "recording":
+        options["cache"] = RNNCache(lstm.config)
+        options["cache"].activate_past_recording()
+    elif what == "subclass":
+        lstm.model.layers[0].rnn.__class__ = type("Own", (type(lstm.model.layers[0].rnn),), {})
+    try:
+        lstm.generate(ids, **options)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert not recorded and (what != "hook" or len(calls) == options["max_new_tokens"])
+
+
+def test_a_graph_that_was_made_in_inference_mode_is_of_use_outside_it(lstm, recorded):
+    with torch.inference_mode():
+        found = lstm.generate(IDS, attention_mask=MASK, **LONG)
+    undecorated = inspect.unwrap(type(lstm).generate)  # without torch's no_grad
+    assert torch.equal(undecorated(lstm, IDS, attention_mask=MASK, **LONG), found)
+    assert len(recorded) == 1
 
 
 # Going back
