@@ -69,6 +69,7 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
         layer.recurrent_dropout = 0.0
     if adapted.mixture is not None:
         adapted.mixture.dropout = 0.0
+    adapted.flatten_parameters()  # which a copy are no more
     return adapted.requires_grad_(True)
 
 

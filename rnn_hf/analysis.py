@@ -19,6 +19,7 @@ def backbone_of(model: PreTrainedModel) -> RNNModel:
     return (network.cpu() if network.device.type == "mps" else network).double().eval()
 
 
+@torch.backends.cudnn.flags(enabled=False)  # which has no gradients outside of training
 def gradient_norms(model: PreTrainedModel, input_ids: torch.Tensor, distances: int = 50) -> list[list[float]]:
     """Norms of dh_T / dh_{T-k} for k = 1 .. `distances`, by layer: whether gradients vanish or explode.
 
@@ -140,12 +141,11 @@ def _ends(values: torch.Tensor, margin: float) -> dict[str, float]:
 
 def inspect(model: PreTrainedModel, input_ids: torch.Tensor, distances: int = 50) -> dict[str, Any]:
     """All of the above, as plain numbers for JSON."""
-    with torch.backends.cudnn.flags(enabled=False):  # which has no gradients outside of training
-        return {
-            "gradient_norms": gradient_norms(model, input_ids, distances),
-            "spectral_radius": spectra(model),
-            "saturation": saturation(model, input_ids),
-        }
+    return {
+        "gradient_norms": gradient_norms(model, input_ids, distances),
+        "spectral_radius": spectra(model),
+        "saturation": saturation(model, input_ids),
+    }
 
 
 def plot_inspection(found: dict[str, Any], png: Path) -> None:
