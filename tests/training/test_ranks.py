@@ -59,7 +59,7 @@ def cases(make_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     cases = {
         (kind, mask, skips): (
-            make_model(fields, **DROPOUTS).train(),
+            make_model(fields, tie_word_embeddings=False, **DROPOUTS).train(),
             [{**batch_of(mask, rank), "skip_logits": skips} for rank, mask in enumerate(MASKS[mask])],
         )
         for kind, fields in KINDS.items() for mask in MASKS for skips in (False, True)
