@@ -440,33 +440,37 @@ def layer_step(layer):
 
 
 @pytest.mark.parametrize(
-    "what", ["hook", "global hook", "parametrization", "short", "many rows", "recording", "subclass"]
+    "what",
+    ["nothing", "hook", "global hook", "parametrization", "subclass", "weight", "short", "many rows", "records"],
 )
-def test_a_step_is_recorded_only_where_it_is_no_more_than_the_weights(lstm, recorded, monkeypatch, what):
-    ids, options, handles = IDS[2:], dict(LONG), []
-    calls = []
+def test_a_step_is_recorded_only_where_it_is_no_more_than_the_weights(make_model, recorded, monkeypatch, what):
+    model, ids, options = make_model({"cell_type": "gru"}, num_softmaxes=2), IDS[2:], dict(LONG)
+    calls, handles = [], []
     if what == "hook":
-        lstm.model.layers[1].rnn.register_forward_hook(lambda *arguments: calls.append(1))
+        model.mixture.latent.register_forward_hook(lambda *arguments: calls.append(1))
     elif what == "global hook":
         handles.append(nn.modules.module.register_module_forward_hook(lambda *arguments: None))
     elif what == "parametrization":
-        nn.utils.parametrizations.weight_norm(lstm.model.layers[0].rnn, "weight_hh_l0")
+        nn.utils.parametrizations.weight_norm(model.model.layers[0].rnn, "weight_hh_l0")
+    elif what == "subclass":
+        model.mixture.latent.__class__ = type("Own", (nn.Linear,), {})
+    elif what == "weight":
+        model.mixture.prior.weight = type("Own", (nn.Parameter,), {})(model.mixture.prior.weight.detach())
     elif what == "short":
         options["max_new_tokens"] = STEPS_TO_PACK - 1
     elif what == "many rows":
         monkeypatch.setattr(graph_rnn, "MOST_ROWS", 2)
         ids = ids.expand(3, -1)
-    elif what == "recording":
-        options["cache"] = RNNCache(lstm.config)
+    elif what == "records":
+        options["cache"] = RNNCache(model.config)
         options["cache"].activate_past_recording()
-    elif what == "subclass":
-        lstm.model.layers[0].rnn.__class__ = type("Own", (type(lstm.model.layers[0].rnn),), {})
     try:
-        lstm.generate(ids, **options)
+        model.generate(ids, **options)
     finally:
         for handle in handles:
             handle.remove()
-    assert not recorded and (what != "hook" or len(calls) == options["max_new_tokens"])
+    assert len(recorded) == (what == "nothing")
+    assert len(calls) == (options["max_new_tokens"] if what == "hook" else 0)
 
 
 def test_a_graph_that_was_made_in_inference_mode_is_of_use_outside_it(lstm, recorded):
