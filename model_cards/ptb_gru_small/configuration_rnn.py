@@ -19,7 +19,8 @@ class RNNConfig(PreTrainedConfig):
         vocab_size: Number of token types, at least 1.
         embedding_size: Width of the token embeddings; `None` means `hidden_size`.
         hidden_size: Width of the recurrent state of each layer. With `tie_word_embeddings` the last layer is
-            `embedding_size` wide instead, as in AWD-LSTM (Merity et al., 2018, section 4.5).
+            `embedding_size` wide instead, as in AWD-LSTM (Merity et al., 2018, section 4.5), if the output matrix is
+            applied to it.
         num_hidden_layers: Number of recurrent layers, at least 1.
         cell_type: `"lstm"` (Hochreiter and Schmidhuber, 1997, with forget gates of Gers et al., 2000), `"gru"`
             (Cho et al., 2014, in the variant of cuDNN that resets after the matrix product) or `"rnn"` (Elman, 1990).
@@ -27,8 +28,10 @@ class RNNConfig(PreTrainedConfig):
             for LSTM and GRU, whose activations are part of the cell.
         projection_size: Width to which an LSTM projects its output and fed-back state (Sak et al., 2014);
             0 for none.
-        last_hidden_size: Width of the last layer; `None` means `embedding_size` with `tie_word_embeddings` and one
-            softmax, else `hidden_size`.
+        last_hidden_size: Width of the last layer; `None` means `embedding_size` with `tie_word_embeddings`, one
+            softmax and no output projection, else `hidden_size`.
+        output_projection_size: Width to which a linear layer projects the output of the last layer, before the output
+            matrix (Melis et al., 2018); `None` for none. With `tie_word_embeddings` it must be `embedding_size`.
         num_softmaxes: Number of softmaxes whose weighted mean is the prediction (mixture of softmaxes, Yang et al.,
             2018); 1 for the plain head. Logits are then log-probabilities.
         tie_word_embeddings: Use the embedding matrix as the output matrix (Press and Wolf, 2017; Inan et al., 2017).
@@ -64,6 +67,7 @@ class RNNConfig(PreTrainedConfig):
     hidden_act: Literal["tanh", "relu", "sigmoid"] | None = None
     projection_size: int = 0
     last_hidden_size: int | None = None
+    output_projection_size: int | None = None
     num_softmaxes: int = 1
     tie_word_embeddings: bool = True
     embedding_dropout: float | int = 0.0
@@ -99,6 +103,7 @@ class RNNConfig(PreTrainedConfig):
             "hidden_size",
             "embedding_size",
             "last_hidden_size",
+            "output_projection_size",
             "num_hidden_layers",
             "num_softmaxes",
         )
@@ -116,6 +121,7 @@ class RNNConfig(PreTrainedConfig):
             )
         self._validate_last_layer()
         self._validate_projection()
+        self._validate_output_projection()
 
     def _validate_last_layer(self):
         if self.num_softmaxes == 1 and self.softmax_dropout:
@@ -127,7 +133,8 @@ class RNNConfig(PreTrainedConfig):
         if self._head_takes_output and self.tie_word_embeddings and self.last_hidden_size != self.embedding_size:
             raise ValueError(
                 f"`tie_word_embeddings` needs an output as wide as the embedding: leave `last_hidden_size` "
-                f"({self.last_hidden_size}) out, or set `tie_word_embeddings=False` or `num_softmaxes` above 1"
+                f"({self.last_hidden_size}) out, or set `tie_word_embeddings=False`, `output_projection_size` or "
+                "`num_softmaxes` above 1"
             )
 
     def _validate_projection(self):
@@ -150,6 +157,21 @@ class RNNConfig(PreTrainedConfig):
                 f"`tie_word_embeddings` needs an output as wide as the embedding: set `projection_size` "
                 f"({self.projection_size}) equal to `embedding_size` ({self.embedding_size}), "
                 "or `tie_word_embeddings=False`"
+            )
+
+    def _validate_output_projection(self):
+        size = self.output_projection_size
+        if size is None:
+            return
+        if self.num_softmaxes > 1:
+            raise ValueError(
+                f"`output_projection_size` ({size}) does not go with `num_softmaxes` ({self.num_softmaxes}): a "
+                "mixture of softmaxes has projections of its own"
+            )
+        if self.tie_word_embeddings and size != self.embedding_size:
+            raise ValueError(
+                f"`tie_word_embeddings` needs an output as wide as the embedding: set `output_projection_size` "
+                f"({size}) equal to `embedding_size` ({self.embedding_size}), or `tie_word_embeddings=False`"
             )
 
     def validate_layer_type(self):
@@ -180,8 +202,8 @@ class RNNConfig(PreTrainedConfig):
 
     @property
     def _head_takes_output(self) -> bool:
-        """Whether the output matrix is applied to the last layer itself, and not to what a mixture makes of it."""
-        return self.num_softmaxes == 1
+        """Whether the output matrix is applied to the last layer itself: no mixture or projection stands between."""
+        return self.num_softmaxes == 1 and self.output_projection_size is None
 
     @property
     def output_size(self) -> int:

@@ -175,9 +175,13 @@ class RNNLayer(GradientCheckpointingLayer):
         return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
 
     def _autocast_dtype(self, inputs: torch.Tensor) -> torch.dtype | None:
-        """The type of autocast, where it is on and the layer was measured to be faster in it, on a CPU."""
-        dtype = autocast_dtype(inputs.device)
-        if dtype is None or inputs.device.type != "cpu" or not is_torch_rnn(self.rnn):
+        """The type of autocast, where it is on and the layer was measured to be faster in it.
+
+        torch's own autocast has cuDNN compute in float16 whatever type it was asked for.
+        """
+        device = inputs.device
+        dtype = autocast_dtype(device)
+        if dtype is None or device.type not in ("cpu", "cuda") or not is_torch_rnn(self.rnn):
             return None
         weight = getattr(self.rnn, WEIGHTS[0])
         if weight.dtype != torch.float32 or not is_bare(self.rnn):
@@ -185,13 +189,16 @@ class RNNLayer(GradientCheckpointingLayer):
         wants = torch.is_grad_enabled()
 
         def way(dtype: torch.dtype) -> None:
-            with without_autocast(inputs.device), torch.random.fork_rng(devices=[]):
+            with without_autocast(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 sample = inputs.detach().clone().requires_grad_(wants)
                 outputs, _ = self._run_function(sample, None, self._weights(False, dtype), dtype)
                 if wants:
                     torch.autograd.grad(outputs.sum(), sample)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
         what = f"autocast {dtype} {self.kind} {'gradients ' * wants}{size_class(len(inputs), *weight.shape)}"
+        what = what if device.type == "cpu" else f"{device.type} {what}"
         ways = {"float32": partial(way, torch.float32), "autocast": partial(way, dtype)}
         return dtype if fastest(what, ways, WORTH_DIGITS) == "autocast" else None
 

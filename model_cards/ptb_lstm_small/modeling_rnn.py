@@ -129,7 +129,8 @@ class RNNPreTrainedModel(PreTrainedModel):
 
         Recurrent matrices are orthogonal gate by gate (Saxe et al., 2014). Input matrices are uniform with bound
         1/sqrt(hidden size); those of a GRU by Glorot and Bengio (2010, equation 16) gate by gate, times the gain of
-        tanh, 5/3. Biases are zero but for an LSTM's forget gate at 1 (Jozefowicz et al., 2015).
+        tanh, 5/3, and an output projection, whatever its widths, by the same equation. Biases are zero but for an
+        LSTM's forget gate at 1 (Jozefowicz et al., 2015).
         """
         bound = self.config.initializer_range
         for name, parameter in module.named_parameters(recurse=False):
@@ -137,6 +138,8 @@ class RNNPreTrainedModel(PreTrainedModel):
                 continue
             if isinstance(module, nn.RNNBase):
                 self._init_recurrent(module, name, parameter)
+            elif name == "weight" and module is getattr(self, "output_projection", None):
+                init.xavier_uniform_(parameter)
             elif isinstance(module, nn.Embedding | nn.Linear):
                 init.uniform_(parameter, -bound, bound) if name == "weight" else init.zeros_(parameter)
 
@@ -189,7 +192,8 @@ class RNNModel(RNNPreTrainedModel):
                 Padding may stand left, right or between: real tokens give the numbers of the unpadded row,
                 the state is that of the row's last real token, and a padding position shows the output of the
                 last real token before it.
-            cache: State to go on from. The object is updated in place; its tensors are never written to.
+            cache: State to go on from, moved to the model's device and type if it has another. The object is updated
+                in place; its tensors are never written to.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
             use_cache: Whether to return the state; default `config.use_cache`.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
@@ -243,6 +247,7 @@ class RNNModel(RNNPreTrainedModel):
         outputs = locked_dropout(embeds, self.config.input_dropout, self.training)
         for index, layer in enumerate(self.layers):
             is_last = index + 1 == len(self.layers)
+            states[index] = tuple(placed(part, outputs) for part in states[index])
             if rows is None:
                 raw, *states[index] = layer(outputs, *states[index])
                 shown = raw
@@ -323,16 +328,23 @@ class RNNModel(RNNPreTrainedModel):
 
 
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
-    """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary, or a mixture of softmaxes."""
+    """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary, or a mixture of softmaxes.
+
+    With `output_projection_size` there are two linear layers, the first to that width.
+    """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
         self.model = RNNModel(config)
-        has_mixture = config.num_softmaxes > 1
-        self.mixture = MixtureOfSoftmaxes(config) if has_mixture else None
-        self.lm_head = nn.Linear(config.embedding_size if has_mixture else config.output_size, config.vocab_size)
+        self.mixture, self.output_projection, width = None, None, config.output_size
+        if config.num_softmaxes > 1:
+            self.mixture, width = MixtureOfSoftmaxes(config), config.embedding_size
+        elif config.output_projection_size is not None:
+            self.output_projection = nn.Linear(width, config.output_projection_size)
+            width = config.output_projection_size
+        self.lm_head = nn.Linear(width, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -397,7 +409,13 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """`(B, T, H)` or `(N, H)` of the last layer to logits, V in the last place; a mixture's are normalised."""
-        return self.lm_head(hidden_states) if self.mixture is None else self.mixture(hidden_states, self.lm_head)
+        if self.mixture is not None:
+            return self.mixture(hidden_states, self.lm_head)
+        return self.lm_head(self._project(hidden_states))
+
+    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the output matrix is applied to."""
+        return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
 
     def compute_loss(
         self, hidden_states, targets, logits=None, num_items_in_batch=None, label_smoothing: float = 0.0
@@ -414,14 +432,24 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         targets = targets.flatten().long()
         # The loss in parts reads the weights themselves, so only where nothing else would be run on the way.
         if logits is None and self.mixture is None and self._has_plain_head():
-            weight, bias = self.lm_head.weight, self.lm_head.bias
-            loss = linear_cross_entropy(hidden_states.flatten(0, 1), weight, bias, targets, label_smoothing)
+            weight, bias, projected = self.lm_head.weight, self.lm_head.bias, self._project(hidden_states)
+            loss = linear_cross_entropy(projected.flatten(0, 1), weight, bias, targets, label_smoothing)
         else:
             logits = (self.compute_logits(hidden_states) if logits is None else logits).flatten(0, 1)
             # transformers' own loss casts to float32, which would take a float64 model's digits away.
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             loss = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=label_smoothing)
         return loss / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | None:
+    """A part of a state in the type of a layer's `inputs` and on their kind of device; itself where these agree.
+
+    From one GPU to another Accelerate moves it, where the layers of a model lie on several.
+    """
+    if part is None:
+        return None
+    return part.to(inputs.dtype) if part.device.type == inputs.device.type else part.to(inputs)
 
 
 def check_extra(given: dict[str, Any], mask: torch.Tensor | None) -> None:

@@ -23,6 +23,7 @@ from transformers.generation import (
 )
 
 from .cache_rnn import RNNCache
+from .graph_rnn import GraphDecoder
 from .kernels_rnn import Product, has_own_forward, is_own, product_of, step
 from .versions_rnn import (
     CACHE_NAME,
@@ -38,7 +39,7 @@ from .versions_rnn import (
 
 # What scales or filters candidates by their own probabilities alone, so that it may see the k likeliest only.
 AFTER_TOP_K = (TemperatureLogitsWarper, TopPLogitsWarper, MinPLogitsWarper)
-# Steps that pay for packed copies of the weights.
+# Steps that pay for packed copies of the weights, or for a recording.
 STEPS_TO_PACK = 16
 
 
@@ -108,7 +109,7 @@ class RNNGenerationMixin(GenerationMixin):
     """`generate()` of a recurrent language model.
 
     Attributes:
-        decodes_directly: Whether greedy search and sampling on a CPU take the light loop below, with the tokens of
+        decodes_directly: Whether greedy search and sampling take the light loop below, with the tokens of
             transformers' own (with top-k first, its distribution). `False` brings that one back.
     """
 
@@ -117,6 +118,7 @@ class RNNGenerationMixin(GenerationMixin):
     model: Any
     lm_head: nn.Linear
     mixture: nn.Module | None
+    output_projection: nn.Linear | None
     compute_logits: Callable[[torch.Tensor], torch.Tensor]
     training: bool
     device: torch.device
@@ -160,11 +162,12 @@ class RNNGenerationMixin(GenerationMixin):
             and is_own(self.model.embed_tokens, nn.Embedding)
             and all(has_own_forward(module) for module in (self.model, *self.model.layers))
             and (self.mixture is None or has_own_forward(self.mixture))
+            and (self.output_projection is None or has_plain_weights(self.output_projection))
         )
 
     def _has_plain_head(self) -> bool:
         """Whether the weights of the output matrix may be used without its module."""
-        return has_own_forward(self) and is_own(self.lm_head, nn.Linear) and self.lm_head.bias is not None
+        return has_own_forward(self) and has_plain_weights(self.lm_head)
 
     def _sample(self, *args, **kwargs):
         """Greedy search and sampling; see `GenerationMixin._sample`, which this replaces."""
@@ -199,16 +202,16 @@ class RNNGenerationMixin(GenerationMixin):
         scores: list | None = [] if keeps and generation_config.output_scores else None
         raw: list | None = [] if keeps and generation_config.output_logits else None
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
-        finished = Finished(stopping_criteria, generation_config._pad_token_tensor, len(input_ids))
-        buffer = TokenBuffer(input_ids)
-        decoder = self._decoder(cache, len(input_ids), generation_config.max_length - input_ids.shape[1])
+        rows, buffer = len(input_ids), TokenBuffer(input_ids)
+        decoder = self._decoder(cache, rows, generation_config.max_length - input_ids.shape[1])
+        finished = Finished(stopping_criteria, generation_config._pad_token_tensor, rows, decoder)
         try:
             while True:
                 tokens, processed = sampler(input_ids, logits)
                 if scores is not None:
-                    scores.append(processed)
+                    scores.append(processed.clone())  # a graph writes over its logits
                 if raw is not None:
-                    raw.append(logits)
+                    raw.append(logits.clone())
                 tokens = finished.pad(tokens)
                 input_ids = buffer.append(tokens)
                 is_over = finished(input_ids, tokens, None if scores is None else tuple(scores))
@@ -231,9 +234,13 @@ class RNNGenerationMixin(GenerationMixin):
             **{CACHE_NAME: cache},
         )
 
-    def _decoder(self, cache: RNNCache, rows: int, steps: int) -> "Decoder | OneRowDecoder":
+    def _decoder(self, cache: RNNCache, rows: int, steps: int) -> "Decoder | GraphDecoder | OneRowDecoder":
         """The step of the light loop, so many times for so many rows, on from the state in `cache`."""
         layers, records = self.model.layers, cache.layers[0].record_past
+        if steps >= STEPS_TO_PACK and not records:
+            graph = GraphDecoder.make(self, cache, rows, lambda state: Decoder(self, state, rows, steps))
+            if graph is not None:
+                return graph
         if rows == 1 and self.device.type == "cpu" and not records:
             stack = [
                 layer.one_row(state.keys, state.values) for layer, state in zip(layers, cache.layers, strict=True)
@@ -299,16 +306,27 @@ def head_of(model: RNNGenerationMixin, rows: int, packs: bool) -> Product:
     """Outputs of the last layer, `(B, H)`, to logits `(B, V)`, the fastest way for so many rows."""
     if model.device.type != "cpu":
         return model.compute_logits
-    rows *= 1 if model.mixture is None else model.config.num_softmaxes
-    head = product_of(model.lm_head.weight, model.lm_head.bias, rows, packs)
-    return head if model.mixture is None else partial(model.mixture, head=head)
+    heads = rows if model.mixture is None else rows * model.config.num_softmaxes
+    head = product_of(model.lm_head.weight, model.lm_head.bias, heads, packs)
+    if model.mixture is not None:
+        return partial(model.mixture, head=head)
+    if model.output_projection is None:
+        return head
+    project = product_of(model.output_projection.weight, model.output_projection.bias, rows, packs)
+    return lambda outputs: head(project(outputs).contiguous())
+
+
+def has_plain_weights(module: nn.Module) -> bool:
+    """Whether the matrix and the bias of a linear layer may be used without it."""
+    return is_own(module, nn.Linear) and module.bias is not None
 
 
 class Finished:
     """Which rows have ended, by transformers' criteria; length and end token without its overhead."""
 
-    def __init__(self, criteria, pad_token, rows: int):
+    def __init__(self, criteria, pad_token, rows: int, decoder):
         self.criteria, self.pad_token = criteria, pad_token
+        self.read: Callable[[torch.Tensor], list[int]] = getattr(decoder, "read", torch.Tensor.tolist)
         self.ends = next(
             (criterion.eos_token_id for criterion in criteria if hasattr(criterion, "eos_token_id")), None
         )
@@ -316,26 +334,27 @@ class Finished:
         self.max_length = criteria.max_length if is_simple else None
         self.end_ids = None if self.ends is None else set(self.ends.tolist())
         self.rows = torch.zeros(rows, dtype=torch.bool, device="cpu")
-        self.any = False
+        self.ended: torch.Tensor | None = None  # `rows` where the tokens are, once one has ended
 
     def pad(self, tokens):
         """Padding in place of the tokens of rows that have ended."""
-        if not self.any or self.ends is None:
+        if self.ended is None or self.ends is None:
             return tokens
-        return torch.where(self.rows.to(tokens.device), self.pad_token.to(tokens.device), tokens)
+        return torch.where(self.ended, self.pad_token.to(tokens.device), tokens)
 
     def __call__(self, input_ids, tokens, scores) -> bool:
         """Take notice of new tokens; returns whether all rows have ended."""
         if self.max_length is None:
-            self.rows |= self.criteria(input_ids, scores).cpu()
+            rows = self.rows | self.criteria(input_ids, scores).cpu()
         else:
             if input_ids.shape[1] >= self.max_length:
                 return True
             if self.end_ids is None:
                 return False
-            self.rows |= torch.tensor([token in self.end_ids for token in tokens.tolist()], device="cpu")
-        self.any = bool(self.rows.any())
-        return self.any and bool(self.rows.all())
+            rows = self.rows | torch.tensor([token in self.end_ids for token in self.read(tokens)], device="cpu")
+        if not torch.equal(rows, self.rows):
+            self.rows, self.ended = rows, rows.to(tokens.device)
+        return bool(rows.all())
 
 
 def check_contract() -> None:
