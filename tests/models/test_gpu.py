@@ -13,6 +13,7 @@ import reference
 import torch
 
 from rnn_hf import RNNCache, RNNForCausalLM
+from rnn_hf.models import kernels_rnn
 
 
 pytestmark = [
@@ -352,6 +353,18 @@ def test_autocast_on_float32_weights_is_right_with_layers_in_either_type(make_mo
     for skip_logits in (False, True):
         context = torch.autocast(DEVICE, autocast)
         assert_equals_the_reference(model, ids, DIGITS[autocast], context, skip_logits)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("gradients", [True, False], ids=["gradients", "none"])
+def test_under_autocast_the_type_of_layers_is_measured_in_any_mode(make_model, cell, training, gradients, monkeypatch):
+    """cuDNN has no gradients outside of training, where they may be on all the same."""
+    monkeypatch.setattr(kernels_rnn, "CHOICES", type(kernels_rnn.CHOICES)())
+    model, ids = make_model(cell, dtype=torch.float32).to(DEVICE).train(training), some_ids()
+    for autocast in (torch.float16, torch.bfloat16):
+        with torch.autocast(DEVICE, autocast), torch.set_grad_enabled(gradients):
+            assert model(ids).logits.isfinite().all()
+    assert len(kernels_rnn.CHOICES) >= 2
 
 
 # Waits
