@@ -197,6 +197,17 @@ def gpu_tests(directory: Path) -> str:
     return "\n".join([f"{counts} in {tests['seconds']:.0f} seconds ({gpu_conditions(directory)})", *lines])
 
 
+# Tables of a page from results/gpu, by their marks.
+GPU_TABLES: dict[str, Callable[[Path], str]] = {
+    "gpu tests": lambda root: gpu_tests(root / "results" / "gpu"),
+    "gpu steps": lambda root: gpu_speed(root / "results" / "gpu", "step"),
+    "gpu decoding": lambda root: gpu_speed(root / "results" / "gpu", "decode"),
+    "gpu layers": lambda root: gpu_speed(root / "results" / "gpu", "stack"),
+    "gpu loss": lambda root: gpu_speed(root / "results" / "gpu", "loss"),
+    "gpu training": lambda root: gpu_training(root / "results" / "gpu"),
+}
+
+
 def summary_of_gpu(directory: Path) -> str:
     """The most telling figures of `scripts/gpu_check.py`, and the first errors of rows."""
     facts, speed = (read_json(directory / f"{name}.json") or {} for name in ("facts", "speed"))
