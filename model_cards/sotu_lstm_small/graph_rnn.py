@@ -6,6 +6,7 @@ Shapes in comments: B batch, H width of a layer, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache as remembered
 from threading import Lock
 from typing import Any
@@ -17,8 +18,8 @@ from torch.nn import functional as F
 from transformers.utils import logging
 
 from .cache_rnn import RNNCache
-from .kernels_rnn import fastest, has_own_forward, is_bare, is_own, size_class, type_name
-from .layers_rnn import CELLS, WEIGHTS, RNNLayer
+from .kernels_rnn import fastest, has_own_forward, is_bare, size_class, type_name
+from .layers_rnn import WEIGHTS, RNNLayer
 
 
 # More rows than this keep a GPU busy without a graph.
@@ -32,6 +33,8 @@ WARM_UPS = 3
 KEPT: "WeakKeyDictionary[nn.Module, dict[tuple, FixedStep]]" = WeakKeyDictionary()
 # Work of another thread on the stream that records would be recorded too.
 RECORDING = Lock()
+# Graphs whose recording failed: torch's allocators may still ask them, so they stay, and no other one is begun.
+FAILED: list[Any] = []
 
 logger = logging.get_logger(__name__)
 
@@ -117,18 +120,30 @@ def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Call
 
     Returns:
         What runs it again on the same memory, and its output, which that writes over.
+
+    Raises:
+        RuntimeError: It does what a graph cannot hold, or an earlier recording failed.
     """
+    if FAILED:
+        raise RuntimeError("an earlier recording failed")
     with RECORDING, torch.cuda.device(device):
         stream, given = recording_stream(device), torch.cuda.current_stream()
         stream.wait_stream(given)
-        graph = torch.cuda.CUDAGraph()
         # `torch.cuda.graph` would leave its stream behind as the current one where a recording fails: hence the outer.
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 step()
-            # Other threads may go on allocating meanwhile.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                output = step()
+            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            try:
+                # Other threads may go on allocating meanwhile.
+                with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                    output = step()
+            except RuntimeError:
+                FAILED.append(graph)
+                # Before torch 2.12 the allocator takes the recording for unfinished, and `empty_cache()` then raises.
+                with suppress(AttributeError, RuntimeError):
+                    torch._C._cuda_endAllocateToPool(device.index, pool)
+                raise
         given.wait_stream(stream)
     return graph.replay, output
 
@@ -146,9 +161,6 @@ def can_record(model: Any) -> bool:
         is_free_gpu(device)
         and all(type(weight) is nn.Parameter and weight.device == device for weight in model.parameters())
         and all(is_bare(module) and is_known(module) for module in model.modules())
-        and all(
-            type(layer.rnn) in CELLS.values() and is_own(layer.rnn, type(layer.rnn)) for layer in model.model.layers
-        )
     )
 
 
