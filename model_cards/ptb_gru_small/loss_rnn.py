@@ -37,6 +37,22 @@ def normalises_at_once(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def exponentiate(logits: torch.Tensor, are_normal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Turn logits `(N, V)` in place into their exponentials, up to a factor a token that makes them fit.
+
+    Returns:
+        The sums of what they are now, and the logarithms of the sums of the true exponentials, `(N, 1)` each: 1 and 0
+        where the logits `are_normal`, that is log-probabilities.
+    """
+    if are_normal:
+        sums = logits.new_ones(len(logits), 1)
+        logits.exp_()
+        return sums, torch.zeros_like(sums)
+    top = logits.amax(1, keepdim=True)
+    sums = logits.sub_(top).exp_().sum(1, keepdim=True)
+    return sums, top + sums.log()
+
+
 def place_in(
     block: slice, targets: torch.Tensor, counts: torch.Tensor, words: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -118,13 +134,7 @@ def loss_and_gradients(
             total -= (logits.gather(1, place) * inside).sum() * (1 - smoothing)
             if smoothing:
                 total -= (logits.sum(1, keepdim=True) * count).sum() * (smoothing / len(weight))
-            if is_at_once:
-                logits.exp_()
-                sums, block_norm = torch.ones_like(count), torch.zeros_like(count)
-            else:
-                top = logits.amax(1, keepdim=True)
-                sums = logits.sub_(top).exp_().sum(1, keepdim=True)
-                block_norm = top + sums.log()
+            sums, block_norm = exponentiate(logits, is_at_once)
             norm = block_norm if norm is None else torch.logaddexp(norm, block_norm)
         total += (norm * count).sum()
         if gradients is None:

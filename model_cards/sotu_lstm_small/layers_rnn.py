@@ -186,7 +186,7 @@ class RNNLayer(GradientCheckpointingLayer):
         weight = getattr(self.rnn, WEIGHTS[0])
         if weight.dtype != torch.float32 or not is_bare(self.rnn):
             return None
-        wants = torch.is_grad_enabled()
+        wants = torch.is_grad_enabled() and (self.training or device.type == "cpu")  # cuDNN has none in evaluation
 
         def way(dtype: torch.dtype) -> None:
             with without_autocast(device), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

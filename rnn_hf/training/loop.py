@@ -116,7 +116,7 @@ class TrainingRun:
         steps = [math.ceil(len(stream) / options.gradient_accumulation_steps) for stream in streams]
         self.total_steps = sum(steps)
         self.steps_per_epoch = round(self.total_steps / epochs)
-        model = build_model(arguments, self.corpus.tokenizer)
+        self.model = model = build_model(arguments, self.corpus.tokenizer)
         self.objective, self.average = Objective(model, options), WeightAverage(model)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
         # optimizer: Accelerate's looks through the installed packages at each step, and waits for the GPU in float16.
@@ -124,7 +124,6 @@ class TrainingRun:
         self.optimizer = build_optimizer(self.objective, options)
         self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
         self.scheduler = build_scheduler(self.optimizer, options, steps)
-        self.model = model
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
         self.progress = Progress()
