@@ -156,6 +156,9 @@ class TrainingArguments:
         default=True,
         metadata={"help": "on a CPU: choose the fastest kernels by a short measurement; false: the same everywhere"},
     )
+    cuda_graphs: bool = field(
+        default=True, metadata={"help": "on one GPU: record steps and run them without Python, which is faster"}
+    )
     use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
     disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
 

@@ -223,7 +223,7 @@ def load_checkpoint(
     model.load_state_dict(weights)
     device = accelerator.device
     for group in parts["optimizer"]["param_groups"]:
-        group["fused"] = True  # older checkpoints say otherwise
+        group |= {"fused": True, "capturable": True}  # older checkpoints say otherwise
     optimizer.load_state_dict(parts["optimizer"])
     if accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(parts["scaler"])

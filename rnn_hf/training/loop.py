@@ -35,17 +35,17 @@ from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.readings import Readings
+from rnn_hf.training.recording import RecordedSteps, Step, Windows
 from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
 from rnn_hf.training.setup import (
     build_model,
     check_distribution,
     check_model,
     check_output_dir,
-    check_precision,
     choose_kernels,
     identity_of,
-    keep_freed_memory,
     prepare_corpus,
+    set_up_process,
 )
 from rnn_hf.training.signals import stop_signals
 from rnn_hf.training.validation import EVALUATION_WINDOW, validate
@@ -86,7 +86,7 @@ class TrainingRun:
         self.arguments, options = arguments, arguments.training
         check_model(arguments)
         self.output_dir = check_output_dir(arguments)
-        check_precision(options)
+        set_up_process(options)
         trackers = [name for name in options.report_to.split(",") if name and name != "none"]
         self.accelerator = Accelerator(
             cpu=options.use_cpu,
@@ -95,9 +95,6 @@ class TrainingRun:
             project_dir=str(self.output_dir),
         )
         check_distribution(self.accelerator)
-        keep_freed_memory()
-        CHOICES.clear()  # what was measured before may have been by another rule
-        CHOICES.measures = options.measure_kernels
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.start = start_id(self.corpus.tokenizer)
@@ -123,6 +120,8 @@ class TrainingRun:
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
         self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
+        records = options.cuda_graphs and ranks == 1 and self.accelerator.device.type == "cuda"
+        self.compute: Step = RecordedSteps(self._compute, self.optimizer) if records else self._compute
         self.scheduler = build_scheduler(self.optimizer, options, steps)
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
@@ -184,28 +183,19 @@ class TrainingRun:
         for the device but `readings`, at some steps."""
         options, progress, stream = self.arguments.training, self.progress, self.epoch_stream
         started, first = time.perf_counter(), progress.window
-        windows = range(first, min(first + options.gradient_accumulation_steps, len(stream)))
-        losses, tokens = [], 0
-        for window in windows:
-            inputs, targets = stream[window]
-            tokens += targets.shape[1]
-            is_last = window == windows[-1]
-            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
-                objective, loss, self.state = self.wrapped(inputs, targets, self.state)
-                self.updater.scale(objective / len(windows)).backward()
-            losses.append(loss)
+        last = min(first + options.gradient_accumulation_steps, len(stream))
+        windows = [stream[window] for window in range(first, last)]
         (group,) = self.optimizer.param_groups
         rate = group["lr"]
-        # Longer windows have as much more to say (Merity et al., 2018, section 4.1).
-        scale = tokens / (options.window * len(windows)) if options.random_windows else 1.0
-        group["lr"] = rate * scale
-        norm = self.updater.step()
+        if options.random_windows:  # longer ones have as much more to say (Merity et al., 2018, section 4.1)
+            group["lr"] = rate * sum(inputs.shape[1] for inputs, _ in windows) / (options.window * len(windows))
+        loss, norm, self.state = self.compute(windows, self.state)
         group["lr"] = rate
-        self.readings.add(torch.stack(losses).mean(), norm, rate)
+        self.readings.add(loss, norm, rate)
         if not isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step()
         progress.step += 1
-        progress.window = windows[-1] + 1
+        progress.window = last
         if self.average.is_on:
             self.average.update()
         elif 0 <= options.average_start_step <= progress.step:
@@ -221,6 +211,18 @@ class TrainingRun:
         if progress.window == len(stream):
             progress.epoch, progress.window, self.state = progress.epoch + 1, 0, None
             self.epoch_stream = self._epoch_stream(progress.epoch)
+
+    def _compute(self, windows: Windows, state: RNNCache | None) -> tuple[torch.Tensor, torch.Tensor, RNNCache]:
+        """The work of a step: mean loss and norm of the gradient, on the device, and the state after the windows."""
+        losses: list[torch.Tensor] = []
+        for inputs, targets in windows:
+            is_last = len(losses) + 1 == len(windows)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.wrapped):
+                objective, loss, state = self.wrapped(inputs, targets, state)
+                self.updater.scale(objective / len(windows)).backward()
+            losses.append(loss)
+        assert state is not None
+        return torch.stack(losses).mean(), self.updater.step(), state
 
     def _log(self, bar: tqdm) -> None:
         progress, (since, seconds) = self.progress, self.logged
@@ -322,10 +324,10 @@ class TrainingRun:
 
     def _start_record(self, trackers: list[str]) -> None:
         if trackers:
-            parts = [part for part in asdict(self.arguments).values() if isinstance(part, dict)]
-            flat = {name: value for part in parts for name, value in part.items()}
+            given = self.arguments
+            values = {**asdict(given.model), **asdict(given.data), **asdict(given.training)}
             values = {
-                name: value if isinstance(value, int | float | str) else str(value) for name, value in flat.items()
+                key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()
             }
             self.output_dir.mkdir(parents=True, exist_ok=True)
             self.accelerator.init_trackers("rnn_hf", config=values)

@@ -27,7 +27,8 @@ def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> Optimizer
         return sgd
     kind = {"adam": Adam, "adamw": AdamW}[arguments.optim]
     betas = (arguments.adam_beta1, arguments.adam_beta2)
-    return kind(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True)
+    # As every fused one it could be recorded as a CUDA graph without the last argument, but it asks for it.
+    return kind(parameters, lr=rate, betas=betas, weight_decay=decay, fused=True, capturable=True)
 
 
 class Updater:
@@ -46,7 +47,8 @@ class Updater:
     def __init__(self, optimizer: Optimizer, max_grad_norm: float, scaler: GradScaler | None = None):
         self.optimizer: Any = optimizer
         self.max_grad_norm, self.scaler = max_grad_norm, scaler
-        self.is_over: torch.Tensor | None = None  # 1 from the first gradient on that is not finite
+        device = optimizer.param_groups[0]["params"][0].device
+        self.is_over = torch.zeros((), device=device)  # 1 from the first gradient on that is not finite
 
     def scale(self, loss: torch.Tensor) -> torch.Tensor:
         """What to go backward from."""
@@ -61,8 +63,7 @@ class Updater:
         limit = self.max_grad_norm or float("inf")
         self.optimizer.grad_scale = (norm / limit).clamp(min=1)
         if self.scaler is None:
-            is_over = norm.isfinite().logical_not().float()
-            self.is_over = is_over if self.is_over is None else torch.maximum(self.is_over, is_over)
+            torch.maximum(self.is_over, norm.isfinite().logical_not().float(), out=self.is_over)
             self.optimizer.found_inf = self.is_over
             self.optimizer.step()
         else:  # which multiplies `grad_scale` by its own and sets `found_inf`

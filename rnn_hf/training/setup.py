@@ -27,6 +27,7 @@ from rnn_hf.data.tokenization import (
 from rnn_hf.evaluation import load_model, unigram_loss
 from rnn_hf.files import read_run
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments, DataArguments, TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
 from rnn_hf.training.objective import Objective
@@ -35,8 +36,9 @@ from rnn_hf.training.objective import Objective
 # Arguments that may change when a run goes on; all others must be the same, or the run would be another one.
 FREE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
-    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "early_stopping_patience",
-    "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
+    "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "cuda_graphs",
+    "early_stopping_patience", "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo",
+    "hub_strategy",
 }  # fmt: skip
 
 
@@ -122,9 +124,9 @@ def check_distribution(accelerator: Accelerator) -> None:
         )
 
 
-def check_precision(options: TrainingArguments) -> None:
-    """Set how a GPU rounds the factors of float32 products, which torch has two minds about: cuDNN's recurrent layers
-    to TF32, and all other products not at all.
+def set_up_process(options: TrainingArguments) -> None:
+    """Set what holds for the whole process: how a GPU rounds the factors of float32 products, which torch does to TF32
+    in recurrent layers and nowhere else; that freed memory is kept; and whether kernels are measured.
 
     Raises:
         ValueError: float16 without a GPU.
@@ -132,6 +134,9 @@ def check_precision(options: TrainingArguments) -> None:
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
         raise ValueError("--fp16 needs a GPU: on a CPU compute in --bf16 or in float32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    keep_freed_memory()
+    CHOICES.clear()  # what was measured before may have been by another rule
+    CHOICES.measures = options.measure_kernels
 
 
 def keep_freed_memory() -> None:

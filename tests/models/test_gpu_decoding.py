@@ -108,6 +108,9 @@ def test_a_graph_gives_the_tokens_scores_and_state_of_transformers_own_loop(deep
 @pytest.mark.parametrize("rows", [1, 32])
 def test_a_graph_gives_the_same_tokens_in_every_type(deep, cell, recorded, rows, dtype, digits):
     model = deep(cell, dtype)
+    if cell.get("hidden_act") == "relu":  # which grows beyond what float16 holds
+        for layer in model.model.layers:
+            layer.rnn.weight_hh_l0.data.mul_(0.1)
     ours, stock = both(model, rows, **EVERYTHING)
     if dtype == torch.float32:
         assert_same_output(ours, stock, digits)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import evaluate
-from rnn_hf.training import loop
+from rnn_hf.training import loop, recording
 
 
 pytestmark = [
@@ -20,7 +20,10 @@ pytestmark = [
 
 DEVICE = "cuda"
 # With a projection the output is narrower than the embedding, so the matrices are not tied here.
-COMMON = {"use_cpu": DEVICE == "cpu", "tie_word_embeddings": False, "optim": "adam", "learning_rate": 0.02}
+COMMON = {
+    "use_cpu": DEVICE == "cpu", "tie_word_embeddings": False, "optim": "adam", "learning_rate": 0.02,
+    "measure_kernels": True,
+}  # fmt: skip
 PLAIN = {"embedding_dropout": 0, "hidden_dropout": 0, "recurrent_dropout": 0, "lr_scheduler_type": "constant"}
 TYPES = {"tf32": {"tf32": True}, "float32": {"tf32": False}, "bf16": {"bf16": True}, "fp16": {"fp16": True}}
 FULL = {**COMMON, **TYPES["float32"]}
@@ -156,54 +159,58 @@ def values_of(model):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_weights_of_the_step_before(stepping, monkeypatch, kind):
-    original, factor = loop.Objective.forward, [1.0]
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_weights_of_the_step_before(
+    stepping, monkeypatch, kind, cuda_graphs
+):
+    original, factor = loop.Objective.forward, torch.ones((), device=DEVICE)  # where a graph reads it
 
     def forward(self, *arguments):
         total, loss, state = original(self, *arguments)
-        return total * factor[0], loss * factor[0], state
+        return total * factor, loss * factor, state
 
     def steps(training, step):
-        for _ in range(4):  # in float16 the scale may be too large for the first ones
+        for _ in range(6):  # in float16 the scale may be too large for the first ones; then one is recorded
             step()
         moved = values_of(training.model)
         step()
         before = values_of(training.model)
         assert not torch.equal(moved, before)
-        factor[0] = float("inf")
+        factor.fill_(float("inf"))
         for _ in range(3):
             step()
         assert torch.equal(values_of(training.model), before)
         training.readings.read()
 
     monkeypatch.setattr(loop.Objective, "forward", forward)
-    with pytest.raises(FloatingPointError, match="at step 6 "):
-        stepping(steps, **TYPES[kind])
+    with pytest.raises(FloatingPointError, match="at step 8 "):
+        stepping(steps, cuda_graphs=cuda_graphs, **TYPES[kind])
 
 
-def test_a_gradient_that_float16_cannot_hold_is_left_out_with_a_smaller_scale(stepping, monkeypatch):
-    original, factor = loop.Objective.forward, [1.0]
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_gradient_that_float16_cannot_hold_is_left_out_with_a_smaller_scale(stepping, monkeypatch, cuda_graphs):
+    original, factor = loop.Objective.forward, torch.ones((), device=DEVICE)
 
     def forward(self, *arguments):
         total, *others = original(self, *arguments)
-        return total * factor[0], *others
+        return total * factor, *others
 
     def steps(training, step):
-        for _ in range(4):  # for whose first ones the scale may be too large
+        for _ in range(6):  # for whose first ones the scale may be too large
             step()
         before, scale = values_of(training.model), training.accelerator.scaler.get_scale()
-        factor[0] = float("inf")
+        factor.fill_(float("inf"))
         step()
         assert torch.equal(values_of(training.model), before)
         assert training.accelerator.scaler.get_scale() == scale / 2
-        factor[0] = 1.0
+        factor.fill_(1.0)
         step()
         training.readings.read()
         assert not torch.equal(values_of(training.model), before)
 
     monkeypatch.setattr(loop.Objective, "forward", forward)
-    stepping(steps, fp16=True)
+    stepping(steps, fp16=True, cuda_graphs=cuda_graphs)
 
 
 EVERYTHING = {
@@ -215,7 +222,7 @@ EVERYTHING = {
 
 def check_waits(stepping, **flags):
     def steps(training, step):
-        for _ in range(3):
+        for _ in range(6):
             step()
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
@@ -228,15 +235,73 @@ def check_waits(stepping, **flags):
     stepping(steps, **flags)
 
 
+@pytest.mark.parametrize("cuda_graphs", [False, True])
 @pytest.mark.parametrize("kind", ["float32", "bf16", "fp16"])
-def test_a_step_waits_for_nothing(stepping, cell, kind):
-    check_waits(stepping, **TYPES[kind], **cell)
+def test_a_step_waits_for_nothing(stepping, cell, kind, cuda_graphs):
+    check_waits(stepping, cuda_graphs=cuda_graphs, **TYPES[kind], **cell)
 
 
 @pytest.mark.parametrize("kind", ["float32", "fp16"])
 @pytest.mark.parametrize("more", [{"optim": "sgd", "momentum": 0.9}, EVERYTHING], ids=["sgd", "everything"])
 def test_a_step_of_another_recipe_waits_for_nothing(stepping, kind, more):
-    check_waits(stepping, **TYPES[kind], **more)
+    check_waits(stepping, cuda_graphs=False, **TYPES[kind], **more)
+
+
+# Recorded steps
+
+RECIPES = {
+    "dropout": {"hidden_dropout": 0.5, "embedding_dropout": 0.2, "recurrent_dropout": 0.3},
+    "momentum": {"optim": "sgd", "learning_rate": 1, "momentum": 0.9, "lr_scheduler_type": "cosine"},
+    "random windows": MOVING,
+    "everything": EVERYTHING,
+}
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """What was recorded, one entry a graph."""
+    made, original = [], recording.record
+    monkeypatch.setattr(recording, "record", lambda *given: made.append(original(*given)) or made[-1])
+    return made
+
+
+def assert_same_way(run, tmp_path, **flags):
+    """Runs with and without graphs go the same way, across the end of an epoch, whose last window is shorter."""
+    flags = {
+        **COMMON,
+        **PLAIN,
+        "window": 11,
+        "per_device_train_batch_size": 12,
+        "max_steps": 40,
+        "save_total_limit": 0,
+        **flags,
+    }
+    run("start", **{**flags, "max_steps": 1, "learning_rate": 1e-30})
+    for name, cuda_graphs in (("python", False), ("graphs", True)):
+        run(name, cuda_graphs=cuda_graphs, **flags)
+    begin = weights(tmp_path / "start")
+    assert_near(weights(tmp_path / "graphs") - begin, weights(tmp_path / "python") - begin, 0.03)
+
+
+@pytest.mark.parametrize("kind", ["float32", "fp16"])
+def test_recorded_steps_of_every_cell_are_those_of_python(run, tmp_path, cell, kind, recordings):
+    assert_same_way(run, tmp_path, **TYPES[kind], **cell)
+    assert recordings
+
+
+@pytest.mark.parametrize("more", RECIPES.values(), ids=RECIPES)
+def test_recorded_steps_of_every_recipe_are_those_of_python(run, tmp_path, more, recordings):
+    assert_same_way(run, tmp_path, **{**TYPES["float32"], **more})
+    assert recordings
+
+
+def test_a_step_that_cannot_be_recorded_is_run(run, tmp_path, monkeypatch):
+    def fail(*given):
+        raise RuntimeError("not today")
+
+    monkeypatch.setattr(recording, "record", fail)
+    with pytest.warns(UserWarning, match="training is slower.*not today"):
+        assert_same_way(run, tmp_path, **TYPES["float32"])
 
 
 def test_the_log_says_what_it_says_on_the_cpu(run, tmp_path, start):

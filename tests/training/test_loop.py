@@ -123,10 +123,10 @@ def test_a_resumed_run_takes_up_the_kernels_that_it_had(run, tmp_path, monkeypat
     monkeypatch.setattr(loss_rnn, "PRODUCTS", ways)
     monkeypatch.setattr(loss_rnn, "has_onednn", lambda tensor: True)
     monkeypatch.setattr(kernels_rnn, "_measure", lambda what, ways, margin: list(ways)[-1])
-    run("whole")
-    first = run("parts", max_steps=40)
+    run("whole", measure_kernels=True)
+    first = run("parts", max_steps=40, measure_kernels=True)
     monkeypatch.setattr(kernels_rnn, "_measure", lambda what, ways, margin: list(ways)[0])
-    resumed = run("parts", resume_from_checkpoint="last")
+    resumed = run("parts", resume_from_checkpoint="last", measure_kernels=True)
     assert first["kernels"] == resumed["kernels"] and set(resumed["kernels"].values()) == {"onednn"}
     whole = weights(tmp_path / "whole/checkpoint-120")
     assert_equal_weights(whole, weights(tmp_path / "parts/checkpoint-120"))
