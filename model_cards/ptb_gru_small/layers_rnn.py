@@ -169,10 +169,11 @@ class RNNLayer(GradientCheckpointingLayer):
             weights.append(rnn.weight_hr_l0)
         if dtype is None and of_input.device.type == "cpu":
             return weights
-        # One block, which is one cast, and what cuDNN wants.
-        block = torch.cat([weight.flatten() for weight in weights]).to(dtype)
-        parts = block.split([weight.numel() for weight in weights])
-        return [part.view(weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        # One block, which is one cast, and what cuDNN wants: it has the biases at the end.
+        order = sorted(range(len(weights)), key=lambda index: weights[index].ndim == 1)
+        block = torch.cat([weights[index].flatten() for index in order]).to(dtype)
+        parts = dict(zip(order, block.split([weights[index].numel() for index in order]), strict=True))
+        return [parts[index].view(weight.shape) for index, weight in enumerate(weights)]
 
     def _autocast_dtype(self, inputs: torch.Tensor) -> torch.dtype | None:
         """The type of autocast, where it is on and the layer was measured to be faster in it.

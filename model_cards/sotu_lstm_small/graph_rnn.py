@@ -115,8 +115,16 @@ def one_step(layer: RNNLayer, by_cells: bool) -> Callable[..., tuple]:
     return lambda inputs, hidden, cell: (function(inputs, hidden, *weights), None)
 
 
-def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Callable[[], None], torch.Tensor]:
+def record(
+    step: Callable[[], Any], device: torch.device, warm_ups: int = WARM_UPS, pool: Any = None
+) -> tuple[Callable[[], None], Any]:
     """Record a function without arguments as a CUDA graph.
+
+    Args:
+        step: To record.
+        device: A GPU.
+        warm_ups: Times to run it before.
+        pool: Of memory, which graphs may share that leave nothing in it for each other.
 
     Returns:
         What runs it again on the same memory, and its output, which that writes over.
@@ -131,9 +139,9 @@ def record(step: Callable[[], torch.Tensor], device: torch.device) -> tuple[Call
         stream.wait_stream(given)
         # `torch.cuda.graph` would leave its stream behind as the current one where a recording fails: hence the outer.
         with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
+            for _ in range(warm_ups):
                 step()
-            graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+            graph, pool = torch.cuda.CUDAGraph(), pool or torch.cuda.graph_pool_handle()
             try:
                 # Other threads may go on allocating meanwhile.
                 with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
