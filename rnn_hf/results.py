@@ -37,7 +37,8 @@ def cells_of(directory: Path) -> list[str]:
         epochs = f"{result['epochs']:g}"
         scored = [f"{scores['validation']['perplexity']:.2f}", f"**{scores['test']['perplexity']:.2f}**"]
     else:
-        epochs = f"not run here in full: {result['epochs']:.2g} of {options['num_train_epochs']}"
+        done = f"{result['epochs']:.2g}" if result["epochs"] < 10 else f"{result['epochs']:.0f}"
+        epochs = f"not run here in full: {done} of {options['num_train_epochs']}"
         scored = [f"{result['best_validation_perplexity']:.1f} on the way", ""]
     return [f"{run['parameters']:,}", epochs, minutes, run["device"], str(options["seed"]), *scored]
 
@@ -57,7 +58,8 @@ def budget(root: Path) -> str:
         cells = {}
         for wanted in PERPLEXITIES:
             step = next((step for step, found in points if found <= wanted), None)
-            cells[f"to {wanted}"] = "" if step is None else f"{step / result['steps'] * result['minutes']:.0f}"
+            minutes = None if step is None else step / result["steps"] * result["minutes"]
+            cells[f"to {wanted}"] = "" if minutes is None else f"{minutes:.{int(minutes < 1)}f}"
         if any(cells.values()):
             rows.append({"recipe": f"`{file.parent.name}`", **cells})
     return table(rows)
@@ -167,6 +169,7 @@ def gpu_speed(directory: Path, name: str) -> str:
 def gpu_conditions(directory: Path) -> str:
     facts = read_json(directory / "facts.json") or {}
     about = [facts.get("gpu", "GPU not recorded")]
+    about += [facts["machine"]["cpu"]] if "machine" in facts else []
     about += [f"{label} {facts[key]}" for key, label in (("cuda", "CUDA"), ("cudnn", "cuDNN")) if key in facts]
     about += [f"torch {facts['versions']['torch']}"] if "versions" in facts else []
     return ", ".join(about)
@@ -203,7 +206,6 @@ GPU_TABLES: dict[str, Callable[[Path], str]] = {
     "gpu steps": lambda root: gpu_speed(root / "results" / "gpu", "step"),
     "gpu decoding": lambda root: gpu_speed(root / "results" / "gpu", "decode"),
     "gpu layers": lambda root: gpu_speed(root / "results" / "gpu", "stack"),
-    "gpu loss": lambda root: gpu_speed(root / "results" / "gpu", "loss"),
     "gpu training": lambda root: gpu_training(root / "results" / "gpu"),
 }
 
@@ -248,6 +250,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
         "generation": part("generate", "rows", size="size", ratio="vs {}"),
         "memory": part("generate", "memory", is_timed=False, **MEMORY),
+        **GPU_TABLES,
     },
     "docs/deployment.md": {
         "client": client,

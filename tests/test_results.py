@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_hf.results import PAGES, adapted, budget, cells_of, conditions, perplexities, render
+from rnn_hf.results import GPU_TABLES, PAGES, adapted, budget, cells_of, conditions, perplexities, render
 
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +25,7 @@ MACHINE = {
     "cpu": "Some CPU 9000", "cores": 4, "threads": 3, "instructions": ["AVX512", "AMX"], "blas": "OpenBLAS",
     "onednn": True, "keeps_freed_memory": True, "environment": {},
 }  # fmt: skip
-FROM_RUNS = {"results", "budget", "adapted", "client"}
+FROM_RUNS = {"results", "budget", "adapted", "client"} | GPU_TABLES.keys()
 IN_OTHER_PROCESSES = {"training memory", "memory", "cold start"}
 
 

@@ -33,8 +33,10 @@ WARM_UPS = 3
 KEPT: "WeakKeyDictionary[nn.Module, dict[tuple, FixedStep]]" = WeakKeyDictionary()
 # Work of another thread on the stream that records would be recorded too.
 RECORDING = Lock()
-# Graphs whose recording failed: torch's allocators may still ask them, so they stay, and no other one is begun.
+# Graphs whose recording failed: torch's allocators may still ask them, so they stay. After so many no other is begun:
+# one in some hundred has failed for no reason that was found, and the next one did not.
 FAILED: list[Any] = []
+MOST_FAILED = 3
 
 logger = logging.get_logger(__name__)
 
@@ -130,10 +132,10 @@ def record(
         What runs it again on the same memory, and its output, which that writes over.
 
     Raises:
-        RuntimeError: It does what a graph cannot hold, or an earlier recording failed.
+        RuntimeError: It does what a graph cannot hold, or too many earlier recordings failed.
     """
-    if FAILED:
-        raise RuntimeError("an earlier recording failed")
+    if len(FAILED) >= MOST_FAILED:
+        raise RuntimeError("earlier recordings failed")
     with RECORDING, torch.cuda.device(device):
         stream, given = recording_stream(device), torch.cuda.current_stream()
         stream.wait_stream(given)
@@ -148,12 +150,26 @@ def record(
                     output = step()
             except RuntimeError:
                 FAILED.append(graph)
-                # Before torch 2.12 the allocator takes the recording for unfinished, and `empty_cache()` then raises.
-                with suppress(AttributeError, RuntimeError):
-                    torch._C._cuda_endAllocateToPool(device.index, pool)
+                leave_unfinished(pool)
                 raise
         given.wait_stream(stream)
     return graph.replay, output
+
+
+def leave_unfinished(pool: Any) -> None:
+    """Go on after a recording that failed, which torch before 2.12 takes for unfinished.
+
+    Its allocator would raise at `empty_cache()`, and the generator at the next random number: its state is replaced by
+    one like it. Graphs that were recorded before have the old one and are dropped.
+    """
+    KEPT.clear()
+    device = torch.cuda.current_device()
+    with suppress(AttributeError, RuntimeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with suppress(AttributeError, RuntimeError):
+        generator, other = torch.cuda.default_generators[device], torch.Generator(f"cuda:{device}")
+        other.set_state(generator.get_state())
+        generator.graphsafe_set_state(other.graphsafe_get_state())
 
 
 @remembered

@@ -12,7 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from rnn_hf.models import RNNCache
-from rnn_hf.models.graph_rnn import record
+from rnn_hf.models.graph_rnn import MOST_FAILED, record
 
 
 Windows = Sequence[tuple[torch.Tensor, torch.Tensor]]  # inputs and targets, `(B, T)` each
@@ -43,11 +43,12 @@ class RecordedSteps:
         self.pool: Any = None
         self.rate = torch.zeros((), device=self.device)
         self.state: list[tuple[torch.Tensor, torch.Tensor | None]] = []  # read and written by every graph
-        self.is_able = True
+        self.failures = 0
 
     def __call__(self, windows: Windows, state: State) -> tuple[torch.Tensor, torch.Tensor, RNNCache]:
         shapes = tuple(inputs.shape for inputs, _ in windows)
-        if self.is_able and shapes not in self.graphs and self.seen[shapes] >= STEPS_BEFORE and state is not None:
+        is_due = shapes not in self.graphs and self.seen[shapes] >= STEPS_BEFORE and self.failures < MOST_FAILED
+        if is_due and state is not None:
             self._record(shapes, windows, state)
         if shapes not in self.graphs:
             self.seen[shapes] += 1
@@ -83,9 +84,12 @@ class RecordedSteps:
             run, scalars = record(step, self.device, 0, self.pool)
             self.graphs[shapes] = run, buffers, scalars
         except RuntimeError as error:
-            self.is_able = False
+            self.failures += 1
+            self.graphs.clear()  # whose random numbers may not go on after this
             self.optimizer.zero_grad()
-            warnings.warn(f"training is slower: a step could not be recorded as a CUDA graph: {error}", stacklevel=2)
+            if self.failures == MOST_FAILED:
+                message = "training is slower: a step could not be recorded as a CUDA graph"
+                warnings.warn(f"{message}: {error}", stacklevel=2)
         finally:
             group["lr"] = rate
 
