@@ -35,7 +35,7 @@ test-slow: $(VENV)/.dev  ## run the slow tests alone
 	$(BIN)/python -m pytest -n auto -m "slow and not gpu and not network"
 
 # What other releases of the dependencies could change: models, generation, the ONNX runner, the Hub, Trainer, training.
-VERSION_TESTS := tests/models tests/test_onnx_model.py tests/test_hub_roundtrip.py tests/test_clients.py \
+VERSION_TESTS := tests/models tests/onnx/test_model.py tests/hub/test_roundtrip.py tests/test_clients.py \
 	tests/test_pipelines.py tests/training/test_loop.py
 NAMES := accelerate|datasets|huggingface_hub|numpy|onnx|onnxruntime|safetensors|tokenizers|torch|transformers
 # Each prints the versions that it runs on.

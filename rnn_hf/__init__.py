@@ -28,7 +28,7 @@ __all__ = ["RNNCache", "RNNConfig", "RNNForCausalLM", "RNNModel", "RNNONNXForCau
 def __getattr__(name: str) -> Any:
     """The runner of exported models, when it is asked for: it stands above the modules that import this one."""
     if name == "RNNONNXForCausalLM":
-        from rnn_hf.onnx_model import RNNONNXForCausalLM
+        from rnn_hf.onnx.model import RNNONNXForCausalLM
 
         return RNNONNXForCausalLM
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

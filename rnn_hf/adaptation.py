@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from rnn_hf.data.streams import TokenStream
-from rnn_hf.evaluation import Score, check_token_ids, evaluating, input_device
+from rnn_hf.evaluation import Score, check_token_ids, evaluating
+from rnn_hf.loading import input_device
 from rnn_hf.models.configuration_rnn import DROPOUTS
 
 

@@ -9,11 +9,11 @@ from typing import NoReturn
 
 import torch
 
-from rnn_hf.evaluation import DEVICES
+from rnn_hf.loading import DEVICES
 
 
 def add_device_flag(parser: ArgumentParser) -> None:
-    """The flag `--device`, whose value `rnn_hf.evaluation.load_model` takes."""
+    """The flag `--device`, whose value `rnn_hf.loading.load_model` takes."""
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one")
 
 

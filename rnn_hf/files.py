@@ -38,18 +38,6 @@ def read_json(path: Path) -> Any:
     return content
 
 
-def read_run(path: Path) -> dict[str, Any] | None:
-    """What a training run of this package wrote into run.json; `None` for no file, or one of another program.
-
-    Raises:
-        ValueError: As `read_json`.
-    """
-    run = read_json(path)
-    arguments = run.get("arguments") if run else None
-    parts = [arguments.get(part) for part in ("model", "data", "training")] if isinstance(arguments, dict) else [None]
-    return run if all(isinstance(part, dict) for part in parts) else None
-
-
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file with one a line, such as metrics.jsonl; none where there is no file.
 

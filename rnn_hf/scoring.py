@@ -10,7 +10,8 @@ import torch
 from transformers import PreTrainedModel
 
 from rnn_hf.data.tokenization import start_id
-from rnn_hf.evaluation import Score, check_token_ids, evaluating, input_device
+from rnn_hf.evaluation import Score, check_token_ids, evaluating
+from rnn_hf.loading import input_device
 from rnn_hf.models import RNNCache
 
 

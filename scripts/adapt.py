@@ -14,7 +14,8 @@ from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics,
 from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import SPLITS, lines_of
 from rnn_hf.data.tokenization import encode_stream, start_id
-from rnn_hf.evaluation import load_corpus_of, load_model, save_scores
+from rnn_hf.loading import load_model
+from rnn_hf.runs import load_corpus_of, save_scores
 
 
 # What is tried for each way to adapt: where it starts, and the values of each setting.

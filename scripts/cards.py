@@ -10,9 +10,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rnn_hf.cards import TOLERANCE, name_of, needs_ptb, verify_card
 from rnn_hf.commands import run_command
-from rnn_hf.hub import build_repository
+from rnn_hf.hub.cards import TOLERANCE, name_of, needs_ptb, verify_card
+from rnn_hf.hub.repository import build_repository
 
 
 def check(model_dir: Path) -> bool:

@@ -14,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import SPLITS, load_corpus
-from rnn_hf.evaluation import evaluate_splits, load_corpus_of, save_scores
+from rnn_hf.evaluation import evaluate_splits
+from rnn_hf.runs import load_corpus_of, save_scores
 
 
 CORPUS_FLAGS = list(signature(load_corpus).parameters)

@@ -15,9 +15,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
 from rnn_hf.data.corpora import lines_of, load_corpus
-from rnn_hf.evaluation import load_corpus_of
-from rnn_hf.export import INT8_FILE, MODEL_FILE, ExportError, export_onnx
-from rnn_hf.quantization import quantize
+from rnn_hf.onnx.export import INT8_FILE, MODEL_FILE, ExportError, export_onnx
+from rnn_hf.onnx.quantization import quantize
+from rnn_hf.runs import load_corpus_of
 
 
 CORPUS_FLAGS = list(signature(load_corpus).parameters)

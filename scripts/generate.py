@@ -10,7 +10,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.tokenization import start_id, unknown_id
-from rnn_hf.evaluation import check_token_ids, load_model
+from rnn_hf.evaluation import check_token_ids
+from rnn_hf.loading import load_model
 
 
 def main() -> int:

@@ -15,8 +15,10 @@ from rnn_hf.analysis import inspect, plot_inspection
 from rnn_hf.commands import add_device_flag, run_command
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
-from rnn_hf.evaluation import check_token_ids, load_corpus_of, load_model
+from rnn_hf.evaluation import check_token_ids
 from rnn_hf.files import write_json
+from rnn_hf.loading import load_model
+from rnn_hf.runs import load_corpus_of
 
 
 def main() -> int:

@@ -14,7 +14,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
-from rnn_hf.hub import build_repository, files_below, push
+from rnn_hf.hub.client import files_below, push
+from rnn_hf.hub.repository import build_repository
 
 
 def parse(argv: list[str] | None = None):

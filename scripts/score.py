@@ -13,7 +13,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import add_device_flag, run_command
-from rnn_hf.evaluation import load_model
+from rnn_hf.loading import load_model
 from rnn_hf.scoring import PER_NAT, score
 
 

@@ -17,14 +17,15 @@ from rnn_hf.benchmarking import loops as benchmarking_loops
 from rnn_hf.benchmarking import machine as benchmarking_machine
 from rnn_hf.benchmarking import padding as benchmarking_padding
 from rnn_hf.benchmarking import training as benchmarking_training
+from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.benchmarking.deployment import deployed_runs
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
 from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
 from rnn_hf.benchmarking.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
 from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded_passes, padding_mask
-from rnn_hf.benchmarking.timing import BareLanguageModel, alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
+from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.training.setup import keep_freed_memory
 
 

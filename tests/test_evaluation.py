@@ -13,16 +13,10 @@ from hypothesis import strategies as st
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
-from rnn_hf.evaluation import (
-    describe_weights,
-    device_of,
-    evaluate,
-    evaluating,
-    load_corpus_of,
-    load_model,
-    unigram_loss,
-)
+from rnn_hf.evaluation import evaluate, evaluating, unigram_loss
 from rnn_hf.files import write_json
+from rnn_hf.loading import device_of, load_model
+from rnn_hf.runs import describe_weights, load_corpus_of
 from rnn_hf.scoring import score
 from rnn_hf.training.arguments import DataArguments
 from rnn_hf.training.setup import prepare_corpus

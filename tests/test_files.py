@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from rnn_hf.files import link_or_copy, read_json, read_json_lines, read_run, sha256_of, write_into, write_json
+from rnn_hf.files import link_or_copy, read_json, read_json_lines, sha256_of, write_into, write_json
+from rnn_hf.runs import read_run
 
 
 def fill(**files):

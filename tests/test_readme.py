@@ -19,7 +19,7 @@ def test_the_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     (tmp_path / "model_cards").symlink_to(ROOT / "model_cards")
     monkeypatch.chdir(tmp_path)  # they leave a file
     blocks = re.findall(r"^```python\n(.*?)^```", PAGES[page], flags=re.DOTALL | re.MULTILINE)
-    # A whole program, which takes arguments, has a test of its own (tests/test_onnx_client.py).
+    # A whole program, which takes arguments, has a test of its own (tests/onnx/test_onnx_client.py).
     blocks = [block for block in blocks if "ArgumentParser" not in block]
     assert len(blocks) >= 2
     namespace = {}

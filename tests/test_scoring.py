@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.evaluation import evaluate, load_model
+from rnn_hf.evaluation import evaluate
+from rnn_hf.loading import load_model
 from rnn_hf.scoring import score
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train

@@ -3,15 +3,11 @@
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary.
 """
 
-import errno
-import hashlib
 import os
-import re
-from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
@@ -22,6 +18,7 @@ from transformers.utils import can_return_tuple, logging
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
+from .integrity_rnn import NO_SPACE, REPAIR, check_download
 from .layers_rnn import Compaction, RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
@@ -40,45 +37,8 @@ IGNORED = {
     "cache_position", "head_mask", "max_length_k", "max_length_q", "num_items_in_batch", "position_ids", "return_dict",
     "token_type_ids",
 }  # fmt: skip
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
 
 logger = logging.get_logger(__name__)
-
-
-def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
-    """Compare the weights of a model of the Hub with their checksum: a safetensors file with a wrong byte loads.
-
-    Raises:
-        OSError: They differ.
-    """
-    if name is None or os.path.exists(name):
-        return
-    revision = getattr(config, "_commit_hash", None) or options.get("revision")
-    found = try_to_load_from_cache(name, "config.json", cache_dir=options.get("cache_dir"), revision=revision)
-    if not isinstance(found, str):
-        return
-    for path in Path(found).parent.joinpath(options.get("subfolder") or "").glob("*.safetensors"):
-        check_cached(name, path)
-
-
-def check_cached(name, path: Path) -> None:
-    """Compare a file in the Hub's cache, weights of `name`, with its checksum: the name of what it links to.
-
-    A download is checked by length alone.
-
-    Raises:
-        OSError: They differ.
-    """
-    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
-    if not re.fullmatch("[0-9a-f]{64}", expected):
-        return  # a small file that is not stored by checksum, or a file system without links
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != expected:
-        raise OSError(f"the weights of {name} are damaged (checksum of {path}); {REPAIR}")
 
 
 class RNNPreTrainedModel(PreTrainedModel):

@@ -13,16 +13,18 @@ from typing import Any
 import torch
 
 from rnn_hf.benchmarking.generation import DECODING_SIZES, DecodingSize, onnx_loop, random_model
-from rnn_hf.benchmarking.timing import announced, in_turn, ratio
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import encode_stream
-from rnn_hf.evaluation import evaluate, load_corpus_of, load_model
-from rnn_hf.export import INT8_FILE, MODEL_FILE, export_onnx
-from rnn_hf.onnx_graph import build_graph
-from rnn_hf.onnx_model import RNNONNXForCausalLM
-from rnn_hf.onnx_session import open_session
+from rnn_hf.evaluation import evaluate
+from rnn_hf.loading import load_model
+from rnn_hf.onnx.export import INT8_FILE, MODEL_FILE, export_onnx
+from rnn_hf.onnx.graph import build_graph
+from rnn_hf.onnx.model import RNNONNXForCausalLM
+from rnn_hf.onnx.quantization import write_int8
+from rnn_hf.onnx.session import open_session
 from rnn_hf.plotting import new_figure, save_figure
-from rnn_hf.quantization import write_int8
+from rnn_hf.runs import load_corpus_of
+from rnn_hf.timing import announced, in_turn, ratio
 
 
 PROMPT_TOKENS = 512

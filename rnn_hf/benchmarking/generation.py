@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from rnn_hf.benchmarking.timing import BareLanguageModel, alone, announced, in_turn, ratio
+from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNLayer
-from rnn_hf.onnx_graph import build_graph
-from rnn_hf.onnx_session import open_session
+from rnn_hf.onnx.graph import build_graph
+from rnn_hf.onnx.session import open_session
 from rnn_hf.plotting import new_figure, save_figure
 from rnn_hf.scoring import score
+from rnn_hf.timing import alone, announced, in_turn, ratio
 from rnn_hf.training.setup import keep_freed_memory
 
 

@@ -25,8 +25,9 @@ from rnn_hf.benchmarking.gpu_speed import DRY, FULL, TYPES, rows_of_speed, set_t
 from rnn_hf.benchmarking.loops import write_text
 from rnn_hf.benchmarking.machine import describe_machine
 from rnn_hf.benchmarking.training import TrainingSize
-from rnn_hf.evaluation import evaluate_splits, load_corpus_of, save_scores
+from rnn_hf.evaluation import evaluate_splits
 from rnn_hf.files import read_json, read_json_lines, write_json
+from rnn_hf.runs import load_corpus_of, save_scores
 from rnn_hf.training.reporting import versions
 
 

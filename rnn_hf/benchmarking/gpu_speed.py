@@ -24,13 +24,14 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.benchmarking.generation import DecodingSize, bare_copy, decode_by_hand, random_model, stock_generation
 from rnn_hf.benchmarking.loops import our_run, write_text
-from rnn_hf.benchmarking.timing import BareLanguageModel, in_turn, ratio
 from rnn_hf.benchmarking.training import TrainingSize, random_window, synchronize_of, update
 from rnn_hf.models import RNNConfig, RNNLayer
 from rnn_hf.models.layers_rnn import CELLS
 from rnn_hf.models.loss_rnn import linear_cross_entropy
+from rnn_hf.timing import in_turn, ratio
 
 
 # Type of the numbers, and whether a GPU rounds the factors of float32 products to TF32.

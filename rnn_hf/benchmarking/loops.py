@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 from transformers import Trainer, TrainingArguments
 
 from rnn_hf.benchmarking.padding import benchmark_padding
-from rnn_hf.benchmarking.timing import alone, announced, in_turn, rise_of_peak
 from rnn_hf.benchmarking.training import (
     TRAINING_SIZES,
     TrainingSize,
@@ -29,6 +28,7 @@ from rnn_hf.benchmarking.training import (
 )
 from rnn_hf.benchmarking.vocabulary import benchmark_vocabulary
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.timing import alone, announced, in_turn, rise_of_peak
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import TrainingRun
 from rnn_hf.training.setup import keep_freed_memory

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from rnn_hf.benchmarking.timing import announced, in_turn, ratio
 from rnn_hf.benchmarking.training import CELL_TYPES, TrainingSize, config_of, random_window, synchronize_of
 from rnn_hf.models import RNNModel
+from rnn_hf.timing import announced, in_turn, ratio
 
 
 PADDED_SIZES = [TrainingSize(cell_type, width, 2, 32, 64) for cell_type in CELL_TYPES for width in (128, 256)]

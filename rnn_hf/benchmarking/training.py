@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from rnn_hf.benchmarking.timing import BareLanguageModel, announced, in_turn, ratio
+from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.models import RNNConfig, RNNForCausalLM
+from rnn_hf.timing import announced, in_turn, ratio
 
 
 CellType = Literal["lstm", "gru", "rnn"]

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from rnn_hf.benchmarking.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.models.loss_rnn import linear_cross_entropy
+from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
 
 
 VOCABULARIES = (10_000, 50_000, 250_000)

@@ -18,7 +18,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf import models
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
-from rnn_hf.evaluation import device_of
+from rnn_hf.loading import device_of
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
 from rnn_hf.serving.requests import Request, Served

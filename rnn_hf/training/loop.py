@@ -17,7 +17,7 @@ from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import start_id
 from rnn_hf.evaluation import Score
 from rnn_hf.files import read_json_lines, write_into, write_json
-from rnn_hf.hub import HubError
+from rnn_hf.hub.client import HubError
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rnn_hf.files import link_or_copy
-from rnn_hf.hub import build_repository, check_access, push_folder
+from rnn_hf.hub.client import check_access, push_folder
+from rnn_hf.hub.repository import build_repository
 from rnn_hf.training.arguments import TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints
 
@@ -21,7 +22,7 @@ class Pusher:
         say: Told of each push and of each that failed.
 
     Raises:
-        rnn_hf.hub.HubError: As `rnn_hf.hub.check_access`.
+        rnn_hf.hub.client.HubError: As `rnn_hf.hub.client.check_access`.
     """
 
     def __init__(self, options: TrainingArguments, output_dir: Path, say: Callable[[str], None]):
@@ -48,7 +49,7 @@ class Pusher:
         """Wait for the push under way, then push what stands there; returns the address of the commit.
 
         Raises:
-            rnn_hf.hub.HubError: It failed; what a run leaves is whole without it.
+            rnn_hf.hub.client.HubError: It failed; what a run leaves is whole without it.
         """
         if self.thread is not None:
             self.thread.join()

@@ -24,10 +24,11 @@ from rnn_hf.data.tokenization import (
     unknown_id,
     vocab_size_of,
 )
-from rnn_hf.evaluation import load_model, unigram_loss
-from rnn_hf.files import read_run
+from rnn_hf.evaluation import unigram_loss
+from rnn_hf.loading import load_model
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.models.kernels_rnn import CHOICES
+from rnn_hf.runs import read_run
 from rnn_hf.training.arguments import Arguments, DataArguments, TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
 from rnn_hf.training.objective import Objective

@@ -6,8 +6,8 @@ import threading
 import pytest
 from hub_server import HubServer
 
-from rnn_hf import hub
-from rnn_hf.hub import HubError
+from rnn_hf.hub import client as hub
+from rnn_hf.hub.client import HubError
 from rnn_hf.training import loop
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from accelerate import DistributedType
 
-from rnn_hf.benchmarking.timing import alone
-from rnn_hf.evaluation import load_model
+from rnn_hf.loading import load_model
+from rnn_hf.timing import alone
 from rnn_hf.training.setup import check_distribution, keep_freed_memory
 
 

@@ -17,15 +17,16 @@ from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from safetensors.torch import load_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
-from rnn_hf.cards import name_of
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.export import export_onnx
-from rnn_hf.hub import HubError, build_repository, push, without_paths
+from rnn_hf.hub.cards import name_of
+from rnn_hf.hub.client import HubError, push
+from rnn_hf.hub.repository import build_repository, without_paths
 from rnn_hf.models import modeling_rnn
+from rnn_hf.onnx.export import export_onnx
 from rnn_hf.training.arguments import parse_arguments
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RUN = {"run.json", "metrics.jsonl", "evaluation.json"}

@@ -18,10 +18,11 @@ from transformers.utils.hub import cached_file
 from rnn_hf.models import RNNCache, RNNConfig
 from rnn_hf.models.cache_rnn import RECORDED_STEPS, check_state
 from rnn_hf.models.generation_rnn import RNNGenerationMixin
-from rnn_hf.models.modeling_rnn import check_cached, check_extra, select_positions
+from rnn_hf.models.integrity_rnn import check_cached
+from rnn_hf.models.modeling_rnn import check_extra, select_positions
 from rnn_hf.models.versions_rnn import CACHE_NAME, CausalLMOutputWithPast, one_cache
-from rnn_hf.onnx_graph import interface_of
-from rnn_hf.onnx_session import check_provider, head_of, open_session
+from rnn_hf.onnx.graph import interface_of
+from rnn_hf.onnx.session import check_provider, head_of, open_session
 
 
 LARGEST_LOGITS = 2**26  # numbers that one run may give (256 MB) where not all are asked for

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from rnn_hf.benchmarking.timing import in_turn, ratio
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import evaluate
-from rnn_hf.export import INT8_FILE, MODEL_FILE, REPORT_FILE, check_folder
 from rnn_hf.files import read_json, sha256_of, write_into, write_json
-from rnn_hf.onnx_graph import OPERATORS, import_onnx, untie
-from rnn_hf.onnx_model import RNNONNXForCausalLM
+from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE
+from rnn_hf.onnx.export import check_folder
+from rnn_hf.onnx.graph import OPERATORS, import_onnx, untie
+from rnn_hf.onnx.model import RNNONNXForCausalLM
+from rnn_hf.timing import in_turn, ratio
 
 
 ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token in each

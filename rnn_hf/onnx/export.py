@@ -8,20 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from huggingface_hub import ModelCardData
-from transformers import AutoTokenizer
 
 from rnn_hf import __version__
-from rnn_hf.cards import CELL_NAMES, MARK, license_of, read_card
-from rnn_hf.data.tokenization import unknown_id
-from rnn_hf.evaluation import load_model
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
+from rnn_hf.loading import load_model
 from rnn_hf.models import RNNCache, RNNForCausalLM
-from rnn_hf.onnx_graph import IR_VERSION, OPSET, build_graph, import_onnx, interface_of
-from rnn_hf.onnx_session import import_onnxruntime, open_session
+from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE, TRTEXEC_FILE
+from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx, interface_of
+from rnn_hf.onnx.session import import_onnxruntime, open_session
 
-
-MODEL_FILE, INT8_FILE, REPORT_FILE, TRTEXEC_FILE = "model.onnx", "model_int8.onnx", "export.json", "trtexec.sh"
 
 SIZES = ((1, 1), (2, 7), (5, 3), (1, 64), (3, 130))  # (batch, sequence) at which a file is run before it is kept
 TOLERANCE = 1e-5  # largest difference to PyTorch, relative to the value where that is above 1
@@ -43,38 +38,6 @@ trtexec --onnx=model.onnx --saveEngine=model.plan \\
 """
 
 
-CARD = """\
-{mark}
-
-# {name}
-
-A language model ({cell}) as an ONNX file with its state as inputs and outputs, made of {source} by rnn_hf \
-{versions[rnn_hf]}. ONNX Runtime {versions[onnxruntime]} ran it at {sizes} sizes of batch and sequence from random \
-states; its logits and states differ from PyTorch's by {largest:.1e} at most, relative to values above 1.
-
-## Use
-
-```python
-from transformers import AutoTokenizer
-from rnn_hf import RNNONNXForCausalLM  # pip install 'rnn_hf[onnx]'
-
-tokenizer = AutoTokenizer.from_pretrained("{model_id}")
-model = RNNONNXForCausalLM.from_pretrained("{model_id}")
-inputs = tokenizer("The", return_tensors="pt")
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20{without_unknown})[0]))
-```
-
-## Interface
-
-{interface}
-
-Zeros are the state before the first token; each `present` is the next call's `past`. There is no attention mask: the \
-rows of a batch are of one length.
-
-The model says what its training text makes likely, with that text's gaps and prejudices.
-"""
-
-
 class ExportError(OSError):
     """The ONNX file does not do what the model does; the message says where. Nothing was written."""
 
@@ -83,7 +46,7 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
 
     The file was run by ONNX Runtime at each of `SIZES` with random states and agrees with PyTorch, or nothing is
-    written. What it takes and gives is said in [`rnn_hf.onnx_graph.build_graph`] and in its metadata.
+    written. What it takes and gives is said in [`rnn_hf.onnx.graph.build_graph`] and in its metadata.
 
     Args:
         name: Directory of the model, or its name on the Hub.
@@ -238,7 +201,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     """Make sure that an exported folder is whole: the file is the one that was checked, and each file loads.
 
     Returns:
-        The interface, see `rnn_hf.onnx_graph.interface_of`.
+        The interface, see `rnn_hf.onnx.graph.interface_of`.
 
     Raises:
         OSError: It is not.
@@ -252,39 +215,3 @@ def check_folder(folder: Path) -> dict[str, Any]:
             raise OSError(f"{file} is not the file that {REPORT_FILE} is about: export the model again")
     session, *_ = [open_session(str(file), "cpu", 1) for file in (path, folder / INT8_FILE) if file.is_file()]
     return json.loads(session.get_modelmeta().custom_metadata_map["interface"])
-
-
-def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, license: str | None = None) -> None:
-    """Render README.md of an exported folder; one that was written by hand stays.
-
-    Args:
-        folder: With `config.json` and `export.json`.
-        interface: Of the file in it.
-        model_id: Name under which the card's example loads it.
-        license: Of the weights, as the Hub spells it; `None` keeps that of the card there is.
-    """
-    before = read_card(folder)
-    if before is not None and MARK not in before:
-        return
-    report, unknown = read_json(folder / REPORT_FILE), unknown_id(AutoTokenizer.from_pretrained(folder))
-    rows = ["| | name | shape | type |", "|---|---|---|---|"]
-    rows += [
-        f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
-        for side in ("inputs", "outputs")
-        for value in interface[side]
-    ]
-    text = CARD.format(
-        cell=CELL_NAMES[read_json(folder / "config.json")["cell_type"]],
-        interface="\n".join(rows),
-        largest=max(max(check["largest_difference"].values()) for check in report["checked"]),
-        mark=MARK,
-        model_id=model_id,
-        name=model_id.rpartition("/")[2],
-        sizes=len(report["checked"]),
-        source=report["source"],
-        without_unknown="" if unknown is None else f", bad_words_ids=[[{unknown}]]",
-        versions=report["versions"],
-    )
-    license = license or license_of(folder)
-    metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag="text-generation", tags=["rnn_hf"])
-    write_text(folder / "README.md", f"---\n{metadata.to_yaml()}\n---\n{text}")

@@ -15,7 +15,7 @@ from onnxruntime.quantization import quantize_dynamic
 
 from rnn_hf import RNNCache, RNNModel, __version__, onnx_graph
 from rnn_hf.models.cache_rnn import identity_of
-from rnn_hf.onnx_graph import build_graph, interface_of, untie
+from rnn_hf.onnx.graph import build_graph, interface_of, untie
 
 
 HEADS = {

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.onnx_graph import build_graph
+from rnn_hf.onnx.graph import build_graph
 
 
-CLIENT = Path(__file__).parents[1] / "docs" / "onnx_client.py"
+CLIENT = Path(__file__).parents[2] / "docs" / "onnx_client.py"
 TOKENIZER = build_tokenizer(["the cat sat on a mat and saw dogs run far away from it"])
 BARE = """
 import importlib.abc, runpy, sys

@@ -17,15 +17,15 @@ from onnxruntime import quantization as ort_quantization
 from rnn_hf import RNNConfig, RNNForCausalLM, quantization
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 from rnn_hf.evaluation import evaluate
-from rnn_hf.export import SIZES, check_folder, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
-from rnn_hf.onnx_model import RNNONNXForCausalLM
-from rnn_hf.onnx_session import open_session
-from rnn_hf.quantization import quantize, write_int8
+from rnn_hf.onnx.export import SIZES, check_folder, export_onnx
+from rnn_hf.onnx.model import RNNONNXForCausalLM
+from rnn_hf.onnx.quantization import quantize, write_int8
+from rnn_hf.onnx.session import open_session
 
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "export_onnx.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
 WORDS = [f"w{number}" for number in range(300)]
 TOKENIZER = build_tokenizer([" ".join(WORDS)])
 LINES = [" ".join(WORDS[start::7]) for start in range(7)]

@@ -16,7 +16,7 @@ from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models import modeling_rnn
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CELL_TYPES = ("lstm", "gru", "rnn")
 IDS = torch.tensor([[2, 3, 4], [5, 6, 2]])
 CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
@@ -166,7 +166,7 @@ def test_who_has_the_package_loads_and_does_it_offline_and_transformers_own_push
 
 LOAD_NAMES = """
 import os, sys
-from rnn_hf.evaluation import load_model
+from rnn_hf.loading import load_model
 
 for name, token in (("me/missing", ""), ("me/gru", "hf_nonsense"), ("me/secret", ""), ("me/secret", "hf_read")):
     os.environ["HF_TOKEN"] = token

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.onnx_graph import import_onnx
+from rnn_hf.onnx.graph import import_onnx
 
 
 # ONNX Runtime's name of each provider, and the package that brings it.

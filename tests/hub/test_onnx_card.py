@@ -8,9 +8,9 @@ from transformers import AutoTokenizer
 
 from rnn_hf import RNNConfig, RNNForCausalLM, hub
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.export import export_onnx
 from rnn_hf.models.cache_rnn import identity_of
-from rnn_hf.onnx_model import RNNONNXForCausalLM
+from rnn_hf.onnx.export import export_onnx
+from rnn_hf.onnx.model import RNNONNXForCausalLM
 
 
 IDS = torch.tensor([[2, 3, 4], [5, 6, 2]])

@@ -9,9 +9,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from rnn_hf import __version__
 from rnn_hf.data.corpora import SPLITS
-from rnn_hf.evaluation import describe_weights, evaluate_splits, load_corpus_of
-from rnn_hf.files import read_json, read_json_lines, read_run, write_text
+from rnn_hf.evaluation import evaluate_splits
+from rnn_hf.files import read_json, read_json_lines, write_text
 from rnn_hf.models import RNNConfig
+from rnn_hf.runs import describe_weights, load_corpus_of, read_run
 
 
 TEMPLATE = Path(__file__).with_name("model_card.md")

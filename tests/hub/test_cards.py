@@ -13,13 +13,14 @@ import torch
 from huggingface_hub import ModelCard
 
 from rnn_hf import RNNConfig, RNNForCausalLM, cards
-from rnn_hf.cards import CITATIONS, MARK, render_card, verify_card, write_card
 from rnn_hf.data.tokenization import build_tokenizer, load_tokenizer, unknown_id
-from rnn_hf.evaluation import Score, describe_weights, save_scores
+from rnn_hf.evaluation import Score
+from rnn_hf.hub.cards import CITATIONS, MARK, render_card, verify_card, write_card
 from rnn_hf.models import modeling_rnn
+from rnn_hf.runs import describe_weights, save_scores
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STORED = sorted(path.relative_to(ROOT) for path in (ROOT / "model_cards").glob("*/"))
 NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?![\w])"
 

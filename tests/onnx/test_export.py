@@ -16,12 +16,12 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from rnn_hf import RNNConfig, RNNForCausalLM, export
 from rnn_hf.data.tokenization import build_tokenizer, unknown_id
-from rnn_hf.export import SIZES, TOLERANCE, ExportError, export_onnx
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
+from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, export_onnx
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOKENIZER = build_tokenizer(["the cat sat on the mat"])
 FILES = {"config.json", "export.json", "generation_config.json", "model.onnx", "tokenizer.json",
          "tokenizer_config.json", "trtexec.sh"}  # fmt: skip

@@ -1,24 +1,18 @@
-"""A trained model as a repository of the Hub: one folder, one commit, on top of the revision that was seen."""
+"""A trained model on its way to the Hub: one folder, one commit, on top of the revision that was seen."""
 
 import hashlib
-import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
-from transformers import AutoConfig, AutoTokenizer
 
-from rnn_hf import models
-from rnn_hf.cards import check_card, name_of, write_card
-from rnn_hf.export import REPORT_FILE, check_folder, write_onnx_card
-from rnn_hf.files import read_json, read_run, sha256_of, write_into, write_json
+from rnn_hf.files import sha256_of
+from rnn_hf.hub.repository import build_repository
 
 
 Result = TypeVar("Result")
@@ -26,15 +20,6 @@ Result = TypeVar("Result")
 # The error of a connection in the HTTP library of this client: httpx2 today, httpx before.
 TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
-# What a repository holds beside model, tokenizer, code and card: what the card's figures come from.
-RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
-ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder
-# Arguments of a run that are paths, and those that are paths or names on the Hub.
-ANY_PATH = ""  # a word of a command that is no argument of the run
-PATHS = (
-    ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint", "ptb_dir", "train_file", "validation_file", "test_file"
-)  # fmt: skip
-PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from")
 TRIES = 3
 WAIT_SECONDS = 2.0  # before the second try; twice as long before the third
 TOKEN_HELP = (
@@ -84,151 +69,6 @@ def push(
         build_repository(Path(model_dir), Path(folder), repo_id, license)
         repo_id = check_access(repo_id, private, token)
         return push_folder(Path(folder), repo_id, commit_message, revision, tag, token)
-
-
-def build_repository(
-    model_dir: Path, target: Path, model_id: str | None = None, license: str | None = None, dtype: str | None = None
-) -> None:
-    """Write a model's complete repository into a directory: weights, code, tokenizer, files of the run, card.
-
-    The model is loaded on the way, so weights that are damaged or incomplete are refused. Paths of this machine are
-    taken out of `run.json`. An exported folder goes as it is, with a card of its own.
-
-    Args:
-        model_dir: Directory of a run, a model or an ONNX export.
-        target: Directory to write to; files in the way are replaced when all is written.
-        model_id: Name that the card's examples use; `None` as in `rnn_hf.cards.render_card`, for `target`.
-        license: See there.
-        dtype: Type of the weights in the file (`float16`, `bfloat16`), which load as what they are now; `None` keeps.
-
-    Raises:
-        OSError: There is no model, or it does not load.
-        ValueError: A `dtype` for an ONNX export or too narrow for a weight; or as `rnn_hf.cards.check_card`.
-    """
-    check_card(model_dir, license)
-    model_id = model_id or name_of(target)
-    if (model_dir / REPORT_FILE).is_file():
-        if dtype:
-            raise ValueError(f"`dtype` is for the weights of a model, and {model_dir} is an ONNX export")
-        return build_onnx_repository(model_dir, target, model_id, license)
-    config_file = model_dir / "config.json"
-    if not config_file.is_file():
-        raise FileNotFoundError(f"no model in {model_dir}: it has no config.json")
-    config = AutoConfig.from_pretrained(model_dir)
-    name = (config.architectures or ["RNNForCausalLM"])[0]
-    if not hasattr(models, name):
-        raise OSError(f"{model_dir} holds a {name}, which is no model of this package")
-    model, info = getattr(models, name).from_pretrained(model_dir, output_loading_info=True)
-    wrong = {kind: list(keys) for kind, keys in info.items() if keys}
-    if wrong:
-        raise OSError(f"the weights in {model_dir} are not those of its config.json: {wrong}")
-    if dtype:
-        check_range(model.state_dict(), dtype)
-
-    def write(folder: Path) -> None:
-        model.to(getattr(torch, dtype) if dtype else model.dtype).save_pretrained(folder)
-        if dtype is None and (model_dir / "model.safetensors").is_file():
-            # As they are: a file of half precision loads as float32, and would be saved as that.
-            shutil.copyfile(model_dir / "model.safetensors", folder / "model.safetensors")
-        else:
-            written = read_json(folder / "config.json")
-            write_json(folder / "config.json", written | {"dtype": str(config.dtype).removeprefix("torch.")})
-        if (model_dir / "tokenizer_config.json").is_file():
-            AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
-        if run := read_run(model_dir / "run.json"):
-            write_json(folder / "run.json", without_paths(run))
-        for file in (*RUN_FILES, "README.md"):
-            if (model_dir / file).is_file():
-                shutil.copyfile(model_dir / file, folder / file)
-        write_card(folder, model_id, license)
-
-    write_into(target, write)
-
-
-def build_onnx_repository(model_dir: Path, target: Path, model_id: str, license: str | None) -> None:
-    """As `build_repository`, for an exported folder, whose files are loaded by ONNX Runtime on the way."""
-    interface = check_folder(model_dir)
-
-    def write(folder: Path) -> None:
-        for pattern in ONNX_FILES:
-            for path in model_dir.glob(pattern):
-                shutil.copy(path, folder / path.name)
-        write_onnx_card(folder, interface, model_id, license)
-
-    write_into(target, write)
-
-
-def check_range(weights: dict[str, torch.Tensor], dtype: str) -> None:
-    """Refuse a type in which a weight would become infinite.
-
-    Raises:
-        ValueError: Naming the weight, and a type that holds it.
-    """
-    limit = torch.finfo(getattr(torch, dtype)).max
-    for name, tensor in weights.items():
-        largest = float(tensor.abs().max())
-        if largest > limit:
-            advice = "use bfloat16" if largest <= torch.finfo(torch.bfloat16).max else "keep the type of the weights"
-            raise ValueError(f"{dtype} holds numbers up to {limit:g}, and {name} has {largest:g}: {advice}")
-
-
-def without_paths(run: dict[str, Any]) -> dict[str, Any]:
-    """The content of run.json without the directories of the machine: files by their names alone.
-
-    >>> data = {"ptb_dir": "/home/me/ptb", "train_file": "/home/me/a.txt"}
-    >>> run = {"arguments": {"data": {"ptb_dir": "/home/me/ptb"}}, "command": "train.py --ptb_dir /home/me/ptb"}
-    >>> without_paths(run)
-    {'arguments': {'data': {'ptb_dir': None}}, 'command': 'train.py --ptb_dir DIR'}
-    """
-    arguments = {
-        part: {name: _without_directory(name, value) for name, value in values.items()}
-        if isinstance(values, dict)
-        else _without_directory(part, values)
-        for part, values in run["arguments"].items()
-    }
-    data = arguments.get("data", {})
-    if data.get("ptb_dir"):
-        data["ptb_dir"] = None  # the Hub's copy of the corpus, which a stranger can load
-        if "dataset_name" in data:
-            data["dataset_name"] = "ptb"
-    clean = run | {"arguments": arguments}
-    if run.get("command"):
-        names = {name for values in arguments.values() if isinstance(values, dict) for name in values}
-        clean["command"] = _command_without_directories(run["command"], names)
-    return clean
-
-
-def _command_without_directories(command: str, names: set[str]) -> str:
-    try:
-        words = shlex.split(command)
-    except ValueError:  # of a version that joined words without quoting them
-        words = command.split()
-    clean, name = [], ANY_PATH
-    for word in words:
-        if word.startswith("--"):
-            flag, equals, value = word.partition("=")
-            name = flag.removeprefix("--").replace("-", "_")
-            name = name if name in names else ANY_PATH  # a program of the user's own has other flags
-            clean.append(flag + equals + _without_directory(name, value))
-            name = ANY_PATH if equals else name
-        else:
-            clean.append(_without_directory(name, word))
-            name = ANY_PATH  # a flag has one value
-    return shlex.join(clean)
-
-
-def _without_directory(name: str, value: Any) -> Any:
-    """The value of an argument, the last part alone if it is a path; `DIR` where that says nothing, or too much."""
-    if not isinstance(value, str) or not value:
-        return value
-    path = PureWindowsPath(value)  # which takes the separators of either system
-    is_no_name = len(path.parts) > 2 or path.anchor or value[0] == "~" or path.parts[:1] in ((), ("..",))
-    is_no_name = is_no_name or value[0] == "." or Path(value).exists()  # a directory goes before a name
-    if name not in PATHS and not (name in PATHS_OR_NAMES and is_no_name):
-        return value
-    if path.parts[-3:-1] == ("scripts", "recipes"):
-        return "/".join(path.parts[-3:])  # of this project
-    return "DIR" if name == "ptb_dir" or path.name in ("", "..") or path.name[0] == "~" else path.name
 
 
 def check_access(repo_id: str, private: bool | None = None, token: str | None = None) -> str:

@@ -1,0 +1,1 @@
+"""The Hub: what a repository holds, its card, and how it gets there."""
