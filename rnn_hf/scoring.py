@@ -1,15 +1,15 @@
 """Surprisal of each token of a text, the state carried: the same in any batch, and over texts of any length."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from rnn_hf.data.tokenization import start_id
+from rnn_hf.data.tokenization import start_id, unknown_id
 from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.loading import input_device
 from rnn_hf.models import RNNCache
@@ -20,12 +20,36 @@ PER_NAT = {"nats": 1.0, "bits": 1 / math.log(2)}
 
 @dataclass(frozen=True)
 class TextScore:
-    """Surprisal, -log p(token | all tokens before it), of each token of a text, in `unit`."""
+    """Surprisal, -log p(token | all tokens before it), of each token of a text, in `unit`.
 
+    Attributes:
+        text: The text as it was given.
+        tokens, token_ids: What the model sees of it.
+        spans: Where each token stands in `text`: first character and the one after the last.
+        known: Whether the model has the token. Where it has not, it sees the token for unknown words, and all unknown
+            words are alike to it.
+        surprisals: Of each token.
+        unit: Of surprisal, a key of `PER_NAT`.
+    """
+
+    text: str
     tokens: list[str]
     token_ids: list[int]
+    spans: list[tuple[int, int]]
+    known: list[bool]
     surprisals: list[float]
     unit: str
+
+    @property
+    def words(self) -> list[str]:
+        """Each token as it is written in the text, without spaces around it; the end token, which is not, by name."""
+        written = [self.text[start:end] for start, end in self.spans]
+        return [word.strip() or word or token for word, token in zip(written, self.tokens, strict=True)]
+
+    @property
+    def unknown(self) -> int:
+        """Number of tokens that the model does not know."""
+        return self.known.count(False)
 
     @property
     def total(self) -> float:
@@ -35,9 +59,44 @@ class TextScore:
     @property
     def perplexity(self) -> float:
         """exp of the mean surprisal in nats; infinite where that overflows, not a number for a text without tokens."""
-        if not self.surprisals:
-            return math.nan
-        return Score(self.total / PER_NAT[self.unit] / len(self.surprisals), len(self.surprisals)).perplexity
+        return _perplexity(self.total, len(self.surprisals), self.unit)
+
+
+@dataclass
+class Totals:
+    """Sums over texts.
+
+    Attributes:
+        texts, empty, tokens, unknown: Numbers of texts, of those without a token, of tokens, of unknown tokens.
+        surprisal: Of all tokens, in `unit`.
+    """
+
+    unit: str = "bits"
+    texts: int = 0
+    empty: int = 0
+    tokens: int = 0
+    unknown: int = 0
+    surprisal: float = 0.0
+
+    def count(self, scores: Iterable[TextScore]) -> Iterator[TextScore]:
+        """The scores as they come, each added to the sums."""
+        for scored in scores:
+            self.unit = scored.unit
+            self.texts += 1
+            self.empty += not scored.tokens
+            self.tokens += len(scored.tokens)
+            self.unknown += scored.unknown
+            self.surprisal += scored.total
+            yield scored
+
+    @property
+    def perplexity(self) -> float:
+        """As of `TextScore`."""
+        return _perplexity(self.surprisal, self.tokens, self.unit)
+
+
+def _perplexity(surprisal: float, tokens: int, unit: str) -> float:
+    return Score(surprisal / PER_NAT[unit] / tokens, tokens).perplexity if tokens else math.nan
 
 
 def score(
@@ -49,6 +108,7 @@ def score(
     window: int = 256,
     carry_state: bool = False,
     state: RNNCache | None = None,
+    with_end: bool = False,
 ) -> Iterable[TextScore]:
     """Score texts one after the other as they come, a batch at a time; memory does not grow with their length.
 
@@ -64,6 +124,7 @@ def score(
         window: Tokens of each text in a forward pass.
         carry_state: Score each text as the continuation of the one before it, one at a time.
         state: State to go on from, of one row; it is updated, and with it the first text continues what it has seen.
+        with_end: Score the end token after each text as well: how well the text ends there.
 
     Yields:
         The score of each text, in order.
@@ -77,8 +138,8 @@ def score(
     >>> from rnn_hf.data.tokenization import build_tokenizer
     >>> tokenizer = build_tokenizer(["the cat sat"])
     >>> model = RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4))
-    >>> [len(found.surprisals) for found in score(model, tokenizer, ["the cat", "the cat sat"])]
-    [2, 3]
+    >>> [scored.words for scored in score(model, tokenizer, ["the cat", "the dog sat"], with_end=True)]
+    [['the', 'cat', '<eos>'], ['the', 'dog', 'sat', '<eos>']]
     """
     if unit not in PER_NAT:
         raise ValueError(f"`unit` must be one of {', '.join(PER_NAT)}, got {unit!r}")
@@ -88,23 +149,45 @@ def score(
     if state is not None and not carry_state:
         raise ValueError("`state` goes with `carry_state=True`: other texts start from an empty one")
     return _score(model, tokenizer, [texts] if isinstance(texts, str) else texts, unit, batch_size, window,
-                  carry_state, state)  # fmt: skip
+                  carry_state, state, with_end)  # fmt: skip
 
 
-def _score(model, tokenizer, texts, unit, batch_size, window, carry_state, state):
+def _score(model, tokenizer, texts, unit, batch_size, window, carry_state, state, with_end):
     start = start_id(tokenizer)
     state = RNNCache(model.config) if carry_state and state is None else state
+    unknown = unknown_id(tokenizer)  # which is slow to ask for
     texts = iter(texts)
     while batch := list(islice(texts, 1 if carry_state else batch_size)):
-        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in batch]
+        encoded = [_encode(tokenizer, text, unknown, with_end) for text in batch]
+        ids = [text["token_ids"] for text in encoded]
         check_token_ids(model, [start], *ids)
         with evaluating(model):
             nats = _surprisals(model, ids, start, window, state)
-        for row, found in zip(ids, nats, strict=True):
+        for text, row, values in zip(encoded, ids, nats, strict=True):
             if carry_state and row:
                 start = row[-1]
-            surprisals = [value * PER_NAT[unit] for value in found]
-            yield TextScore(tokenizer.convert_ids_to_tokens(row), row, surprisals, unit)
+            yield TextScore(**text, surprisals=[value * PER_NAT[unit] for value in values], unit=unit)
+
+
+def _encode(tokenizer: Any, text: str, unknown: int | None, with_end: bool) -> dict[str, Any]:
+    """What `TextScore` says of a text before it is scored."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
+    ids = encoded["input_ids"]
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    if tokenizer.is_fast:
+        spans = [tuple(span) for span in encoded["offset_mapping"]]
+    else:  # such a tokenizer does not say where its tokens are: they stand for the text
+        text, ends = " ".join(tokens), list(accumulate(len(token) + 1 for token in tokens))
+        spans = [(end - len(token) - 1, end - 1) for token, end in zip(tokens, ends, strict=True)]
+    known = [
+        # Whoever writes the token for unknown words means that word, as the lines of Penn Treebank do.
+        number != unknown or text[start:end].strip() == token
+        for number, token, (start, end) in zip(ids, tokens, spans, strict=True)
+    ]
+    if with_end:
+        ids, tokens = [*ids, tokenizer.eos_token_id], [*tokens, tokenizer.eos_token]
+        spans, known = [*spans, (len(text), len(text))], [*known, True]
+    return {"text": text, "tokens": tokens, "token_ids": ids, "spans": spans, "known": known}
 
 
 @torch.no_grad()
@@ -112,7 +195,7 @@ def _surprisals(
     model: PreTrainedModel, ids: Sequence[list[int]], start: int, window: int, state: RNNCache | None
 ) -> list[list[float]]:
     """Surprisals in nats of each row, each token given `start` and those before it; goes on with `state`."""
-    found: list[list[float]] = [[] for _ in ids]
+    surprisals: list[list[float]] = [[] for _ in ids]
     longest = max(map(len, ids))
     device = input_device(model)
     state = RNNCache(model.config) if state is None else state
@@ -128,6 +211,6 @@ def _surprisals(
         logits = model(tokens, attention_mask=mask, cache=state, use_cache=True).logits
         logits = logits if logits.dtype == torch.float64 else logits.float()
         nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none")
-        for row, part, values in zip(found, targets, nats.view(len(ids), width).tolist(), strict=True):
+        for row, part, values in zip(surprisals, targets, nats.view(len(ids), width).tolist(), strict=True):
             row.extend(values[: len(part)])
-    return found
+    return surprisals

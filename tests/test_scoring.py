@@ -8,13 +8,13 @@ import tokenizers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM
-from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 from rnn_hf.evaluation import evaluate
 from rnn_hf.loading import load_model
-from rnn_hf.scoring import score
+from rnn_hf.scoring import Totals, score
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
 
@@ -69,6 +69,48 @@ def test_a_state_is_gone_on_from_and_updated():
     assert state.get_seq_length() == 2
     (whole,) = score(model, TOKENIZER, "a b")
     assert first[0].surprisals == pytest.approx(whole.surprisals)
+
+
+@given(texts=TEXTS)
+def test_with_their_ends_and_the_state_carried_texts_score_what_evaluate_gives_their_lines(texts):
+    model, totals = model_of(), Totals()
+    scores = list(totals.count(score(model, TOKENIZER, texts, "nats", carry_state=True, with_end=True)))
+    expected = evaluate(model, encode_stream(texts, TOKENIZER), 0)
+    assert totals.tokens == expected.num_tokens and totals.surprisal / totals.tokens == pytest.approx(expected.loss)
+    assert totals.perplexity == pytest.approx(expected.perplexity)
+    assert all(scored.words[-1] == "<eos>" and scored.known[-1] for scored in scores)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "known"),
+    [
+        ("whitespace", ["The", "cat's", "tail,", "<unk>"], [0, 0, 0, 1]),
+        ("word", ["The", "cat's", "tail", ",", "<unk>"], [0, 0, 1, 0, 1]),
+        ("char", [*"The  cat's tail, ", "<unk>"], [0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1, 0, 1, 1]),
+    ],
+)
+def test_words_are_as_written_and_those_that_the_model_has_no_token_for_are_told(kind, words, known):
+    tokenizer = build_tokenizer(["the cat tail"], kind)
+    model = RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4))
+    text, totals = "The  cat's tail, <unk>", Totals()
+    (scored,) = totals.count(score(model, tokenizer, text))
+    assert scored.words == words and scored.known == list(map(bool, known))
+    assert [text[start:end] for start, end in scored.spans] == words
+    assert scored.unknown == totals.unknown == known.count(0) and totals.tokens == len(words)
+
+
+def test_of_a_lower_casing_tokenizer_the_word_is_written_as_in_the_text_too():
+    tokenizer = build_tokenizer(["the cat"], "word", lowercase=True)
+    model = RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4))
+    (scored,) = score(model, tokenizer, "The İ CAT")
+    assert (scored.words, scored.known) == (["The", "İ", "CAT"], [True, False, True])
+
+
+def test_the_tokens_of_a_tokenizer_that_does_not_say_where_they_stand_are_its_words():
+    tokenizer = ByT5Tokenizer(extra_ids=0)
+    model = RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4))
+    (scored,) = score(model, tokenizer, "ab", with_end=True)
+    assert (scored.text, scored.words) == ("a b", ["a", "b", "</s>"])
 
 
 def test_texts_are_read_as_they_are_needed():
