@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -17,6 +17,21 @@ import yaml
 from transformers import HfArgumentParser
 
 from rnn_hf.models import RNNConfig
+
+
+# What other programs call these arguments.
+SYNONYMS = {
+    "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
+    "eval_batch_size": "per_device_eval_batch_size", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs",
+    "lr": "learning_rate", "optimizer": "optim", "wd": "weight_decay", "clip": "max_grad_norm", "bptt": "window",
+    "seq_len": "window", "block_size": "window", "model": "cell_type", "nlayers": "num_hidden_layers",
+    "num_layers": "num_hidden_layers", "nhid": "hidden_size", "emsize": "embedding_size",
+    "tied": "tie_word_embeddings", "dropout": "embedding_dropout input_dropout hidden_dropout output_dropout",
+    "data": "train_file dataset_name ptb_dir", "save": "output_dir", "resume": "resume_from_checkpoint",
+    "model_name_or_path": "init_from", "no_cuda": "use_cpu", "cpu": "use_cpu", "log_interval": "logging_steps",
+}  # fmt: skip
+OTHER_VALUES = {"elman": "rnn"}  # what a choice is called besides
+KINDS_OF_VALUE = {int: "a whole number", float: "a number"}
 
 
 def _refuse_non_finite(arguments: Any) -> None:
@@ -80,6 +95,8 @@ class DataArguments:
             )
         if self.max_train_tokens is not None and self.max_train_tokens < 1:
             raise ValueError(f"--max_train_tokens must be at least 1, got {self.max_train_tokens}")
+        if self.min_frequency < 1:
+            raise ValueError(f"--min_frequency must be at least 1, got {self.min_frequency}")
 
 
 @dataclass
@@ -166,6 +183,8 @@ class TrainingArguments:
         if self.learning_rate is None:
             self.learning_rate = 20.0 if self.optim == "sgd" else 1e-3
         _refuse_non_finite(self)
+        if not self.output_dir.strip():
+            raise ValueError(f"--output_dir must name a directory, got {self.output_dir!r}")
         at_least = {
             1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size window logging_steps "
             "gradient_accumulation_steps",
@@ -220,7 +239,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     0.001
     """
     kinds = (ModelArguments, DataArguments, TrainingArguments)
-    parser = HfArgumentParser(
+    parser = _Parser(
         kinds,  # type: ignore[arg-type]
         description=__doc__,
         allow_abbrev=False,
@@ -234,18 +253,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     if recipe is not None:
         given = _as_flags(recipe, read_recipe(recipe, known), types_of)
         try:
+            parser.parse_args_into_dataclasses(given, look_for_args_file=False)
             parser.set_defaults(**vars(parser.parse_known_args(given)[0]))
-        except argparse.ArgumentError as error:
-            raise ValueError(f"recipe {recipe}: {error}") from error
+        except (argparse.ArgumentError, ValueError) as error:
+            raise ValueError(f"recipe {recipe}: {_reason(error).replace('--', '')}") from error
     try:
         model, data, training, other, unknown = parser.parse_args_into_dataclasses(
             args=rest, look_for_args_file=False, return_remaining_strings=True
         )
     except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_reason(error)) from error
     if unknown:
-        name = unknown[0].removeprefix("--")
-        raise ValueError(f"unknown flag {unknown[0]!r}" + _did_you_mean(name, known, "--"))
+        flag = unknown[0].partition("=")[0]
+        raise ValueError(f"unknown flag {flag!r}" + _hint(flag.lstrip("-"), known, "--"))
     if other.recipe is not None:
         raise ValueError(f"put the recipe before the flags: {other.recipe} [--flag value ...]")
     return Arguments(model, data, training, recipe)
@@ -263,15 +283,17 @@ def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
     try:
         # Nodes, which have the text of a value: loaded, 2024_05 would be a number and `no` false.
         root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"recipe {path} is not YAML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"recipe {path} is not UTF-8 text: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(root, yaml.MappingNode):
         raise ValueError(f"recipe {path} must be a mapping of flags to values")
     values: dict[str, str | None] = {}
     for key, value in root.value:
         name = str(key.value)
         if name not in known:
-            raise ValueError(f"recipe {path}: unknown key {name!r}" + _did_you_mean(name, known))
+            raise ValueError(f"recipe {path}: unknown key {name!r}" + _hint(name, known))
         if name in values:
             raise ValueError(f"recipe {path}: {name!r} is there twice, again in line {key.start_mark.line + 1}")
         if not isinstance(value, yaml.ScalarNode):
@@ -293,6 +315,47 @@ def _as_flags(recipe: str, values: dict[str, str | None], types_of: dict[str, An
     return flags
 
 
-def _did_you_mean(name: str, known: Sequence[str], prefix: str = "") -> str:
+class _Parser(HfArgumentParser):
+    """Says of a value of the wrong type what would be right."""
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        """As of argparse."""
+        if "type" in options:
+            choices = options.pop("choices", ())
+            if choices:
+                options["metavar"] = f"{{{','.join(choices)}}}"
+            options["type"] = _reader(options["type"], choices)
+        return super().add_argument(*names, **options)
+
+
+def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
+    """A value from its text, by `kind`, which raises an error where it cannot."""
+    right = f"one of {', '.join(choices)}" if choices else KINDS_OF_VALUE.get(kind, "true or false")  # type: ignore[call-overload]
+
+    def read(text: str) -> Any:
+        try:
+            value = OTHER_VALUES.get(text, text) if choices else kind(text)
+        except (ValueError, argparse.ArgumentTypeError):
+            value = None
+        if value is None or (choices and value not in choices):
+            raise argparse.ArgumentTypeError(f"must be {right}, got {text!r}")
+        return value
+
+    return read
+
+
+def _reason(error: Exception) -> str:
+    """What an error of argparse says, its flag by one of its two names."""
+    if not isinstance(error, argparse.ArgumentError):
+        return str(error)
+    flag = str(error.argument_name).partition("/")[0]
+    return f"{flag} {error.message}" if error.message.startswith("must be ") else f"{flag}: {error.message}"
+
+
+def _hint(name: str, known: Sequence[str], prefix: str = "") -> str:
+    """What somebody may have meant by a name that is not `known`."""
+    name = name.replace("-", "_")
+    if name in SYNONYMS:
+        return f": that is {' or '.join(prefix + other for other in SYNONYMS[name].split())} here"
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""
