@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
-from rnn_hf.data.tokenization import start_id, unknown_id
+from rnn_hf.data.tokenization import SPACE, start_id, unknown_id
 from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.loading import input_device
 from rnn_hf.models import RNNCache
@@ -109,7 +110,7 @@ def score(
     carry_state: bool = False,
     state: RNNCache | None = None,
     with_end: bool = False,
-) -> Iterable[TextScore]:
+) -> Iterator[TextScore]:
     """Score texts one after the other as they come, a batch at a time; memory does not grow with their length.
 
     The first token is predicted from the one that stands before a text, as in training (see `start_id`). What a text
@@ -214,3 +215,38 @@ def _surprisals(
         for row, part, values in zip(surprisals, targets, nats.view(len(ids), width).tolist(), strict=True):
             row.extend(values[: len(part)])
     return surprisals
+
+
+def token_rows(scores: Iterable[TextScore]) -> Iterator[dict[str, Any]]:
+    """A row a token: the number of its text from 1, the token, its surprisal, the word as written, whether unknown."""
+    for number, scored in enumerate(scores, 1):
+        columns = (scored.tokens, scored.surprisals, scored.words, scored.known)
+        for token, surprisal, word, is_known in zip(*columns, strict=True):
+            row = {"text": number, "token": token.removeprefix(SPACE), f"surprisal_{scored.unit}": surprisal}
+            yield row | {"word": word, "unknown": not is_known}
+
+
+def text_rows(scores: Iterable[TextScore]) -> Iterator[dict[str, Any]]:
+    """A row a text: its number from 1, surprisal in all, perplexity, numbers of tokens and of unknown ones, itself."""
+    for number, scored in enumerate(scores, 1):
+        row = {"text": number, f"surprisal_{scored.unit}": scored.total, "perplexity": scored.perplexity}
+        yield row | {"tokens": len(scored.tokens), "unknown": scored.unknown, "written": scored.text}
+
+
+def read_lines(file: str) -> Iterator[str]:
+    """The lines of a text file, - for standard input, without their ends.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is not UTF-8; the message names file and line.
+    """
+    if file != "-" and not Path(file).is_file():
+        raise FileNotFoundError(f"no file {file}")
+    with open(0 if file == "-" else file, "rb", closefd=file != "-") as opened:
+        for number, line in enumerate(opened, 1):
+            try:
+                # A file from some Windows editors begins with a mark, which is no part of its first word.
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{file}, line {number}, is not UTF-8: save the file in that encoding") from error
+            yield text.removesuffix("\n").removesuffix("\r")

@@ -1,5 +1,7 @@
 """Surprisal of each token: of the model, in any batch and window, with the state carried on request."""
 
+import itertools
+import json
 import math
 
 import numpy as np
@@ -14,7 +16,8 @@ from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 from rnn_hf.evaluation import evaluate
 from rnn_hf.loading import load_model
-from rnn_hf.scoring import Totals, score
+from rnn_hf.scoring import Totals, read_lines, score, text_rows, token_rows
+from rnn_hf.tables import table_lines
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
 
@@ -111,6 +114,31 @@ def test_the_tokens_of_a_tokenizer_that_does_not_say_where_they_stand_are_its_wo
     model = RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4))
     (scored,) = score(model, tokenizer, "ab", with_end=True)
     assert (scored.text, scored.words) == ("a b", ["a", "b", "</s>"])
+
+
+def test_rows_come_as_texts_are_scored_and_add_up():
+    model, endless = model_of(), itertools.repeat("a b h")
+    lines = table_lines(token_rows(score(model, TOKENIZER, endless, batch_size=2)), "json")
+    rows = [json.loads(next(lines)) for _ in range(6)]
+    assert [row["text"] for row in rows] == [1, 1, 1, 2, 2, 2]
+    assert [(row["token"], row["word"], row["unknown"]) for row in rows[1:3]] == [
+        ("b", "b", False),
+        ("<unk>", "h", True),
+    ]
+    (whole,) = text_rows(score(model, TOKENIZER, "a b h"))
+    assert whole["surprisal_bits"] == pytest.approx(sum(row["surprisal_bits"] for row in rows[:3]))
+    assert (whole["tokens"], whole["unknown"], whole["written"]) == (3, 1, "a b h")
+
+
+def test_lines_are_read_as_they_stand_and_one_of_another_encoding_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "texts"
+    file.write_bytes("\ufeffa b \r\n\nc\u2028d".encode())
+    assert list(read_lines(str(file))) == ["a b ", "", "c\u2028d"]
+    file.write_bytes(b"a\nb\ncaf\xe9\n")
+    with pytest.raises(ValueError, match="texts, line 3, is not UTF-8"):
+        list(read_lines(str(file)))
+    with pytest.raises(FileNotFoundError, match="no file nowhere"):
+        list(read_lines("nowhere"))
 
 
 def test_texts_are_read_as_they_are_needed():
