@@ -20,9 +20,9 @@ from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.machine import describe_machine
+from rnn_hf.benchmarking.pages import conditions, table
 from rnn_hf.commands import run_command
 from rnn_hf.files import write_json
-from rnn_hf.results import conditions, table
 from rnn_hf.training.reporting import versions
 
 

@@ -70,7 +70,7 @@ def main() -> int:
     for part, seconds in boxes.items():  # of which the last has what the others left
         until = time.time() + seconds * budget / sum(boxes.values())
         run_part(part, end if part == list(boxes)[-1] else until, arguments)
-    from rnn_hf.results import summary_of_gpu  # which takes seconds, so once all is on the disk
+    from rnn_hf.benchmarking.pages import summary_of_gpu  # which takes seconds, so once all is on the disk
 
     print(summary_of_gpu(out))
     return int(not any((out / f"{part}.json").is_file() for part in BOXES))

@@ -8,8 +8,8 @@ model_cards/NAME/ holds what a run and scripts/evaluate.py --save wrote, results
 from argparse import ArgumentParser
 from pathlib import Path
 
+from rnn_hf.benchmarking.pages import PAGES, render
 from rnn_hf.commands import run_command
-from rnn_hf.results import PAGES, render
 
 
 ROOT = Path(__file__).parents[1]

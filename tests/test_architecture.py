@@ -26,16 +26,22 @@ MAY_USE = {
     "models": set(),
     "plotting": set(),
     "loading": set(),
+    "tables": set(),
     "timing": set(),
     "adaptation": BELOW_ALL | {"evaluation", "loading"},
-    "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "results", "runs", "scoring", "timing", "training"},
-    "commands": BELOW_ALL | {"loading"},
+    "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "runs", "scoring", "timing", "training"},
+    "commands": BELOW_ALL
+    | {"adaptation", "analysis", "comparison", "evaluation", "hub", "loading", "onnx", "runs", "scoring", "serving"}
+    | {"minimal_pairs", "surprisal_page", "tables", "training"},
+    "comparison": BELOW_ALL | {"runs"},
     "evaluation": BELOW_ALL | {"loading"},
     "hub": BELOW_ALL | {"evaluation", "onnx", "runs"},
+    "minimal_pairs": BELOW_ALL | {"scoring"},
     "onnx": BELOW_ALL | {"evaluation", "loading", "timing"},
     "runs": BELOW_ALL,
     "scoring": BELOW_ALL | {"evaluation", "loading"},
     "serving": BELOW_ALL | {"loading"},
+    "surprisal_page": BELOW_ALL | {"scoring"},
     "training": BELOW_ALL | {"evaluation", "hub", "loading", "runs"},
 }
 
@@ -256,7 +262,7 @@ def readme_against_disk(root: Path) -> list[str]:
     listed = {Path(entry) for entry in entries}
     listed |= {folder for entry in listed for folder in entry.parents}
     opened = {entry.parent for entry in listed} | {Path(), Path("rnn_hf"), Path("scripts")}
-    opened |= {path for path in on_disk if Path("rnn_hf") in path.parents}
+    opened |= {path for path in on_disk if Path("rnn_hf") in path.parents and path.name != "recipes"}
     violations += [
         f"README.md does not name {path.as_posix()}"
         for path in sorted(on_disk - listed)

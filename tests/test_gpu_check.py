@@ -16,8 +16,8 @@ from rnn_hf.benchmarking import gpu, gpu_speed
 from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.benchmarking.gpu import Part, read_report, run_part, run_until
 from rnn_hf.benchmarking.gpu_speed import DRY, FULL, TYPES, StepSize, rows_of_speed, timed
-from rnn_hf.results import GPU_SPEED, GPU_TABLES, gpu_tests, gpu_training, summary_of_gpu
-from rnn_hf.results import gpu_speed as speed_table
+from rnn_hf.benchmarking.pages import GPU_SPEED, GPU_TABLES, gpu_tests, gpu_training, summary_of_gpu
+from rnn_hf.benchmarking.pages import gpu_speed as speed_table
 
 
 ROOT = Path(__file__).parents[1]

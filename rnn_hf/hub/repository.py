@@ -169,6 +169,6 @@ def _without_directory(name: str, value: Any) -> Any:
     is_no_name = is_no_name or value[0] == "." or Path(value).exists()  # a directory goes before a name
     if name not in PATHS and not (name in PATHS_OR_NAMES and is_no_name):
         return value
-    if path.parts[-3:-1] == ("scripts", "recipes"):
+    if path.parts[-3:-1] in (("scripts", "recipes"), ("rnn_hf", "recipes")):
         return "/".join(path.parts[-3:])  # of this project
     return "DIR" if name == "ptb_dir" or path.name in ("", "..") or path.name[0] == "~" else path.name

@@ -12,9 +12,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from rnn_hf import RNNConfig, RNNForCausalLM, cards
+from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, load_tokenizer, unknown_id
 from rnn_hf.evaluation import Score
+from rnn_hf.hub import cards
 from rnn_hf.hub.cards import CITATIONS, MARK, render_card, verify_card, write_card
 from rnn_hf.models import modeling_rnn
 from rnn_hf.runs import describe_weights, save_scores

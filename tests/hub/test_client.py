@@ -16,8 +16,10 @@ from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from safetensors.torch import load_file
 
-from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.hub import client as hub
+from rnn_hf.hub import repository
 from rnn_hf.hub.cards import name_of
 from rnn_hf.hub.client import HubError, push
 from rnn_hf.hub.repository import build_repository, without_paths
@@ -458,7 +460,7 @@ def test_every_path_among_the_arguments_of_a_run_is_known():
     arguments = parse_arguments([])
     values = {**vars(arguments.data), **vars(arguments.training)}
     names = {name for name, value in values.items() if value is None or isinstance(value, str)}
-    listed = set(hub.PATHS + hub.PATHS_OR_NAMES) - {hub.ANY_PATH, "recipe"}
+    listed = set(repository.PATHS + repository.PATHS_OR_NAMES) - {repository.ANY_PATH, "recipe"}
     assert listed <= names
     assert {name for name in names if re.search("(_dir|_file|_path|checkpoint|_from)$", name)} <= listed
 

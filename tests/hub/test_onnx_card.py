@@ -6,8 +6,9 @@ from hub_server import HubServer
 from huggingface_hub import constants
 from transformers import AutoTokenizer
 
-from rnn_hf import RNNConfig, RNNForCausalLM, hub
+from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.hub import client as hub
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx.export import export_onnx
 from rnn_hf.onnx.model import RNNONNXForCausalLM

@@ -11,8 +11,9 @@ import pytest
 import torch
 from hub_server import HubServer
 
-from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, hub
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.hub import client as hub
 from rnn_hf.models import modeling_rnn
 
 

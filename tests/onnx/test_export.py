@@ -14,10 +14,11 @@ import torch
 from onnx import numpy_helper
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from rnn_hf import RNNConfig, RNNForCausalLM, export
+from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, unknown_id
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
+from rnn_hf.onnx import export
 from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, export_onnx
 
 

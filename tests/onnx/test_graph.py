@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from onnxruntime.quantization import quantize_dynamic
 
-from rnn_hf import RNNCache, RNNModel, __version__, onnx_graph
+from rnn_hf import RNNCache, RNNModel, __version__
 from rnn_hf.models.cache_rnn import identity_of
+from rnn_hf.onnx import graph as onnx_graph
 from rnn_hf.onnx.graph import build_graph, interface_of, untie
 
 

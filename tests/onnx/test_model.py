@@ -14,10 +14,11 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, TextStreamer, pipeline
 
-from rnn_hf import RNNCache, RNNConfig, onnx_model
+from rnn_hf import RNNCache, RNNConfig
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.evaluation import evaluate
 from rnn_hf.models.cache_rnn import identity_of
+from rnn_hf.onnx import model as onnx_model
 from rnn_hf.onnx.export import ROUNDING, TOLERANCE, difference
 from rnn_hf.onnx.graph import build_graph, untie
 from rnn_hf.onnx.model import RNNONNXForCausalLM

@@ -14,11 +14,12 @@ import pytest
 import torch
 from onnxruntime import quantization as ort_quantization
 
-from rnn_hf import RNNConfig, RNNForCausalLM, quantization
+from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 from rnn_hf.evaluation import evaluate
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.models.cache_rnn import identity_of
+from rnn_hf.onnx import quantization
 from rnn_hf.onnx.export import SIZES, check_folder, export_onnx
 from rnn_hf.onnx.model import RNNONNXForCausalLM
 from rnn_hf.onnx.quantization import quantize, write_int8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rnn_hf.results import GPU_TABLES, PAGES, adapted, budget, cells_of, conditions, perplexities, render
+from rnn_hf.benchmarking.pages import GPU_TABLES, PAGES, adapted, budget, cells_of, conditions, perplexities, render
 
 
 ROOT = Path(__file__).parents[1]

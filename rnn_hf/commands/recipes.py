@@ -1,0 +1,22 @@
+"""List the recipes that come with the package.
+
+    rnn-hf recipes
+
+Train by `rnn-hf train NAME --ptb_dir DIR`; a line of each says what it is.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+from rnn_hf.commands import RECIPES, Parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    return Parser(__doc__, "recipes").parse_args(argv)
+
+
+def run(arguments: Namespace) -> int:
+    for path in sorted(RECIPES.glob("*.yaml")):
+        about, _, _ = path.read_text(encoding="utf-8").removeprefix("# ").partition("\n")
+        print(f"{path.stem:<24} {about}")
+    return 0
