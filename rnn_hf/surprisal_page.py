@@ -63,8 +63,8 @@ def render_page(scores: Iterable[TextScore], title: str, vocab_size: int) -> str
 <body>
 <h1>{escape(title)}</h1>
 <p class="about">Surprisal of each token, given all before it: minus the logarithm of its probability, in
-{totals.unit}. {most:.1f} {totals.unit} are those of a blind guess among {vocab_size:,}. An unknown word has the surprisal
-of all rare words together. {_sums(totals)}</p>
+{totals.unit}. {most:.1f} {totals.unit} are those of a blind guess among {vocab_size:,}. An unknown word has the
+surprisal of all rare words together. {_sums(totals)}</p>
 <div class="legend"><span class="scale">{scale}</span><span>{totals.unit}</span>
 <span class="unknown">unknown to the model</span>
 <label><input type="checkbox" id="numbers"> show the numbers</label></div>

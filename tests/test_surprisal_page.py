@@ -78,10 +78,10 @@ def test_a_page_shows_the_text_as_it_was_whatever_is_in_it(kind):
 
 
 def test_tokens_with_spaces_or_within_a_letter_leave_the_text_as_it_was():
-    text, spans = "a €b", [(0, 1), (1, 3), (1, 3), (3, 4)]
+    text, spans = "a €b <p>", [(0, 1), (1, 3), (1, 3), (3, 4)]  # what no token stands for is text too
     scored = TextScore(text, ["a", "x", "y", "b"], [1, 2, 3, 4], spans, [True] * 4, [1.0, math.inf, 0.0, 1.0], "nats")
     reader = read(render_page([scored], "", 10))
-    assert [word for _, word in reader.words] == ["a", "€", "y", "b"] and reader.texts == ["a €yb"]
+    assert [word for _, word in reader.words] == ["a", "€", "y", "b"] and reader.texts == ["a €yb <p>"]
     assert [attributes["style"] for attributes, _ in reader.words][1:3] == ["--s:1.000", "--s:0.000"]
 
 
