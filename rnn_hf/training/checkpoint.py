@@ -28,6 +28,7 @@ from rnn_hf.training.objective import Objective
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model; of the best one when this was written
 # Of what the arguments of a run did not have yet when it began.
 DEFAULTS = {part.name: part.default for kind in (ModelArguments, TrainingArguments) for part in fields(kind)}
+TRAINING = {part.name for part in fields(TrainingArguments)}
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -213,7 +214,9 @@ def load_checkpoint(
     for name, value in identity.items():
         was = before.get(name, DEFAULTS.get(name))
         if was != value:
-            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}")
+            advice = f"; --init_from {path.parent} with another --output_dir trains its model on as a run of its own"
+            advice = advice if name in TRAINING or name == "train_sha1" else ""
+            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}{advice}")
     with _reading(path, WEIGHTS):
         weights = type(model).from_pretrained(path).state_dict()
     with _reading(path, "optimizer.pt"):

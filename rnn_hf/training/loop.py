@@ -3,9 +3,10 @@
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from rnn_hf.evaluation import Score
 from rnn_hf.files import read_json_lines, write_into, write_json
 from rnn_hf.hub.client import HubError
 from rnn_hf.models import RNNCache
-from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import (
@@ -31,12 +31,13 @@ from rnn_hf.training.checkpoint import (
     take_directory,
     writing,
 )
+from rnn_hf.training.curve import plot_curve
 from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.readings import Readings
 from rnn_hf.training.recording import RecordedSteps, Step, Windows
-from rnn_hf.training.reporting import Metrics, command_line, plot_curve, versions
+from rnn_hf.training.reporting import Metrics, data_warnings, opening_lines, score_text, start_record
 from rnn_hf.training.setup import (
     build_model,
     check_distribution,
@@ -46,6 +47,8 @@ from rnn_hf.training.setup import (
     identity_of,
     prepare_corpus,
     set_up_process,
+    start_trackers,
+    trackers_of,
 )
 from rnn_hf.training.signals import stop_signals
 from rnn_hf.training.validation import EVALUATION_WINDOW, validate
@@ -74,7 +77,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     run = TrainingRun(arguments)
     with stop_signals() as stop:
         run.train(stop)
-    record = run.finish()
+    record = run.finish(stop)
     run.push(was_stopped=bool(stop))
     return record
 
@@ -87,7 +90,7 @@ class TrainingRun:
         check_model(arguments)
         self.output_dir = check_output_dir(arguments)
         set_up_process(options)
-        trackers = [name for name in options.report_to.split(",") if name and name != "none"]
+        trackers = trackers_of(options.report_to)
         self.accelerator = Accelerator(
             cpu=options.use_cpu,
             mixed_precision="fp16" if options.fp16 else "bf16" if options.bf16 else "no",
@@ -95,6 +98,7 @@ class TrainingRun:
             project_dir=str(self.output_dir),
         )
         check_distribution(self.accelerator)
+        self._inform("reading the corpus and making it tokens ...")
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.start = start_id(self.corpus.tokenizer)
@@ -139,8 +143,23 @@ class TrainingRun:
             self.pusher = Pusher(options, self.output_dir, tqdm.write)
         self.epoch_stream = self._epoch_stream(self.progress.epoch)
         choose_kernels(self.accelerator, self.objective, self.stream, lambda: self._score(EVALUATION_WINDOW))
-        self._start_record(trackers)
+        if trackers:
+            start_trackers(self.accelerator, arguments, self.output_dir)
+        self.record = start_record(
+            arguments, self.accelerator, data=self.counts, parameters=self.model.num_parameters(),
+            steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps, first_step=self.progress.step,
+        )  # fmt: skip
+        self._inform(*opening_lines(self.record))
+        self._say(*data_warnings(self.record))
         self.metrics: Metrics | None = None
+
+    def _say(self, *lines: str) -> None:
+        for line in lines if self.accelerator.is_main_process else ():
+            tqdm.write(line)
+
+    def _inform(self, *lines: str) -> None:
+        """Say what is left out with the progress bar."""
+        self._say(*([] if self.arguments.training.disable_tqdm else lines))
 
     def _epoch_stream(self, epoch: int) -> TokenStream:
         options = self.arguments.training
@@ -175,8 +194,6 @@ class TrainingRun:
                     self._evaluate(bar)
                 if stopping:
                     break
-        if stop and self.accelerator.is_main_process:
-            bar.write(f"stopped by signal {stop[0]} after step {progress.step}")
 
     def _step(self, bar: tqdm) -> None:
         """One optimizer step: `gradient_accumulation_steps` windows, fewer at the end of an epoch. Nothing in it waits
@@ -247,8 +264,7 @@ class TrainingRun:
         history, interval = self.progress.validation_losses, self.arguments.training.nonmonotone_interval
         if interval and not self.average.is_on and len(history) > interval and loss > min(history[:-interval]):
             self.average.start()
-            if self.accelerator.is_main_process:
-                bar.write(f"averaging the weights from step {self.progress.step} on")
+            self._say(f"averaging the weights from step {self.progress.step} on")
         history.append(loss)
 
     def _validate(self, bar: tqdm) -> float:
@@ -258,13 +274,12 @@ class TrainingRun:
         is_best = score.loss < progress.best_loss
         progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
         epoch = progress.step / self.steps_per_epoch
-        self._report(epoch=round(epoch, 4), validation_loss=score.loss, validation_perplexity=score.perplexity)
-        if self.accelerator.is_main_process:
-            minutes = progress.seconds / 60
-            bar.write(
-                f"epoch {epoch:.2f}  step {progress.step}  {minutes:.1f} min  validation loss {score.loss:.4f}  "
-                f"perplexity {score.perplexity:.2f}{'  (best)' if is_best else ''}"
-            )
+        perplexity = math.exp(min(score.loss, 700))
+        self._report(epoch=round(epoch, 4), validation_loss=score.loss, validation_perplexity=perplexity)
+        self._say(
+            f"epoch {epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min  validation loss "
+            f"{score.loss:.4f}  {score_text(score.loss, self.counts['unit'])}{'  (best)' if is_best else ''}"
+        )
         if is_best:
             progress.best_loss, progress.best_step = score.loss, progress.step
             if self.accelerator.is_main_process:
@@ -322,28 +337,6 @@ class TrainingRun:
         every = self.arguments.training.logging_steps
         self.logged = (self.progress.step - self.progress.step % every, self.progress.seconds)
 
-    def _start_record(self, trackers: list[str]) -> None:
-        if trackers:
-            given = self.arguments
-            values = {**asdict(given.model), **asdict(given.data), **asdict(given.training)}
-            values = {
-                key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()
-            }
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            self.accelerator.init_trackers("rnn_hf", config=values)
-        self.record = {
-            "arguments": self.arguments.to_dict(),
-            "command": command_line(),
-            "data": self.counts,
-            "device": str(self.accelerator.device),
-            "parameters": self.model.num_parameters(),
-            "kernels": dict(CHOICES),
-            "processes": self.accelerator.num_processes,
-            "steps_per_epoch": self.steps_per_epoch,
-            "threads": torch.get_num_threads(),
-            "versions": versions(),
-        }
-
     def _begin(self) -> None:
         """Make the directory this run's, once and after the first step: a run that fails before it changes nothing."""
         if not self.has_begun and self.accelerator.is_main_process:
@@ -359,20 +352,27 @@ class TrainingRun:
                 self.metrics.write(step=self.progress.step, **values)
         self.accelerator.log(values, step=self.progress.step)
 
-    def finish(self) -> dict[str, Any]:
-        """Write the results into run.json, draw the curve, close the trackers; returns the content of run.json."""
+    def finish(self, stop: Sequence[int] = ()) -> dict[str, Any]:
+        """Write the results into run.json, draw the curve, close the trackers; returns the content of run.json.
+
+        Args:
+            stop: Signals that ended the run.
+        """
         self._begin()
         progress = self.progress
-        is_validated = progress.best_step > 0
+        is_validated, is_complete = progress.best_step > 0, progress.step >= self.total_steps or self._stopped_early()
         self.record["result"] = {
             "steps": progress.step,
             "epochs": round(progress.step / self.steps_per_epoch, 4),
-            "is_complete": progress.step >= self.total_steps or self._stopped_early(),
+            "is_complete": is_complete,
+            "stopped_by": Signals(stop[0]).name if stop and not is_complete else None,
             "minutes": round(progress.seconds / 60, 2),
             "best_step": progress.best_step,
             "best_validation_loss": progress.best_loss if is_validated else None,
             "best_validation_perplexity": math.exp(min(progress.best_loss, 700)) if is_validated else None,
         }
+        if is_validated and self.counts["unit"] == "character":
+            self.record["result"]["best_validation_bits_per_character"] = progress.best_loss / math.log(2)
         if self.accelerator.is_main_process:
             with writing(self.output_dir / "run.json"):
                 write_json(self.output_dir / "run.json", self.record)

@@ -1,6 +1,7 @@
-"""What a run leaves behind beside the model: run.json, metrics.jsonl and the loss curve."""
+"""What a run says, and what it leaves behind beside the model: run.json and metrics.jsonl."""
 
 import json
+import math
 import os
 import platform
 import shlex
@@ -11,11 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 
-from rnn_hf.files import read_json_lines, write_text
-from rnn_hf.plotting import new_figure, save_figure
+from rnn_hf.files import write_text
+from rnn_hf.models.kernels_rnn import CHOICES
+from rnn_hf.training.arguments import Arguments
 
 
+CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "Elman"}
+MOST_UNKNOWN = 0.05  # share of a split above which perplexity says little of a text
 PACKAGES = ("rnn_hf", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
 
 
@@ -28,6 +33,23 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             found[name] = "not installed"
     return found
+
+
+def start_record(arguments: Arguments, accelerator: Accelerator, **known: Any) -> dict[str, Any]:
+    """The content of run.json before the first step, with what else is `known` of the run."""
+    device = accelerator.device
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    return {
+        "arguments": arguments.to_dict(),
+        "command": command_line(),
+        "device": str(device),
+        "kernels": dict(CHOICES),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        **gpu,
+        **known,
+    }
 
 
 def command_line() -> str:
@@ -62,32 +84,92 @@ class Metrics:
             raise
 
 
-def plot_curve(metrics: Path, png: Path) -> None:
-    """Draw perplexity over steps, training and validation, from a metrics.jsonl.
+def score_text(loss: float, unit: str) -> str:
+    """A loss in nats a token as perplexity and, of characters, as bits of each.
 
-    Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
+    >>> score_text(1.5, "character"), score_text(100.0, "token")
+    ('perplexity 4.48 (2.164 bits per character)', 'perplexity >1e9')
     """
-    rows = read_json_lines(metrics)
-    figure = new_figure(7, 4.2)
-    axes = figure.add_subplot()
-    styles: list[tuple[str, str, dict[str, Any]]] = [
-        ("train_perplexity", "training (with dropout)", {"color": "0.6", "linewidth": 1}),
-        ("validation_perplexity", "validation", {"color": "C0", "marker": "o", "markersize": 4}),
+    perplexity = f"{math.exp(loss):.2f}" if loss < math.log(1e9) else ">1e9"
+    bits = f" ({loss / math.log(2):.3f} bits per character)" if unit == "character" else ""
+    return f"perplexity {perplexity}{bits}"
+
+
+def opening_lines(record: dict[str, Any]) -> list[str]:
+    """What a run is about to do, by what stands in its run.json from the start."""
+    model, data, training = (record["arguments"][part] for part in ("model", "data", "training"))
+    counts = record["data"]
+    tokens = ", ".join(f"{split} {count:,}" for split, count in counts["tokens"].items())
+    unknown = ", ".join(f"{split} {100 * share:.1f} %" for split, share in counts["unknown"].items())
+    threads = f", {record['threads']} threads" if record["device"] == "cpu" else ""
+    processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
+    number = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else "float32"
+    epochs, total = training["num_train_epochs"], record["total_steps"]
+    steps = f"{epochs} epochs of {record['steps_per_epoch']:,} steps, {total:,} in all"
+    if training["max_steps"] > 0:
+        steps += f", of which --max_steps {training['max_steps']:,}"
+    if record["first_step"]:
+        steps += f", going on at step {record['first_step']:,}"
+    return [
+        f"corpus      {data['dataset_name'] or data['train_file'] or data['ptb_dir']}; tokens: {tokens}",
+        f"vocabulary  {counts['vocab_size']:,} ({data['tokenizer']}); unknown: {unknown or 'none'}",
+        f"model       {CELLS[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}, "
+        f"{record['parameters']:,} parameters",
+        f"device      {record.get('gpu') or record['device']}{threads}{processes}, {number}",
+        f"run         {steps}; {training['optim']} at {training['learning_rate']:g}",
     ]
-    for key, label, style in styles:
-        points = [(row["step"], row[key]) for row in rows if key in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, **style)
-    best = min((row["validation_perplexity"] for row in rows if "validation_perplexity" in row), default=None)
-    axes.set(xlabel="optimizer steps", ylabel="perplexity (log scale)", yscale="log")
-    if best is not None:
-        axes.set_title(f"best validation perplexity {best:.1f}", fontsize=10)
-    ticks = (10, 20, 50, 70, 100, 150, 200, 300, 500, 1000, 2000, 5000, 10000)
-    low, high = axes.get_ylim()
-    axes.set_yticks([t for t in ticks if low <= t <= high], [str(t) for t in ticks if low <= t <= high])
-    axes.set_yticks([], minor=True)
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend()
-    save_figure(figure, png)
+
+
+def data_warnings(record: dict[str, Any]) -> list[str]:
+    """What is to be said of a corpus with many unknown words."""
+    data, unknown = record["arguments"]["data"], record["data"]["unknown"]
+    if max(unknown.values(), default=0) <= MOST_UNKNOWN:
+        return []
+    shares = " and ".join(f"{100 * share:.1f} % of the {split} tokens" for split, share in unknown.items())
+    ways = ["a lower --min_frequency"] if data["min_frequency"] > 1 else []
+    ways += ["a higher --vocab_size"] if data["vocab_size"] else []
+    ways += ["--tokenizer word, which splits punctuation off"] if data["tokenizer"] == "whitespace" else []
+    ways += ["--tokenizer char"] if data["tokenizer"] in ("whitespace", "word") else []
+    untrained = "" if unknown["train"] else "; <unk> is not in the training text (--min_frequency 2 puts it there)"
+    return [
+        f"warning: {shares} are unknown words, <unk>, of which perplexity says little{untrained}. "
+        f"Fewer by {', '.join([*ways, 'more text'])}"
+    ]
+
+
+def closing_lines(record: dict[str, Any]) -> list[str]:
+    """How a run ended, where its model is and how to go on, by its run.json."""
+    result, training = record["result"], record["arguments"]["training"]
+    lines = []
+    if result["best_step"]:
+        unigram = record["data"]["unigram_validation_perplexity"]
+        score = score_text(result["best_validation_loss"], record["data"]["unit"])
+        lines.append(f"best validation {score} at step {result['best_step']:,}; the unigram model has {unigram:.2f}")
+        if result["best_validation_perplexity"] >= unigram:
+            advice = "--optim adam --learning_rate 0.003 --max_grad_norm 1"
+            if training["optim"] != "sgd":
+                advice = "more --num_train_epochs, a smaller --per_device_train_batch_size, another --learning_rate"
+            lines.append(f"warning: this is no better than counting words, so no order was learned: try {advice}")
+        lines.append(f"model, run.json, metrics.jsonl and curve.png are in {training['output_dir']}")
+    return [*lines, *_how_it_ended(record)]
+
+
+def _how_it_ended(record: dict[str, Any]) -> list[str]:
+    """Nothing of a run that came to its end."""
+    result, training = record["result"], record["arguments"]["training"]
+    steps, total = result["steps"], record["total_steps"]
+    had_ended = steps == record["first_step"]  # before this process
+    if result["is_complete"]:
+        if had_ended:
+            anew = f"--init_from {training['output_dir']} with another --output_dir"
+            return [f"nothing was left to do: the run had ended at step {steps:,}; to train its model on, {anew}"]
+        patience = training["early_stopping_patience"]
+        return [f"stopped early: {patience} validations without gain"] if steps < total else []
+    go_on = "go on by the same command with --resume_from_checkpoint last"
+    if not training["save_total_limit"]:
+        go_on = "--save_total_limit 0 left no checkpoint to go on from"
+    if 0 < training["max_steps"] <= steps:
+        nothing = "nothing was left to do: " if had_ended else ""
+        more = f"for more, {go_on} and a higher --max_steps, or -1 for all"
+        return [f"{nothing}{steps:,} of {total:,} steps are made, as --max_steps says; {more}"]
+    return [f"stopped by {result['stopped_by'] or 'another process'} at step {steps:,} of {total:,}; {go_on}"]

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedType
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import Texts, lines_of, load_corpus, split_off_validation
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import (
+    END,
     KINDS,
+    UNKNOWN,
     build_tokenizer,
     encode_stream,
     load_tokenizer,
@@ -50,13 +53,15 @@ class Corpus:
     tokenizer: PreTrainedTokenizerBase
     streams: dict[str, np.ndarray]
 
-    def counts(self) -> dict[str, object]:
-        """What run.json says of the data: sizes, share of unknown words, and the unigram model's perplexity."""
+    def counts(self) -> dict[str, Any]:
+        """What run.json says of the data: what a token is, sizes, share of unknown words, the unigram's perplexity."""
         unknown = unknown_id(self.tokenizer)
         train, validation = self.streams["train"], self.streams["validation"]
         vocab_size = vocab_size_of(self.tokenizer)
         unigram = unigram_loss(train, validation, vocab_size)
+        words = set(self.tokenizer.get_vocab()) - {UNKNOWN, END}
         return {
+            "unit": "character" if all(len(word) == 1 for word in words) else "token",
             "tokens": {split: len(stream) for split, stream in self.streams.items()},
             "vocab_size": vocab_size,
             "unknown": {
@@ -109,6 +114,32 @@ def check_model(arguments: Arguments) -> None:
         RNNConfig(**asdict(arguments.model))
     except StrictDataclassError as error:
         raise ValueError(str(error.__cause__ or error)) from error
+
+
+def trackers_of(report_to: str) -> list[str]:
+    """The names in `--report_to`.
+
+    Raises:
+        ValueError: One that Accelerate does not know.
+        ImportError: The package of one is not installed.
+    """
+    names = [name for name in map(str.strip, report_to.split(",")) if name not in ("", "none")]
+    installed = {str(tracker) for tracker in get_available_trackers()}
+    for name in names:
+        if name not in {"all", *LOGGER_TYPE_TO_CLASS}:
+            known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
+            raise ValueError(f"--report_to {name}: there is no such tracker, only {known}, and all that are installed")
+        if name not in {"all", *installed}:
+            raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {name}")
+    return names
+
+
+def start_trackers(accelerator: Accelerator, arguments: Arguments, output_dir: Path) -> None:
+    """Have each tracker begin a run, with the arguments as far as they can be told."""
+    values = {**asdict(arguments.model), **asdict(arguments.data), **asdict(arguments.training)}
+    output_dir.mkdir(parents=True, exist_ok=True)
+    plain = {key: value if isinstance(value, int | float | str) else str(value) for key, value in values.items()}
+    accelerator.init_trackers("rnn_hf", config=plain)
 
 
 def check_distribution(accelerator: Accelerator) -> None:

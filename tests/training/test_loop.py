@@ -22,6 +22,7 @@ from rnn_hf.models import kernels_rnn, loss_rnn
 from rnn_hf.training import loop
 from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.readings import Readings
+from rnn_hf.training.reporting import closing_lines, opening_lines
 
 
 def weights(directory):
@@ -279,7 +280,8 @@ def test_a_signal_leaves_a_checkpoint_that_goes_on_to_the_same_end(run, tmp_path
     stopped = run("parts")
     assert stopped["result"]["steps"] == 9 and not stopped["result"]["is_complete"]
     assert stopped["result"]["best_validation_loss"] is None  # it was stopped before the first validation
-    run("parts", resume_from_checkpoint="last")
+    assert stopped["result"]["stopped_by"] == "SIGINT"
+    assert run("parts", resume_from_checkpoint="last")["result"]["stopped_by"] is None
     assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -330,6 +332,46 @@ def test_a_run_stops_after_so_many_validations_without_gain_and_keeps_the_best_m
     assert_equal_weights(weights(tmp_path / "a"), weights(tmp_path / "a/checkpoint-12"))
 
 
+def test_a_run_says_what_it_works_on_before_the_first_step_and_what_its_record_says(run, tmp_path, capsys):
+    record = run("a", max_steps=3, disable_tqdm=False)
+    said = capsys.readouterr().out
+    lines = opening_lines(record)
+    assert said.index("reading the corpus") < said.index("\n".join(lines)) < said.index("epoch 0.05  step 3")
+    numbers = (*record["data"]["tokens"].values(), record["data"]["vocab_size"], record["parameters"], 60, 120)
+    assert all(f"{number:,}" in "\n".join(lines) for number in numbers)
+    run("b", max_steps=3)
+    assert "corpus" not in capsys.readouterr().out
+    resumed = run("a", max_steps=3, resume_from_checkpoint="last")
+    assert resumed["first_step"] == 3 and "going on at step 3" in "\n".join(opening_lines(resumed))
+    assert "nothing was left to do" in closing_lines(resumed)[-1]
+
+
+def test_unknown_words_of_the_validation_text_are_told_before_the_first_step(run, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text("0 1 2 3 never seen\n" * 40)
+    run("a", max_steps=1, validation_file=tmp_path / "other.txt")
+    said = capsys.readouterr().out
+    assert "0.0 % of the train tokens and 28.6 % of the validation tokens" in said.partition("epoch")[0]
+    assert said.count("warning") == 1
+
+
+@pytest.mark.parametrize("kind", ["char", "word"])
+def test_of_characters_the_bits_of_each_are_told(run, kind, capsys):
+    result = run("a", tokenizer=kind, max_steps=1)["result"]
+    bits = result["best_validation_loss"] / math.log(2)
+    assert result.get("best_validation_bits_per_character") == (bits if kind == "char" else None)
+    assert (f"({bits:.3f} bits per character)" in capsys.readouterr().out) == (kind == "char")
+
+
+def test_a_perplexity_beyond_all_numbers_is_a_number_in_the_files_and_short_on_the_screen(
+    run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(loop.TrainingRun, "_score", lambda self, steps=None: Score(1e4, 1))
+    record = run("a", max_steps=1)
+    assert math.isfinite(record["result"]["best_validation_perplexity"])
+    assert math.isfinite(rows(tmp_path / "a")[-1]["validation_perplexity"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 100
+
+
 def test_checkpoints_are_pruned_to_the_limit(run, tmp_path):
     run("a", save_steps=3, save_total_limit=2, max_steps=10)
     assert sorted(path.name for path in (tmp_path / "a").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-9"]
@@ -342,8 +384,12 @@ def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
     with pytest.raises(FileExistsError, match="--overwrite_output_dir"):
         run("a", max_steps=2)
     for flag, value in (("hidden_size", 13), ("learning_rate", 4), ("seed", 5), ("window", 9)):
-        with pytest.raises(ValueError, match=f"another run: {flag} was"):
+        with pytest.raises(ValueError, match=f"another run: {flag} was") as error:
             run("a", resume_from_checkpoint="last", **{flag: value})
+        # Weights of another shape cannot be trained on.
+        assert (f"--init_from {tmp_path / 'a'} with another --output_dir" in str(error.value)) == (
+            flag != "hidden_size"
+        )
     with pytest.raises(ValueError, match="train_sha1"):
         run("a", resume_from_checkpoint="last", train_file=text / "validation.txt")
     assert run("new", resume_from_checkpoint="last", max_steps=1)["result"]["steps"] == 1  # there is none yet

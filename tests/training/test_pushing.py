@@ -99,7 +99,7 @@ def test_a_hub_that_hangs_does_not_hold_up_the_run(run, server, tmp_path, monkey
             assert is_asked.wait(HELD_UP)
         step(self, bar)
 
-    def finish_and_let_go(self):
+    def finish_and_let_go(self, stop):
         record = finish(self)
         is_done.set()
         return record

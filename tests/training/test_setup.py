@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import DistributedType
+from accelerate.utils import LoggerType
 
 from rnn_hf.loading import load_model
 from rnn_hf.timing import alone
+from rnn_hf.training import setup
 from rnn_hf.training.setup import check_distribution, keep_freed_memory
 
 
@@ -20,6 +22,17 @@ def test_sharded_weights_are_refused_with_the_reason(kind):
     with pytest.raises(ValueError, match=f"{kind.value} is not supported.*use plain data parallelism"):
         check_distribution(SimpleNamespace(distributed_type=kind))
     check_distribution(SimpleNamespace(distributed_type=DistributedType.MULTI_CPU))
+
+
+def test_a_tracker_that_is_unknown_or_not_installed_is_refused_before_the_first_step(run, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="--report_to tensorbord: there is no such tracker, only .*tensorboard"):
+        run("a", report_to="tensorbord")
+    monkeypatch.setattr(setup, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
+    assert setup.trackers_of("none") == setup.trackers_of("") == []
+    assert setup.trackers_of("tensorboard, all") == ["tensorboard", "all"]
+    with pytest.raises(ImportError, match=r"--report_to wandb .*: pip install wandb"):
+        run("a", report_to="tensorboard,wandb")
+    assert not (tmp_path / "a").exists()
 
 
 def test_weights_of_another_vocabulary_are_refused_by_word_and_taken_with_its_tokenizer(run, tmp_path, text):

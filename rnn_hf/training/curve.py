@@ -1,0 +1,71 @@
+"""The picture of a run: perplexity, and the norm of the gradient, over optimizer steps."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from rnn_hf.files import read_json, read_json_lines
+from rnn_hf.plotting import new_figure, save_figure
+
+
+MOST = 1e6  # at which higher perplexities are drawn: a run that diverges would leave no room for the rest
+
+
+def plot_curve(metrics: Path, png: Path) -> None:
+    """Draw perplexity over steps, training and validation, and below it the norm of the gradient, from a
+    metrics.jsonl; its title is by the run.json beside it, if there is one.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    rows = read_json_lines(metrics)
+    figure = new_figure(7, 5.6)
+    above, below = figure.subplots(2, sharex=True, height_ratios=(3, 1))
+    styles: list[tuple[Any, str, str, dict[str, Any]]] = [
+        (above, "train_perplexity", "training (with dropout)", {"color": "0.6", "linewidth": 1}),
+        (above, "validation_perplexity", "validation", {"color": "C0", "marker": "o", "markersize": 4}),
+        (below, "grad_norm", "", {"color": "0.4", "linewidth": 1}),
+    ]
+    for axes, key, label, style in styles:
+        points = [(row["step"], min(row[key], MOST)) for row in rows if row.get(key, 0) > 0]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, **style)
+    is_cut = any(row.get(key, 0) > MOST for row in rows for key in ("train_perplexity", "validation_perplexity"))
+    above.set(ylabel=f"perplexity (log scale{f', cut at {MOST:,.0f}' * is_cut})")
+    below.set(xlabel="optimizer steps", ylabel="gradient norm")
+    above.set_title(_title(read_json(metrics.with_name("run.json")), metrics), fontsize=10)
+    for axes in (axes for axes in (above, below) if axes.lines):
+        axes.set_yscale("log")
+        ticks = log_ticks(*axes.get_ylim())
+        axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_yticks([], minor=True)
+        axes.grid(alpha=0.3)
+    if above.lines:
+        above.legend()
+    save_figure(figure, png)
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`, both positive, some 4 to 9 of them, for an axis in logarithms.
+
+    >>> log_ticks(3.4, 31), log_ticks(70, 10_500)
+    ([4, 5, 6, 8, 10, 15, 20, 30], [100, 200, 500, 1000, 2000, 5000, 10000])
+    """
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), (1, *(1 + part / 10 for part in range(1, 90)))):
+        ticks = [float(f"{digit * 10.0**decade:g}") for decade in decades for digit in digits]
+        ticks = [int(tick) if tick == int(tick) else tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            break
+    return ticks[:: math.ceil(len(ticks) / 9)]
+
+
+def _title(record: Any, metrics: Path) -> str:
+    name = metrics.resolve().parent.name
+    result = (record or {}).get("result")
+    if not result or not result["best_step"]:
+        return name
+    columns = record["arguments"]["training"]["per_device_eval_batch_size"]
+    best = result["best_validation_perplexity"]
+    best_text = f"{best:.2f}" if best < MOST else f">{MOST:g}"
+    return f"{name}: best perplexity {best_text} at step {result['best_step']:,} (validation, {columns} columns)"
