@@ -46,18 +46,23 @@ def plot_curve(metrics: Path, png: Path) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers from `low` to `high`, both positive, some 4 to 9 of them, for an axis in logarithms.
+    """Some 3 to 9 round numbers from `low` to `high`, both positive, for an axis in logarithms.
 
-    >>> log_ticks(3.4, 31), log_ticks(70, 10_500)
-    ([4, 5, 6, 8, 10, 15, 20, 30], [100, 200, 500, 1000, 2000, 5000, 10000])
+    >>> log_ticks(3.4, 31), log_ticks(70, 10_500), log_ticks(77, 79)
+    ([4, 5, 6, 8, 10, 15, 20, 30], [100, 200, 500, 1000, 2000, 5000, 10000], [77, 77.4, 77.8, 78.2, 78.6, 79])
     """
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), (1, *(1 + part / 10 for part in range(1, 90)))):
-        ticks = [float(f"{digit * 10.0**decade:g}") for decade in decades for digit in digits]
-        ticks = [int(tick) if tick == int(tick) else tick for tick in ticks if low <= tick <= high]
+    for digits in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+        ticks = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [tick for tick in ticks if low <= tick <= high]
         if len(ticks) >= 4:
             break
-    return ticks[:: math.ceil(len(ticks) / 9)]
+    else:  # a narrow range, which is nearly linear
+        step = 10.0 ** math.floor(math.log10(high - low))
+        step = step if high - low > 4 * step else step / 5
+        ticks = [step * part for part in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    ticks = [float(f"{tick:.6g}") for tick in ticks[:: math.ceil(len(ticks) / 9)]]
+    return [int(tick) if tick == int(tick) else tick for tick in ticks]
 
 
 def _title(record: Any, metrics: Path) -> str:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from rnn_hf.evaluation import Score
 from rnn_hf.files import read_json_lines, write_into, write_json
 from rnn_hf.hub.client import HubError
 from rnn_hf.models import RNNCache
+from rnn_hf.runs import read_run
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import (
@@ -37,7 +37,7 @@ from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.readings import Readings
 from rnn_hf.training.recording import RecordedSteps, Step, Windows
-from rnn_hf.training.reporting import Metrics, data_warnings, opening_lines, score_text, start_record
+from rnn_hf.training.reporting import Metrics, data_warnings, opening_lines, result_of, score_text, start_record
 from rnn_hf.training.setup import (
     build_model,
     check_distribution,
@@ -358,21 +358,15 @@ class TrainingRun:
         Args:
             stop: Signals that ended the run.
         """
+        is_complete = self.progress.step >= self.total_steps or self._stopped_early()
+        result = result_of(self.progress, self.counts, self.steps_per_epoch, is_complete, stop)
+        before = (read_run(self.output_dir / "run.json") or {}).get("result", {})
+        if self.progress.step == self.record["first_step"] == before.get("steps"):
+            # Nothing was left to do: all stays as the run left it, whose checkpoint may not know its last validation.
+            self.accelerator.end_training()
+            return self.record | {"result": before | {"stopped_by": result["stopped_by"]}}
         self._begin()
-        progress = self.progress
-        is_validated, is_complete = progress.best_step > 0, progress.step >= self.total_steps or self._stopped_early()
-        self.record["result"] = {
-            "steps": progress.step,
-            "epochs": round(progress.step / self.steps_per_epoch, 4),
-            "is_complete": is_complete,
-            "stopped_by": Signals(stop[0]).name if stop and not is_complete else None,
-            "minutes": round(progress.seconds / 60, 2),
-            "best_step": progress.best_step,
-            "best_validation_loss": progress.best_loss if is_validated else None,
-            "best_validation_perplexity": math.exp(min(progress.best_loss, 700)) if is_validated else None,
-        }
-        if is_validated and self.counts["unit"] == "character":
-            self.record["result"]["best_validation_bits_per_character"] = progress.best_loss / math.log(2)
+        self.record["result"] = result
         if self.accelerator.is_main_process:
             with writing(self.output_dir / "run.json"):
                 write_json(self.output_dir / "run.json", self.record)

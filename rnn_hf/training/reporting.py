@@ -6,9 +6,10 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from rnn_hf.files import write_text
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
+from rnn_hf.training.checkpoint import Progress
 
 
 CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "Elman"}
@@ -50,6 +52,28 @@ def start_record(arguments: Arguments, accelerator: Accelerator, **known: Any) -
         **gpu,
         **known,
     }
+
+
+def result_of(
+    progress: Progress, data: dict[str, Any], steps_per_epoch: int, is_complete: bool, stop: Sequence[int]
+) -> dict[str, Any]:
+    """What run.json says of the end of a run with `data`, which `stop` ended if it holds a signal."""
+    result = {
+        "steps": progress.step,
+        "epochs": round(progress.step / steps_per_epoch, 4),
+        "is_complete": is_complete,
+        "stopped_by": Signals(stop[0]).name if stop and not is_complete else None,
+        "minutes": round(progress.seconds / 60, 2),
+        "best_step": progress.best_step,
+        "best_validation_loss": None,
+        "best_validation_perplexity": None,
+    }
+    if progress.best_step:
+        result["best_validation_loss"] = progress.best_loss
+        result["best_validation_perplexity"] = math.exp(min(progress.best_loss, 700))
+        if data["unit"] == "character":
+            result["best_validation_bits_per_character"] = progress.best_loss / math.log(2)
+    return result
 
 
 def command_line() -> str:
@@ -95,17 +119,21 @@ def score_text(loss: float, unit: str) -> str:
     return f"perplexity {perplexity}{bits}"
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def opening_lines(record: dict[str, Any]) -> list[str]:
     """What a run is about to do, by what stands in its run.json from the start."""
     model, data, training = (record["arguments"][part] for part in ("model", "data", "training"))
     counts = record["data"]
     tokens = ", ".join(f"{split} {count:,}" for split, count in counts["tokens"].items())
     unknown = ", ".join(f"{split} {100 * share:.1f} %" for split, share in counts["unknown"].items())
-    threads = f", {record['threads']} threads" if record["device"] == "cpu" else ""
+    threads = f", {_count(record['threads'], 'thread')}" if record["device"] == "cpu" else ""
     processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
     number = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else "float32"
     epochs, total = training["num_train_epochs"], record["total_steps"]
-    steps = f"{epochs} epochs of {record['steps_per_epoch']:,} steps, {total:,} in all"
+    steps = f"{_count(epochs, 'epoch')} of {_count(record['steps_per_epoch'], 'step')}, {total:,} in all"
     if training["max_steps"] > 0:
         steps += f", of which --max_steps {training['max_steps']:,}"
     if record["first_step"]:
@@ -165,11 +193,10 @@ def _how_it_ended(record: dict[str, Any]) -> list[str]:
             return [f"nothing was left to do: the run had ended at step {steps:,}; to train its model on, {anew}"]
         patience = training["early_stopping_patience"]
         return [f"stopped early: {patience} validations without gain"] if steps < total else []
-    go_on = "go on by the same command with --resume_from_checkpoint last"
+    go_on, more = "go on by the same command with --resume_from_checkpoint last", " and a higher --max_steps, or -1"
     if not training["save_total_limit"]:
-        go_on = "--save_total_limit 0 left no checkpoint to go on from"
+        go_on, more = "--save_total_limit 0 left no checkpoint to go on from", ""
     if 0 < training["max_steps"] <= steps:
         nothing = "nothing was left to do: " if had_ended else ""
-        more = f"for more, {go_on} and a higher --max_steps, or -1 for all"
-        return [f"{nothing}{steps:,} of {total:,} steps are made, as --max_steps says; {more}"]
+        return [f"{nothing}--max_steps {training['max_steps']:,} of {total:,} is reached; {go_on}{more}"]
     return [f"stopped by {result['stopped_by'] or 'another process'} at step {steps:,} of {total:,}; {go_on}"]

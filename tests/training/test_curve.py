@@ -54,7 +54,7 @@ def test_the_title_has_the_run_its_best_perplexity_and_how_it_was_measured(tmp_p
 
 
 @pytest.mark.parametrize("low", [0.02, 0.7, 1.0, 6.0, 77.0, 9_000.0])
-@pytest.mark.parametrize("ratio", [1.3, 2, 5, 30, 1e3, 1e6])
+@pytest.mark.parametrize("ratio", [1.003, 1.05, 1.3, 2, 5, 30, 1e3, 1e6])
 def test_an_axis_has_some_round_numbers_whatever_its_range(low, ratio):
     ticks = log_ticks(low, low * ratio)
     assert 2 <= len(ticks) <= 9 and all(low <= tick <= low * ratio for tick in ticks) and ticks == sorted(set(ticks))

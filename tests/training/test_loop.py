@@ -341,9 +341,19 @@ def test_a_run_says_what_it_works_on_before_the_first_step_and_what_its_record_s
     assert all(f"{number:,}" in "\n".join(lines) for number in numbers)
     run("b", max_steps=3)
     assert "corpus" not in capsys.readouterr().out
-    resumed = run("a", max_steps=3, resume_from_checkpoint="last")
+    resumed = run("a", max_steps=4, resume_from_checkpoint="last")
     assert resumed["first_step"] == 3 and "going on at step 3" in "\n".join(opening_lines(resumed))
-    assert "nothing was left to do" in closing_lines(resumed)[-1]
+
+
+@pytest.mark.parametrize("steps", [3, -1])
+def test_a_run_with_nothing_left_to_do_says_so_and_leaves_all_as_it_is(run, tmp_path, steps):
+    first = run("a", max_steps=steps)
+    shutil.copytree(tmp_path / "a", tmp_path / "before")
+    again = run("a", max_steps=steps, resume_from_checkpoint="last")
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "before")
+    assert again["result"] == first["result"] and first["first_step"] == 0
+    assert closing_lines(again)[:2] == closing_lines(first)[:2]
+    assert "nothing was left to do" in closing_lines(again)[-1] and "was left" not in closing_lines(first)[-1]
 
 
 def test_unknown_words_of_the_validation_text_are_told_before_the_first_step(run, tmp_path, capsys):

@@ -70,7 +70,7 @@ def test_a_run_that_is_no_better_than_counting_words_is_told_so_with_what_to_try
         ({"first_step": 90}, ["nothing was left to do: the run had ended at step 90", "--init_from runs/a"]),
         (
             {"is_complete": False, "steps": 7, "max_steps": 7},
-            ["7 of 90 steps", "a higher --max_steps"],
+            ["--max_steps 7 of 90 is reached", "and a higher"],
         ),
         (
             {"is_complete": False, "steps": 7, "max_steps": 7, "first_step": 7},
