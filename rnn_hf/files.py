@@ -1,5 +1,6 @@
 """Files written as drafts and moved into place, so that no half-written one is taken for whole; and read back."""
 
+import difflib
 import hashlib
 import json
 import os
@@ -7,6 +8,22 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def check_local(name: str) -> None:
+    """Refuse what can only be a path, and is not there, before the Hub is asked for it.
+
+    Raises:
+        FileNotFoundError: The message has the nearest name that is there.
+    """
+    path = Path(name).expanduser()
+    is_path = path.is_absolute() or name[:1] == "." or len(path.parts) > 2 or Path(path.parts[0]).is_dir()
+    if path.exists() or not is_path:
+        return
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    there = [entry.name for entry in folder.iterdir()]
+    close = difflib.get_close_matches(path.relative_to(folder).parts[0], there, n=1)
+    raise FileNotFoundError(f"there is no {name}" + (f"; did you mean {folder / close[0]}?" if close else ""))
 
 
 def write_text(path: Path, text: str) -> None:

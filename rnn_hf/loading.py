@@ -1,10 +1,14 @@
 """A model and its tokenizer, by directory or name on the Hub, on a device."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rnn_hf.files import check_local
+from rnn_hf.onnx import REPORT_FILE
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -39,9 +43,13 @@ def load_model(name: str, revision: str | None = None, device: str = "cpu") -> t
         device: One of `DEVICES`, where the model goes.
 
     Raises:
+        FileNotFoundError: The name can only be a path, and is not there.
         ValueError: There is neither, what is there does not load, or the device is not there.
     """
     target = device_of(device)
+    check_local(name)
+    if (Path(name) / REPORT_FILE).is_file():
+        raise ValueError(f"{name} is an ONNX export, for RNNONNXForCausalLM: name the model that it was made of")
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(name, revision=revision)
         return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision)

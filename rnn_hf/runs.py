@@ -11,7 +11,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 
 from rnn_hf.data.corpora import Texts, load_corpus, split_off_validation
-from rnn_hf.files import read_json, sha256_of, write_json
+from rnn_hf.files import check_local, read_json, sha256_of, write_json
 
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
@@ -46,6 +46,7 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Text
     Raises:
         ValueError: Nothing is given and there is no run.json of a run, or a broken one; or as `load_corpus`.
     """
+    check_local(name)
     if given:
         return load_corpus(**given)
     path = Path(name) / "run.json"

@@ -51,7 +51,7 @@ def trained(text, tmp_path_factory):
     own.write_text(recipe.read_text().replace("dataset_name: ptb\n", ""))
     result = script("train.py", own, *flags)
     assert result.returncode == 0, result.stderr
-    assert "go on with --resume_from_checkpoint last" in result.stdout
+    assert "go on by the same command with --resume_from_checkpoint last" in result.stdout
     return directory
 
 
@@ -130,6 +130,44 @@ def test_generate_goes_on_from_each_prompt(trained, run_script):
     assert len(lines) == 2 and lines[0].startswith("the cat ") and len(lines[1].split()) == 4
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--num_beams", 0), "--num_beams must be at least 1, got 0"),
+        (("--temperature", -1), "--temperature must be 0 or more, got -1.0"),
+        (("--top_p", 2), "--top_p is a probability above 0, got 2.0"),
+        (("--num_return_sequences", 3, "--temperature", 0), "--num_return_sequences 3 needs as many --num_beams"),
+    ],
+)
+def test_generate_refuses_values_out_of_range_by_name(trained, run_script, options, message):
+    status, _, errors = run_script("generate.py", trained, *options)
+    assert status == 2 and errors.startswith(f"error: {message}")
+
+
+def test_generate_names_words_that_the_model_does_not_know(trained, run_script):
+    _, _, errors = run_script("generate.py", trained, "--prompt", "The cat Sat", "--max_new_tokens", 1)
+    assert "unknown to the model: The, Sat\n" in errors
+
+
+def test_a_path_that_is_not_there_is_named_with_the_nearest_one_before_the_hub_is_asked(trained, run_script, tmp_path):
+    nearest = trained.with_name(trained.name[:-1])
+    for name, *options in (
+        ("evaluate.py",), ("generate.py",), ("score.py", "the"), ("serve.py",), ("adapt.py", "temperature"),
+        ("inspect_model.py",), ("export_onnx.py", tmp_path / "out"),
+    ):  # fmt: skip
+        status, _, errors = run_script(name, nearest, *options)
+        last = errors.splitlines()[-1]
+        assert status == 2 and last == f"error: there is no {nearest}; did you mean {trained}?", name
+
+
+def test_a_recipe_goes_by_its_name_too(text, tmp_path, run_script):
+    flags = ["--dataset_name", "none/such", "--output_dir", tmp_path / "a", "--ptb_dir", tmp_path]
+    status, _, errors = run_script("train.py", "ptb_lstm_small", *flags)
+    assert status == 2 and "no recipe" not in errors
+    status, _, errors = run_script("train.py", "ptb_lstm_smal", *flags)
+    assert status == 2 and "no recipe ptb_lstm_smal" in errors.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_path):
     flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 6, "--use_cpu", True]
@@ -179,11 +217,11 @@ def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
         (["train.py", "nothing.yaml"], "error: no recipe nothing.yaml"),
         (["train.py", "--learning_rat", "1"], "did you mean '--learning_rate'"),
         (["train.py"], "error: name a corpus"),
-        (["train.py", "--window", "many"], "error: argument --window: invalid int value: 'many'"),
+        (["train.py", "--window", "many"], "error: --window must be a whole number, got 'many'"),
         (["train.py", "--ptb_dir", "nowhere"], "error: no file nowhere/ptb.train.txt"),
         (["train.py", "--dataset_name", "sotu", "--cell_type", "gru", "--projection_size", "3"], "projection_size"),
         (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: no file"),
-        (["generate.py", "./nowhere"], "error: cannot load the model ./nowhere"),
+        (["generate.py", "./nowhere"], "error: there is no ./nowhere"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, run_script):

@@ -22,6 +22,7 @@ def run(argv: list[str]) -> int:
 
     from rnn_hf.training.arguments import parse_arguments
     from rnn_hf.training.loop import train
+    from rnn_hf.training.reporting import closing_lines
 
     if argv and not Path(argv[0]).is_file() and (recipe := RECIPES / f"{argv[0]}.yaml").is_file():
         argv = [str(recipe), *argv[1:]]
@@ -30,13 +31,5 @@ def run(argv: list[str]) -> int:
     record = train(arguments)
     if not PartialState().is_main_process:
         return 0  # one process speaks for all
-    result, directory = record["result"], arguments.training.output_dir
-    if result["best_step"]:
-        print(f"best validation perplexity {result['best_validation_perplexity']:.2f} (step {result['best_step']})")
-    if result["is_complete"]:
-        print(f"model, run.json, metrics.jsonl and curve.png are in {directory}")
-    else:
-        how = "go on with --resume_from_checkpoint last"
-        how = how if arguments.training.save_total_limit else "--save_total_limit 0 left no checkpoint to go on from"
-        print(f"stopped at step {result['steps']}; {how}")
-    return 0
+    print("\n".join(closing_lines(record)))
+    return 130 if record["result"]["stopped_by"] == "SIGINT" else 0

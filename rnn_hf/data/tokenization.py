@@ -1,5 +1,6 @@
 """Vocabularies and tokenizers: whitespace, word and character level, saved so that AutoTokenizer needs no code."""
 
+import difflib
 from collections import Counter
 from collections.abc import Iterable
 from itertools import chain, repeat
@@ -7,6 +8,8 @@ from itertools import chain, repeat
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rnn_hf.files import check_local
 
 
 UNKNOWN, END = "<unk>", "<eos>"
@@ -91,6 +94,9 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: There is no such tokenizer, or it has no end token.
     """
+    if close := difflib.get_close_matches(name_or_path, KINDS, n=1):
+        raise ValueError(f"--tokenizer {name_or_path!r}: did you mean {close[0]!r}?")
+    check_local(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:

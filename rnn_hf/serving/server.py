@@ -18,6 +18,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf import models
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
+from rnn_hf.files import check_local
 from rnn_hf.loading import device_of
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
@@ -126,6 +127,7 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
     """A model and its tokenizer, seen to generate as requests will ask for it; arguments and errors as of `serve`."""
     target = device_of(device)
     repository, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    check_local(repository)
     try:
         config = AutoConfig.from_pretrained(repository, revision=revision or None)
         (architecture,) = config.architectures or ["RNNForCausalLM"]

@@ -121,5 +121,7 @@ def test_wrong_arguments_are_refused_by_name(tmp_path):
         build_tokenizer(LINES, vocab_size=2)
     with pytest.raises(ValueError, match="no text"):
         build_tokenizer(["   "])
-    with pytest.raises(ValueError, match="--tokenizer"):
+    with pytest.raises(FileNotFoundError, match="there is no .*nothing"):
         load_tokenizer(str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="--tokenizer 'words': did you mean 'word'"):
+        load_tokenizer("words")
