@@ -20,6 +20,7 @@ COMMANDS = {
     "score": "surprisal of each word",
     "adapt": "perplexity with dynamic evaluation, neural cache or temperature",
     "inspect": "gradients over distance, spectra and gates of a network",
+    "benchmark": "latency of a token of your own model",
     "export": "write an ONNX file",
     "serve": "serve a model by OpenAI's interface",
     "push": "push a model to the Hub",
