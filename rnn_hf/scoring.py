@@ -1,8 +1,9 @@
 """Surprisal of each token of a text, the state carried: the same in any batch, and over texts of any length."""
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from rnn_hf.models import RNNCache
 
 
 PER_NAT = {"nats": 1.0, "bits": 1 / math.log(2)}
+EXAMPLES = 10  # of unknown words, at most
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class Totals:
     Attributes:
         texts, empty, tokens, unknown: Numbers of texts, of those without a token, of tokens, of unknown tokens.
         surprisal: Of all tokens, in `unit`.
+        examples: Some of the unknown words.
     """
 
     unit: str = "bits"
@@ -78,6 +81,7 @@ class Totals:
     tokens: int = 0
     unknown: int = 0
     surprisal: float = 0.0
+    examples: list[str] = field(default_factory=list)
 
     def count(self, scores: Iterable[TextScore]) -> Iterator[TextScore]:
         """The scores as they come, each added to the sums."""
@@ -88,6 +92,9 @@ class Totals:
             self.tokens += len(scored.tokens)
             self.unknown += scored.unknown
             self.surprisal += scored.total
+            if scored.unknown and len(self.examples) < EXAMPLES:
+                words = [word for word, is_known in zip(scored.words, scored.known, strict=True) if not is_known]
+                self.examples = list(dict.fromkeys(self.examples + words))[:EXAMPLES]
             yield scored
 
     @property
@@ -233,6 +240,29 @@ def text_rows(scores: Iterable[TextScore]) -> Iterator[dict[str, Any]]:
         yield row | {"tokens": len(scored.tokens), "unknown": scored.unknown, "written": scored.text}
 
 
+def ways_to_be_known(tokenizer: Any, words: Iterable[str]) -> list[str]:
+    """How unknown words could be written so that a tokenizer knows some of them.
+
+    >>> from rnn_hf.data.tokenization import build_tokenizer
+    >>> ways_to_be_known(build_tokenizer(["the table ."]), ["The", "table."])
+    ['in lower case', 'with spaces around punctuation']
+    """
+    unknown = unknown_id(tokenizer)
+
+    def is_known(word: str) -> bool:
+        ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+        return bool(ids) and unknown not in ids
+
+    ways: set[str] = set()
+    for word in words:
+        # Of a word with marks in it, the words without: whether the marks are known as well is another matter.
+        parts = re.findall(r"\w+", word)
+        splits = parts != [word] and any(is_known(part) for part in (*parts, *map(str.lower, parts)))
+        lowers = word != word.lower() and any(is_known(part.lower()) and not is_known(part) for part in parts)
+        ways |= ({"in lower case"} if lowers else set()) | ({"with spaces around punctuation"} if splits else set())
+    return sorted(ways)
+
+
 def read_lines(file: str) -> Iterator[str]:
     """The lines of a text file, - for standard input, without their ends.
 
@@ -240,7 +270,7 @@ def read_lines(file: str) -> Iterator[str]:
         FileNotFoundError: There is no such file.
         ValueError: A line is not UTF-8; the message names file and line.
     """
-    if file != "-" and not Path(file).is_file():
+    if file != "-" and (not Path(file).exists() or Path(file).is_dir()):  # a pipe is a file too
         raise FileNotFoundError(f"no file {file}")
     with open(0 if file == "-" else file, "rb", closefd=file != "-") as opened:
         for number, line in enumerate(opened, 1):

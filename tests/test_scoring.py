@@ -218,32 +218,3 @@ def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(temp
         command = ["generate.py", tmp_path / "run", *prompt, "--temperature", 0, "--max_new_tokens", 2]
         status, printed, _ = run_script(*command, "--past_end")
         assert status == 0 and printed.startswith("b a" if prompt else "")
-
-
-def test_the_script_reads_a_text_as_it_is_and_writes_a_line_a_token(tmp_path, run_script):
-    tokenizer = build_tokenizer(["a\tb c\\"], "char")
-    RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=6)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    file = tmp_path / "texts"
-    file.write_bytes(b"\xef\xbb\xbfa\tb \r\nc\\")
-    status, printed, _ = run_script("score.py", tmp_path / "model", "--file", file)
-    rows = [line.split("\t") for line in printed.splitlines()]
-    expected = [["1", "a"], ["1", "\\t"], ["1", "b"], ["1", " "], ["2", "c"], ["2", "\\\\"]]
-    assert [row[:2] for row in rows[1:]] == expected and {len(row) for row in rows} == {3} and status == 0
-    status, _, errors = run_script("score.py", tmp_path / "model", "a", "--batch_size", 0)
-    assert status == 2 and errors == "error: --batch_size must be at least 1, got 0\n"
-    file.write_bytes(b"caf\xe9")
-    status, _, errors = run_script("score.py", tmp_path / "model", "--file", file)
-    assert status == 2 and "texts is not UTF-8 text" in errors
-
-
-def test_the_script_prints_a_line_a_token(tmp_path, run_script):
-    model_of().float().save_pretrained(tmp_path / "model")
-    TOKENIZER.save_pretrained(tmp_path / "model")
-    (tmp_path / "texts").write_text("a b\nc\n")
-    _, printed, _ = run_script("score.py", tmp_path / "model", "--file", tmp_path / "texts")
-    rows = [line.split("\t") for line in printed.splitlines()]
-    assert rows[0] == ["text", "token", "surprisal_bits"]
-    assert [row[:2] for row in rows[1:]] == [["1", "a"], ["1", "b"], ["2", "c"]]
-    status, _, errors = run_script("score.py", tmp_path / "model", "a", "--file", "x")
-    assert status == 2 and "give either texts or --file" in errors
