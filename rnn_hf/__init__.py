@@ -6,21 +6,18 @@ Importing the package registers them with transformers' Auto classes, so that a 
 
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+import transformers
 
-from rnn_hf.models import RecurrentStateLayer, RNNCache, RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.models import HEADS, RecurrentStateLayer, RNNCache, RNNConfig, RNNForCausalLM, RNNModel
 
 
 __version__ = "0.1.0"
 
-AutoConfig.register(RNNConfig.model_type, RNNConfig, exist_ok=True)
-AutoModel.register(RNNConfig, RNNModel, exist_ok=True)
-AutoModelForCausalLM.register(RNNConfig, RNNForCausalLM, exist_ok=True)
-
-# With these, save_pretrained writes the code beside the weights.
+transformers.AutoConfig.register(RNNConfig.model_type, RNNConfig, exist_ok=True)
 RNNConfig.register_for_auto_class()
-RNNModel.register_for_auto_class("AutoModel")
-RNNForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+for _name, _model in HEADS.items():
+    getattr(transformers, _name).register(_model.config_class, _model, exist_ok=True)
+    _model.register_for_auto_class(_name)  # so that save_pretrained writes the code next to the weights
 
 __all__ = ["RNNCache", "RNNConfig", "RNNForCausalLM", "RNNModel", "RNNONNXForCausalLM", "RecurrentStateLayer"]
 

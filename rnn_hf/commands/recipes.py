@@ -7,6 +7,8 @@ Train by `rnn-hf train NAME --ptb_dir DIR`; a line of each says what it is.
 
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import takewhile
+from textwrap import shorten
 
 from rnn_hf.commands import RECIPES, Parser
 
@@ -17,6 +19,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 def run(arguments: Namespace) -> int:
     for path in sorted(RECIPES.glob("*.yaml")):
-        about, _, _ = path.read_text(encoding="utf-8").removeprefix("# ").partition("\n")
-        print(f"{path.stem:<24} {about}")
+        lines = path.read_text(encoding="utf-8").splitlines()
+        about = " ".join(
+            line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)
+        )
+        print(f"{path.stem:<26} {shorten(about.split('. ')[0], 90, placeholder=' ...')}")
     return 0

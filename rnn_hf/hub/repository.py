@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from rnn_hf import models
 from rnn_hf.files import read_json, write_into, write_json
 from rnn_hf.hub.cards import check_card, name_of, write_card
+from rnn_hf.models import HEADS
 from rnn_hf.onnx import REPORT_FILE
 from rnn_hf.runs import read_run
 
@@ -56,9 +56,10 @@ def build_repository(
         raise FileNotFoundError(f"no model in {model_dir}: it has no config.json")
     config = AutoConfig.from_pretrained(model_dir)
     name = (config.architectures or ["RNNForCausalLM"])[0]
-    if not hasattr(models, name):
+    kinds = {kind.__name__: kind for kind in HEADS.values()}
+    if name not in kinds:
         raise OSError(f"{model_dir} holds a {name}, which is no model of this package")
-    model, info = getattr(models, name).from_pretrained(model_dir, output_loading_info=True)
+    model, info = kinds[name].from_pretrained(model_dir, output_loading_info=True)
     wrong = {kind: list(keys) for kind, keys in info.items() if keys}
     if wrong:
         raise OSError(f"the weights in {model_dir} are not those of its config.json: {wrong}")

@@ -10,7 +10,11 @@ from .configuration_rnn import RNNConfig
 from .modeling_rnn import RNNForCausalLM, RNNLayer, RNNModel, RNNPreTrainedModel
 
 
+# What each of transformers' Auto classes makes of a checkpoint: registration, the Hub and the server go by this table.
+HEADS = {"AutoModel": RNNModel, "AutoModelForCausalLM": RNNForCausalLM}
+
 __all__ = [
+    "HEADS",
     "RNNCache",
     "RNNConfig",
     "RNNForCausalLM",

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers.utils.import_utils import is_serve_available
 from transformers.utils.logging import set_verbosity_error
 
-from rnn_hf import models
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
 from rnn_hf.files import check_local
 from rnn_hf.loading import device_of
+from rnn_hf.models import HEADS
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
 from rnn_hf.serving.requests import Request, Served
@@ -131,9 +131,10 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
     try:
         config = AutoConfig.from_pretrained(repository, revision=revision or None)
         (architecture,) = config.architectures or ["RNNForCausalLM"]
-        if not architecture.endswith("ForCausalLM") or not hasattr(models, architecture):
+        kind = HEADS["AutoModelForCausalLM"]
+        if architecture != kind.__name__:
             raise ValueError(f"it is a {architecture}, and no causal language model of this package")
-        model = getattr(models, architecture).from_pretrained(repository, revision=revision or None).eval()
+        model = kind.from_pretrained(repository, revision=revision or None).eval()
         tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision or None)
         if getattr(tokenizer, "backend_tokenizer", None) is None or start_id(tokenizer) is None:
             raise ValueError("its tokenizer must be a fast one, with an end token")
