@@ -20,8 +20,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def run(arguments: Namespace) -> int:
     for path in sorted(RECIPES.glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        about = " ".join(
-            line.removeprefix("#").strip() for line in takewhile(lambda line: line.startswith("#"), lines)
-        )
-        print(f"{path.stem:<26} {shorten(about.split('. ')[0], 90, placeholder=' ...')}")
+        comment = [line.removeprefix("#") for line in takewhile(lambda line: line.startswith("#"), lines)]
+        print(f"{path.stem:<26} {shorten(' '.join(comment), 90, placeholder=' ...')}")
     return 0
