@@ -20,6 +20,7 @@ COMMANDS = {
     "score": "surprisal of each word",
     "adapt": "perplexity with dynamic evaluation, neural cache or temperature",
     "inspect": "gradients over distance, spectra and gates of a network",
+    "compare": "training runs side by side, seeds with mean and deviation",
     "benchmark": "latency of a token of your own model",
     "export": "write an ONNX file",
     "serve": "serve a model by OpenAI's interface",

@@ -1,10 +1,10 @@
-"""Rows of named values as lines of text: tab-separated, CSV or JSON."""
+"""Rows of named values as lines of text: tab-separated, CSV, JSON, or columns for the eye."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -56,3 +56,20 @@ def _cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Rows as columns of even width under their names, numbers to the right.
+
+    >>> print(*aligned([{"run": "a", "score": "9.5"}, {"run": "long", "score": "10.5"}]), sep="\\n")
+    run   score
+    a       9.5
+    long   10.5
+    """
+    columns = []
+    for name in rows[0] if rows else ():
+        cells = [row[name] for row in rows]
+        width = max(map(len, [name, *cells]))
+        is_number = all(cell[:1].isdigit() for cell in cells if cell)
+        columns.append([cell.rjust(width) if is_number else cell.ljust(width) for cell in [name, *cells]])
+    return ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]

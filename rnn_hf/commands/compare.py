@@ -1,0 +1,38 @@
+"""Training runs side by side; of runs that differ in the seed alone also mean and standard deviation.
+
+    rnn-hf compare RUN [RUN ...] [--format json]
+
+Validation is the best of each run's own, test what `rnn-hf evaluate --save` wrote. Scores are perplexities.
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from rnn_hf.commands import Parser
+
+
+FORMATS = ("text", "tsv", "csv", "json")
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    parser = Parser(__doc__, "compare")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    return parser.parse_args(argv)
+
+
+def run(arguments: Namespace) -> int:
+    from rnn_hf.comparison import compare, table_rows
+    from rnn_hf.tables import aligned, table_lines
+
+    comparison = compare(map(Path, arguments.runs))
+    if arguments.format == "json":
+        # A run that went astray has a perplexity that JSON does not.
+        print(json.dumps(json.loads(json.dumps(comparison), parse_constant=lambda _: None), indent=2))
+    else:
+        rows = table_rows(comparison)
+        for line in aligned(rows) if arguments.format == "text" else table_lines(rows, arguments.format):
+            print(line)
+    return 0

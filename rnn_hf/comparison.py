@@ -1,0 +1,133 @@
+"""Training runs side by side, and those that differ in the seed alone taken together."""
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rnn_hf.files import read_json, read_json_lines
+from rnn_hf.runs import describe_weights, read_run
+
+
+# Arguments that say where and with how many words a run is made, not what it is.
+INCIDENTAL = {
+    "seed", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit",
+    "logging_steps", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
+    "ptb_dir", "train_file", "validation_file", "test_file",
+}  # fmt: skip
+SCORES = ("validation", "test", "bits_per_character")
+
+
+def compare(directories: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
+    """What runs are and how far they came, by the files that they wrote.
+
+    Args:
+        directories: Of runs.
+
+    Returns:
+        `runs`, a row a run as of `describe_run`; and `groups`, a row for each set of runs that differ in the seed
+        alone: names of `runs`, `seeds`, and of each score that all have its `mean` and sample `deviation`.
+
+    Raises:
+        ValueError: As `describe_run`.
+    """
+    runs, groups = [], defaultdict(list)
+    for directory in directories:
+        row = describe_run(directory)
+        runs.append(row)
+        groups[_identity(read_run(directory / "run.json") or {}, row)].append(row)
+    several = [rows for rows in groups.values() if len({row["seed"] for row in rows}) > 1]
+    return {"runs": runs, "groups": [_summary(rows) for rows in several]}
+
+
+def describe_run(directory: Path) -> dict[str, Any]:
+    """One run as plain values, `None` for what is not known.
+
+    `validation` is the best perplexity of the run's own validation, which every run has, and `test` that of
+    evaluation.json, if it was made of the weights that are there. `bits_per_character` is of validation, for models of
+    characters.
+
+    Raises:
+        ValueError: There is no run in the directory, or one of its files is broken.
+    """
+    run = read_run(directory / "run.json")
+    if run is None:
+        inside = sorted(path.parent.name for path in directory.glob("*/run.json"))
+        hint = f"; there are runs in it: {', '.join(inside)}" if inside else ""
+        raise ValueError(f"{directory} has no run.json of a training run{hint}")
+    model, data, training = (run["arguments"][part] for part in ("model", "data", "training"))
+    rows, result = read_json_lines(directory / "metrics.jsonl"), run.get("result") or {}
+    losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    loss = result.get("best_validation_loss") or min(losses, default=None)
+    is_of_characters = data.get("tokenizer") == "char" or (run.get("data") or {}).get("unit") == "character"
+    recipe = run["arguments"].get("recipe")
+    return {
+        "run": directory.name or str(directory),
+        "recipe": Path(recipe).stem if recipe else None,
+        "cell": model.get("cell_type"),
+        "size": f"{model.get('num_hidden_layers')} x {model.get('hidden_size')}",
+        "parameters": run.get("parameters"),
+        "epochs": result.get("epochs", rows[-1].get("epoch") if rows else None),
+        "epochs_planned": training.get("num_train_epochs"),
+        "is_complete": result.get("is_complete", False),
+        "seed": training.get("seed"),
+        "minutes": result.get("minutes"),
+        "validation": None if loss is None else _perplexity(loss),
+        "test": _test(directory),
+        "bits_per_character": loss / math.log(2) if is_of_characters and loss is not None else None,
+    }
+
+
+def table_rows(comparison: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """A comparison as cells of text: a row a run, then a row a group of seeds, empty columns left out."""
+    rows = []
+    for run in comparison["runs"]:
+        epochs = "" if run["epochs"] is None else f"{run['epochs']:.3g}"
+        epochs += "" if run["is_complete"] else f" of {run['epochs_planned']}"
+        parts = {"run": run["run"], "recipe": run["recipe"], "cell": run["cell"], "size": run["size"]}
+        parts |= {"parameters": f"{run['parameters']:,}" if run["parameters"] else None, "epochs": epochs}
+        parts |= {"seed": run["seed"], "minutes": None if run["minutes"] is None else f"{run['minutes']:.1f}"}
+        rows.append(parts | {score: None if run[score] is None else f"{run[score]:.2f}" for score in SCORES})
+    for group in comparison["groups"]:
+        scores = {
+            score: f"{group[score]['mean']:.2f} ± {group[score]['deviation']:.2f}" if score in group else None
+            for score in SCORES
+        }
+        rows.append(dict.fromkeys(rows[0]) | {"run": f"mean of {', '.join(group['runs'])}"} | scores)
+    filled = [column for column in rows[0] if any(row[column] not in (None, "") for row in rows)] if rows else []
+    return [{column: "" if row[column] is None else str(row[column]) for column in filled} for row in rows]
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
+
+
+def _test(directory: Path) -> float | None:
+    """Perplexity of evaluation.json on the test split, unless the weights beside it are others."""
+    evaluation = read_json(directory / "evaluation.json") or {}
+    if (directory / "model.safetensors").is_file() and evaluation.get("weights") != describe_weights(directory):
+        return None
+    return ((evaluation.get("scores") or {}).get("test") or {}).get("perplexity")
+
+
+def _identity(run: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """The same text for runs that differ in the seed alone: arguments, words of the training text, and how far."""
+    parts = {
+        part: {name: value for name, value in run["arguments"][part].items() if name not in INCIDENTAL}
+        for part in ("model", "data", "training")
+    }
+    counts = run.get("data") or {}
+    corpus = (counts.get("train_sha1"), counts.get("vocab_size"))
+    return json.dumps([parts, corpus, row["is_complete"] or row["epochs"]], sort_keys=True)
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {"runs": [row["run"] for row in rows], "seeds": [row["seed"] for row in rows]}
+    for score in SCORES:
+        values = [row[score] for row in rows]
+        if all(value is not None and math.isfinite(value) for value in values):
+            summary[score] = {"mean": mean(values), "deviation": stdev(values)}
+    return summary
