@@ -152,6 +152,13 @@ def test_readme_leads_to_every_page():
     }
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_code_is_no_wider_than_a_page(page):
+    code = "".join(block for language in ("bash", "python", "py", "text") for block in blocks(page, language))
+    if page != "CONTRIBUTING.md":  # whose layout has lines of comment
+        assert [line for line in code.splitlines() if len(line) > 97] == []  # 830 pixels on a forge
+
+
 def test_readme_is_short_and_its_tables_narrow():
     lines = PAGES["README.md"].splitlines()
     assert len(lines) <= 220
