@@ -102,15 +102,7 @@ class TrainingRun:
         self.corpus = prepare_corpus(arguments.data)
         self.counts = self.corpus.counts()
         self.start = start_id(self.corpus.tokenizer)
-        ranks = self.accelerator.num_processes
-        self.stream = TokenStream(
-            self.corpus.streams["train"],
-            self.start,
-            options.per_device_train_batch_size * ranks,
-            options.window,
-            self.accelerator.process_index,
-            ranks,
-        ).to(self.accelerator.device)
+        self.stream = self._whole_stream()
         epochs = options.num_train_epochs
         drawn = (self._epoch_stream(epoch) for epoch in range(epochs))
         streams = drawn if options.random_windows else [self.stream] * epochs  # else all epochs have as many windows
@@ -124,7 +116,8 @@ class TrainingRun:
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
         self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
-        records = options.cuda_graphs and ranks == 1 and self.accelerator.device.type == "cuda"
+        records = options.cuda_graphs and self.accelerator.num_processes == 1
+        records = records and self.accelerator.device.type == "cuda"
         self.compute: Step = RecordedSteps(self._compute, self.optimizer) if records else self._compute
         self.scheduler = build_scheduler(self.optimizer, options, steps)
         # Dropout differs between processes; initialisation did not.
@@ -152,6 +145,15 @@ class TrainingRun:
         self._inform(*opening_lines(self.record))
         self._say(*data_warnings(self.record))
         self.metrics: Metrics | None = None
+
+    def _whole_stream(self) -> TokenStream:
+        """The training text in columns, of which this process has its share on its device."""
+        ranks, options = self.accelerator.num_processes, self.arguments.training
+        columns = options.per_device_train_batch_size * ranks
+        stream = TokenStream(
+            self.corpus.streams["train"], self.start, columns, options.window, self.accelerator.process_index, ranks
+        )
+        return stream.to(self.accelerator.device)
 
     def _say(self, *lines: str) -> None:
         for line in lines if self.accelerator.is_main_process else ():
