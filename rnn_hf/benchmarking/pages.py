@@ -194,6 +194,18 @@ def loops(root: Path) -> str:
     return f"{table(rows)}\n\n{conditions(benchmark)}"
 
 
+def by_size(key: str, name: str, values: str, is_timed: bool = True) -> Callable[[Path], str]:
+    """One table of the benchmark of training, with a column a size and a row for each of its `values`."""
+
+    def render_by_size(root: Path) -> str:
+        benchmark = read_json(root / "results" / "benchmark_train.json")
+        names = dict.fromkeys(other for row in benchmark[key] for other in row[values])
+        rows = [{name: other} | {row["size"]: row[values][other] for row in benchmark[key]} for other in names]
+        return f"{table(rows)}\n\n{conditions(benchmark, is_timed)}"
+
+    return render_by_size
+
+
 # Tables of speed.json of `scripts/gpu_check.py`, and their columns.
 GPU_SPEED: dict[str, dict[str, str]] = {
     "step": {
@@ -299,8 +311,8 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
-        "training memory": part("train", "memory", is_timed=False, size="size", megabytes="{}"),
-        "shares": part("train", "shares", size="size", percent="{}"),
+        "training memory": by_size("memory", "loop", "megabytes", is_timed=False),
+        "shares": by_size("shares", "part", "percent"),
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
         "generation": part("generate", "rows", size="size", ratio="vs {}"),
         "memory": part("generate", "memory", is_timed=False, **MEMORY),
