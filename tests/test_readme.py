@@ -2,6 +2,7 @@
 somewhere."""
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -43,6 +44,16 @@ def test_the_python_blocks_run_one_after_the_other(page, tmp_path, monkeypatch):
     namespace = {}
     for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), namespace)
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    cells = json.loads((ROOT / "docs" / "teaching.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [block.strip("\n") for block in blocks("docs/teaching.md", "python")]
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for source in code:
+        exec(compile(source, "notebook", "exec"), namespace)
 
 
 def test_pages_have_python_to_run_and_what_is_only_shown_is_python_too():

@@ -1,5 +1,6 @@
 """The tables of README.md and of docs/, from what runs and benchmarks wrote."""
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -327,6 +328,21 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "cold start": part("deploy", "cold_start", is_timed=False, process="process", seconds="seconds"),
     },
 }  # fmt: skip
+
+
+def notebook(text: str) -> str:
+    """A page of Markdown as a Jupyter notebook: its blocks of Python are cells of code, the rest cells of text."""
+    cells: list[dict[str, Any]] = []
+    for number, part in enumerate(re.split(r"^```python\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)):
+        if source := part.strip("\n"):
+            cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}, "source": source.splitlines(keepends=True)}
+            kind: dict[str, Any] = {"cell_type": "markdown"}
+            if number % 2:
+                kind = {"cell_type": "code", "execution_count": None, "outputs": []}
+            cells.append(kind | cell)
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    content = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
 def render(page: str, text: str, root: Path) -> str:
