@@ -6,6 +6,7 @@ That takes seconds, as torch and transformers come with it.
 import difflib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -38,6 +39,21 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
     words = list(sys.argv[1:] if argv is None else argv)
     if name is None:
         name = words.pop(0) if words else "--help"
+    try:
+        try:
+            answer(name, words)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader, such as head, has seen enough; Python flushes once more on its way out
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def answer(name: str, words: Sequence[str]) -> NoReturn:
+    """Say what there is, or run a command."""
     if name in ("-h", "--help", "help"):
         rows = "\n".join(f"  {command:<10} {text}" for command, text in COMMANDS.items())
         print(f"usage: rnn-hf COMMAND [ARGUMENTS]\n\n{rows}\n\nrnn-hf COMMAND --help lists the flags of a command.")
@@ -50,11 +66,7 @@ def main(name: str | None = None, argv: Sequence[str] | None = None) -> NoReturn
         hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(COMMANDS)}"
         sys.stderr.write(f"error: no command {name!r}; {hint}\n")
         sys.exit(2)
-    try:
-        run(name, words)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        sys.exit(130)
+    run(name, words)
 
 
 def run(name: str, argv: Sequence[str]) -> NoReturn:

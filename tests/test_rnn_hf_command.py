@@ -68,3 +68,10 @@ def test_the_package_registers_its_models_once_a_command_runs():
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
     assert "ptb_lstm_small" in result.stdout
+
+
+@pytest.mark.parametrize("words", ["--help", "score --help"])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(words):
+    command = f"{sys.executable} -m rnn_hf_command {words} | true"
+    result = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.stderr == ""
