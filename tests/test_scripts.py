@@ -172,7 +172,7 @@ def test_a_recipe_goes_by_its_name_too(text, tmp_path, run_script):
 def test_two_processes_take_the_steps_of_one_with_the_same_columns(text, tmp_path):
     flags = ["--train_file", text, "--validation_file", text, "--hidden_size", 8, "--max_steps", 6, "--use_cpu", True]
     flags += ["--save_steps", 1, "--save_total_limit", 9, "--eval_steps", 2, "--logging_steps", 1]
-    flags += ["--learning_rate", 1]  # rounding grows with it
+    flags += ["--optim", "sgd", "--learning_rate", 1]  # rounding grows with it
     one = ["--per_device_train_batch_size", 4, "--output_dir", tmp_path / "one", *flags]
     two = ["--per_device_train_batch_size", 2, "--output_dir", tmp_path / "two", *flags]
     # Without --multi_gpu accelerate starts one process on a CPU, unless MPI is there.

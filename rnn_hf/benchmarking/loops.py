@@ -53,7 +53,7 @@ def our_run(size: TrainingSize, directory: Path, tied: bool, **flags: Any) -> Tr
         "output_dir": directory / "ours",
         "cell_type": size.cell_type, "hidden_size": size.hidden_size, "num_hidden_layers": size.num_hidden_layers,
         "tie_word_embeddings": tied, "per_device_train_batch_size": size.batch_size, "window": size.window,
-        "learning_rate": 0.1, "lr_scheduler_type": "constant", "use_cpu": True, "disable_tqdm": True,
+        "optim": "sgd", "learning_rate": 0.1, "lr_scheduler_type": "constant", "use_cpu": True, "disable_tqdm": True,
         "num_train_epochs": 1000, "logging_steps": 50, **flags,
     }  # fmt: skip
     run = TrainingRun(parse_arguments([part for name, value in values.items() for part in (f"--{name}", str(value))]))

@@ -116,10 +116,10 @@ class TrainingArguments:
     )
     partial_shuffle: bool = field(default=False, metadata={"help": "turn each column at random before each epoch"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "windows an optimizer step"})
-    optim: Literal["sgd", "adam", "adamw"] = field(default="sgd", metadata={"help": "optimizer"})
+    optim: Literal["sgd", "adam", "adamw"] = field(default="adam", metadata={"help": "optimizer"})
     learning_rate: float = field(
         default=None,  # type: ignore[assignment]  # a number from __post_init__ on
-        metadata={"help": "peak learning rate; None: 20 for sgd, 1e-3 for adam and adamw"},
+        metadata={"help": "peak learning rate; None: 20 for sgd, 0.002 for adam and adamw"},
     )
     weight_decay: float = field(default=0.0, metadata={"help": "L2 (sgd, adam) or decoupled (adamw)"})
     momentum: float = field(default=0.0, metadata={"help": "of sgd"})
@@ -137,7 +137,10 @@ class TrainingArguments:
     init_from: str | None = field(
         default=None, metadata={"help": "start from the weights of this model, of the same shape and vocabulary"}
     )
-    max_grad_norm: float = field(default=0.25, metadata={"help": "clip the gradient's norm to this; 0: do not"})
+    max_grad_norm: float = field(
+        default=None,  # type: ignore[assignment]  # as of the learning rate
+        metadata={"help": "clip the gradient's norm to this, 0: do not; None: 0.25 for sgd, 1 for adam and adamw"},
+    )
     lr_scheduler_type: Literal["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"] = field(
         default="cosine", metadata={"help": "learning-rate schedule"}
     )
@@ -181,7 +184,9 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
-            self.learning_rate = 20.0 if self.optim == "sgd" else 1e-3
+            self.learning_rate = 20.0 if self.optim == "sgd" else 2e-3
+        if self.max_grad_norm is None:
+            self.max_grad_norm = 0.25 if self.optim == "sgd" else 1.0
         _refuse_non_finite(self)
         if not self.output_dir.strip():
             raise ValueError(f"--output_dir must name a directory, got {self.output_dir!r}")

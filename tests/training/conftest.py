@@ -25,8 +25,9 @@ def run(text, tmp_path):
         values = {
             "train_file": text / "train.txt", "validation_file": text / "validation.txt",
             "output_dir": tmp_path / name, "hidden_size": 12, "embedding_dropout": 0.1, "hidden_dropout": 0.1,
-            "recurrent_dropout": 0.1, "per_device_train_batch_size": 6, "window": 10, "learning_rate": 5,
-            "num_train_epochs": 2, "logging_steps": 7, "disable_tqdm": True, "use_cpu": True,
+            "recurrent_dropout": 0.1, "per_device_train_batch_size": 6, "window": 10, "optim": "sgd",
+            "learning_rate": 5, "max_grad_norm": 0.25, "num_train_epochs": 2, "logging_steps": 7,
+            "disable_tqdm": True, "use_cpu": True,
             "measure_kernels": False,  # two runs, which are compared, might choose other ones
             **flags,
         }  # fmt: skip

@@ -15,6 +15,7 @@ from rnn_hf.training.arguments import (
     ModelArguments,
     TrainingArguments,
     parse_arguments,
+    read_recipe,
 )
 
 
@@ -182,10 +183,12 @@ def test_no_flag_takes_a_number_that_is_not_finite():
                 parse_arguments([f"--{name}={value}"])
 
 
-@pytest.mark.parametrize(("optim", "rate"), [("sgd", 20.0), ("adam", 1e-3), ("adamw", 1e-3)])
-def test_the_rate_that_is_not_given_is_the_usual_one_of_the_optimizer(optim, rate):
-    assert parse_arguments(["--optim", optim]).to_dict()["training"]["learning_rate"] == rate
-    assert parse_arguments(["--optim", optim, "--learning_rate", "3"]).training.learning_rate == 3
+@pytest.mark.parametrize(("optim", "rate", "norm"), [("sgd", 20.0, 0.25), ("adam", 2e-3, 1.0), ("adamw", 2e-3, 1.0)])
+def test_rate_and_clipping_that_are_not_given_are_the_usual_ones_of_the_optimizer(optim, rate, norm):
+    found = parse_arguments(["--optim", optim]).training
+    assert (found.learning_rate, found.max_grad_norm) == (rate, norm)
+    found = parse_arguments(["--optim", optim, "--learning_rate", "3", "--max_grad_norm", "0"]).training
+    assert (found.learning_rate, found.max_grad_norm) == (3, 0)
 
 
 def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys):
@@ -203,5 +206,10 @@ def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys)
 def test_every_recipe_parses_and_makes_a_configuration(path):
     arguments = parse_arguments([str(path)])
     assert RNNConfig(vocab_size=100, **vars(arguments.model)).num_hidden_layers >= 1
-    assert arguments.data.dataset_name
+    assert arguments.data.dataset_name or "--train_file" in path.read_text(encoding="utf-8")
+    # Defaults may change, and published figures were measured with these.
+    written = read_recipe(str(path), list(TYPES))
+    assert {"optim", "learning_rate", "max_grad_norm", "lr_scheduler_type", "window", "num_train_epochs"} <= set(
+        written
+    )
     assert arguments.training.seed >= 0
