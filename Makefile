@@ -64,7 +64,7 @@ test-newest:
 quality: $(VENV)/.dev  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy rnn_hf scripts
+	$(BIN)/mypy rnn_hf scripts rnn_hf_command.py
 
 style: $(VENV)/.dev  ## repair style
 	$(BIN)/ruff check --fix
