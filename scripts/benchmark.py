@@ -57,7 +57,8 @@ def main() -> int:
         if not (peer / "main.py").is_file():
             parser.error(f"--peer {peer}: no main.py; name a checkout of word_language_model or awd-lstm-lm")
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("rnn_hf.benchmarking").setLevel(logging.INFO)
+    for name in ("rnn_hf.benchmarking", "rnn_hf.timing"):
+        logging.getLogger(name).setLevel(logging.INFO)
     tables = measure(arguments)
     machine = describe_machine(arguments.device)
     about = {"rounds": arguments.rounds, "device": arguments.device, "versions": versions(), "machine": machine}

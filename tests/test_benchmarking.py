@@ -162,7 +162,7 @@ def test_ratios_are_taken_within_rounds():
 
 
 def test_a_benchmark_says_what_it_is_at(caplog):
-    caplog.set_level(logging.INFO, logger="rnn_hf.benchmarking")
+    caplog.set_level(logging.INFO, logger="rnn_hf.timing")
     items = announced("step", [1, 2])
     assert next(items) == 1 and caplog.messages == ["step: 1"]
     assert list(items) == [2] and caplog.messages == ["step: 1", "step: 2"]

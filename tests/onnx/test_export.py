@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, unknown_id
 from rnn_hf.files import read_json, sha256_of
+from rnn_hf.hub.onnx_card import write_onnx_card
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx import export
 from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, export_onnx
@@ -116,7 +117,7 @@ def test_the_example_of_the_card_runs_and_leaves_the_word_for_unknown_words_out(
     model.save_pretrained(tmp_path / "model")
     export_onnx(tmp_path / "model", tmp_path / "onnx")
     interface = export.check_folder(tmp_path / "onnx")
-    export.write_onnx_card(tmp_path / "onnx", interface, str(tmp_path / "onnx"))
+    write_onnx_card(tmp_path / "onnx", interface, str(tmp_path / "onnx"))
     (example,) = re.findall(r"```python\n(.*?)```", (tmp_path / "onnx" / "README.md").read_text(), flags=re.DOTALL)
     exec(example, {})
     said = capsys.readouterr().out.removeprefix(TOKENIZER.decode(TOKENIZER("The")["input_ids"]))
