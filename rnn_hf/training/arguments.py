@@ -246,7 +246,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
     kinds = (ModelArguments, DataArguments, TrainingArguments)
     parser = _Parser(
         kinds,  # type: ignore[arg-type]
-        description=__doc__,
+        prog="rnn-hf train",
+        description="Train a recurrent language model.",
         allow_abbrev=False,
         exit_on_error=False,
     )
@@ -324,13 +325,17 @@ class _Parser(HfArgumentParser):
     """Says of a value of the wrong type what would be right."""
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        """As of argparse."""
+        """As of argparse; of the two spellings of a flag that transformers gives, help shows the one of the manual."""
         if "type" in options:
             choices = options.pop("choices", ())
             if choices:
                 options["metavar"] = f"{{{','.join(choices)}}}"
             options["type"] = _reader(options["type"], choices)
-        return super().add_argument(*names, **options)
+        spelled = [name for name in names if "-" not in name.removeprefix("--")]
+        action = super().add_argument(*names, **options)
+        if spelled and spelled != list(names):
+            action.option_strings = spelled
+        return action
 
 
 def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
