@@ -17,8 +17,9 @@ def check_local(name: str) -> None:
         FileNotFoundError: The message has the nearest name that is there.
     """
     path = Path(name).expanduser()
-    is_path = path.is_absolute() or name[:1] == "." or len(path.parts) > 2 or Path(path.parts[0]).is_dir()
-    if path.exists() or not is_path:
+    if path.exists():
+        return
+    if not (path.is_absolute() or name[:1] == "." or len(path.parts) > 2 or Path(path.parts[0]).is_dir()):
         return
     folder = next(parent for parent in path.parents if parent.is_dir())
     there = [entry.name for entry in folder.iterdir()]

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from rnn_hf.files import link_or_copy, read_json, read_json_lines, sha256_of, write_into, write_json
+from rnn_hf.files import check_local, link_or_copy, read_json, read_json_lines, sha256_of, write_into, write_json
 from rnn_hf.runs import read_run
 
 
@@ -108,3 +108,13 @@ def test_a_second_name_of_a_file_takes_no_space_where_the_disk_can_do_that(tmp_p
 def test_the_checksum_is_that_of_the_standard(tmp_path):
     (tmp_path / "abc").write_text("abc")  # the first example of FIPS 180-4
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_what_may_be_a_name_on_the_hub_and_what_is_there_pass_and_other_paths_do_not(tmp_path):
+    (tmp_path / "model").mkdir()
+    for name in ("", ".", str(tmp_path / "model"), "USER/NAME", "name"):
+        check_local(name)
+    with pytest.raises(FileNotFoundError, match=r"there is no .*modle; did you mean .*model\?"):
+        check_local(str(tmp_path / "modle"))
+    with pytest.raises(FileNotFoundError, match=r"there is no \./none/such"):
+        check_local("./none/such")
