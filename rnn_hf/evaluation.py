@@ -38,6 +38,11 @@ class Score:
         return {"perplexity": self.perplexity, **loss, "tokens": self.num_tokens}
 
 
+def finite_perplexity(loss: float) -> float:
+    """exp of a loss in nats a token, or of 700 where that would overflow, so that it can stand in JSON."""
+    return math.exp(min(loss, 700))
+
+
 def evaluate_splits(
     name: str, splits: Iterable[str], corpus: Texts, revision: str | None = None, progress: bool = False,
     columns: int = 1, window: int = 256, device: str = "cpu",

@@ -3,10 +3,15 @@
 import io
 import os
 import sys
+from inspect import signature
 
 import pytest
 
-from rnn_hf.commands import run_command
+from rnn_hf.commands import CORPUS_HELP, Parser, add_device_flag, run_command
+from rnn_hf.commands.score import UNITS
+from rnn_hf.data.corpora import load_corpus
+from rnn_hf.loading import DEVICES
+from rnn_hf.scoring import PER_NAT
 
 
 def ending(main):
@@ -46,3 +51,12 @@ def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(monkeypatch
         monkeypatch.setattr(sys, "stdout", broken)
         assert ending(lambda: say("a")) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_flags_that_are_read_before_the_package_have_the_values_that_it_takes():
+    assert set(CORPUS_HELP) == set(signature(load_corpus).parameters)
+    assert tuple(sorted(PER_NAT)) == UNITS
+    parser = Parser(None, "any")
+    add_device_flag(parser)
+    for device in DEVICES:
+        assert parser.parse_args(["--device", device]).device == device

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnn_hf.commands import Parser
-
-
-FORMATS = ("text", "tsv", "csv", "json")
+from rnn_hf.tables import FORMATS
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "compare")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="of what is printed")
+    parser.add_argument("--format", choices=("text", *FORMATS), default="text", help="of what is printed")
     return parser.parse_args(argv)
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.tables import FORMATS
 
 
 UNITS = ("bits", "nats")  # of `rnn_hf.scoring.score`
-FORMATS = ("tsv", "csv", "json")  # of `rnn_hf.tables.table_lines`
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:

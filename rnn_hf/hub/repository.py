@@ -37,13 +37,13 @@ def build_repository(
     Args:
         model_dir: Directory of a run, a model or an ONNX export.
         target: Directory to write to; files in the way are replaced when all is written.
-        model_id: Name that the card's examples use; `None` as in `rnn_hf.cards.render_card`, for `target`.
+        model_id: Name that the card's examples use; `None` as in `rnn_hf.hub.cards.render_card`, for `target`.
         license: See there.
         dtype: Type of the weights in the file (`float16`, `bfloat16`), which load as what they are now; `None` keeps.
 
     Raises:
         OSError: There is no model, or it does not load.
-        ValueError: A `dtype` for an ONNX export or too narrow for a weight; or as `rnn_hf.cards.check_card`.
+        ValueError: A `dtype` for an ONNX export or too narrow for a weight; or as `rnn_hf.hub.cards.check_card`.
     """
     check_card(model_dir, license)
     model_id = model_id or name_of(target)

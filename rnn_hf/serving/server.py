@@ -50,7 +50,7 @@ def serve(
         max_tokens_limit: Tokens of prompt and completion together, above which a request is refused.
         time_limit: Seconds after which a generation is cut; the time before its turn does not count.
         with_unknown: Whether the word for unknown words may be generated.
-        device: One of `rnn_hf.evaluation.DEVICES`.
+        device: One of `rnn_hf.loading.DEVICES`.
 
     Raises:
         ImportError: A package of the extra is missing.

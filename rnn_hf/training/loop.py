@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import start_id
-from rnn_hf.evaluation import Score
+from rnn_hf.evaluation import Score, finite_perplexity
 from rnn_hf.files import read_json_lines, write_into, write_json
 from rnn_hf.hub.client import HubError
 from rnn_hf.models import RNNCache
@@ -252,7 +252,7 @@ class TrainingRun:
         self.logged = (progress.step, progress.seconds)
         tokens = count * self.stream.num_tokens / self.steps_per_epoch * self.accelerator.num_processes
         speed = tokens / elapsed if elapsed else 0.0  # the first step with --logging_steps 1
-        perplexity = math.exp(min(mean, 700))
+        perplexity = finite_perplexity(mean)
         bar.set_postfix(loss=f"{mean:.3f}", ppl=f"{perplexity:.1f}", tok_s=f"{speed:,.0f}", refresh=False)
         self._report(
             epoch=round(progress.step / self.steps_per_epoch, 4), train_loss=mean, train_perplexity=perplexity,
@@ -276,7 +276,7 @@ class TrainingRun:
         is_best = score.loss < progress.best_loss
         progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
         epoch = progress.step / self.steps_per_epoch
-        perplexity = math.exp(min(score.loss, 700))
+        perplexity = finite_perplexity(score.loss)
         self._report(epoch=round(epoch, 4), validation_loss=score.loss, validation_perplexity=perplexity)
         self._say(
             f"epoch {epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min  validation loss "

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.files import write_text
+from rnn_hf.hub.cards import CELL_NAMES
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import Progress
 
 
-CELLS = {"lstm": "LSTM", "gru": "GRU", "rnn": "Elman"}
 MOST_UNKNOWN = 0.05  # share of a split above which perplexity says little of a text
 PACKAGES = ("rnn_hf", "transformers", "datasets", "accelerate", "tokenizers", "safetensors")
 
@@ -70,7 +71,7 @@ def result_of(
     }
     if progress.best_step:
         result["best_validation_loss"] = progress.best_loss
-        result["best_validation_perplexity"] = math.exp(min(progress.best_loss, 700))
+        result["best_validation_perplexity"] = finite_perplexity(progress.best_loss)
         if data["unit"] == "character":
             result["best_validation_bits_per_character"] = progress.best_loss / math.log(2)
     return result
@@ -141,7 +142,7 @@ def opening_lines(record: dict[str, Any]) -> list[str]:
     return [
         f"corpus      {data['dataset_name'] or data['train_file'] or data['ptb_dir']}; tokens: {tokens}",
         f"vocabulary  {counts['vocab_size']:,} ({data['tokenizer']}); unknown: {unknown or 'none'}",
-        f"model       {CELLS[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}, "
+        f"model       {CELL_NAMES[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}, "
         f"{record['parameters']:,} parameters",
         f"device      {record.get('gpu') or record['device']}{threads}{processes}, {number}",
         f"run         {steps}; {training['optim']} at {training['learning_rate']:g}",
@@ -189,8 +190,8 @@ def _how_it_ended(record: dict[str, Any]) -> list[str]:
     had_ended = steps == record["first_step"]  # before this process
     if result["is_complete"]:
         if had_ended:
-            anew = f"--init_from {training['output_dir']} with another --output_dir"
-            return [f"nothing was left to do: the run had ended at step {steps:,}; to train its model on, {anew}"]
+            again = f"--init_from {training['output_dir']} with another --output_dir"
+            return [f"nothing was left to do: the run had ended at step {steps:,}; to train its model on, {again}"]
         patience = training["early_stopping_patience"]
         return [f"stopped early: {patience} validations without gain"] if steps < total else []
     go_on, more = "go on by the same command with --resume_from_checkpoint last", " and a higher --max_steps, or -1"

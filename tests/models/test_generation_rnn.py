@@ -206,26 +206,29 @@ def test_every_way_to_compute_a_step_gives_the_same_tokens_and_state(make_model,
             torch.testing.assert_close(mine.values, theirs.values, atol=5e-6, rtol=0)
 
 
+class Impatient(TextStreamer):
+    """Leaves the loop at the fifth token; keeps what it has seen, `(1, T)` each."""
+
+    def __init__(self):
+        self.seen = []
+
+    def put(self, value):
+        self.seen.append(value.view(1, -1))
+        if len(self.seen) == 5:
+            raise KeyboardInterrupt
+
+
 def test_a_state_is_whole_when_the_loop_is_left_early_and_the_one_given_is_not_written_to(make_model, cell):
     model, state = make_model(cell), RNNCache(RNNConfig())
     model(IDS[2:], cache=state)
     given = [(layer.keys, layer.keys.clone()) for layer in state.layers]
-    put = []
-
-    class Impatient(TextStreamer):
-        def __init__(self):
-            pass
-
-        def put(self, value):
-            put.append(value.view(1, -1))
-            if len(put) == 5:
-                raise KeyboardInterrupt
+    impatient = Impatient()
 
     with pytest.raises(KeyboardInterrupt):
-        model.generate(torch.tensor([[3]]), cache=state.restart(), max_new_tokens=9, streamer=Impatient())
+        model.generate(torch.tensor([[3]]), cache=state.restart(), max_new_tokens=9, streamer=impatient)
     assert all(torch.equal(tensor, copy) for tensor, copy in given)
     expected = RNNCache(model.config)
-    model(torch.cat([IDS[2:], *put[:-1]], dim=1), cache=expected)  # the last token has not been run
+    model(torch.cat([IDS[2:], *impatient.seen[:-1]], dim=1), cache=expected)  # the last token has not been run
     for mine, theirs in zip(state.layers, expected.layers, strict=True):
         torch.testing.assert_close(mine.keys, theirs.keys)
 
@@ -335,27 +338,18 @@ def test_a_graph_leaves_the_state_that_it_began_with_and_a_whole_one_when_it_is_
     state = RNNCache(model.config)
     model(IDS[2:], cache=state)
     given = [(layer.keys, layer.keys.clone()) for layer in state.layers]
-    put = []
-
-    class Impatient(TextStreamer):
-        def __init__(self):
-            pass
-
-        def put(self, value):
-            put.append(value.view(1, -1))
-            if len(put) == 5:
-                raise KeyboardInterrupt
+    impatient = Impatient()
 
     for end in ({}, {"eos_token_id": 99}):  # with an end token the next step has begun by then
-        put.clear()
+        impatient.seen.clear()
         fork = state.copy().restart()
         for mine, theirs in zip(fork.layers, state.layers, strict=True):
             mine.keys, mine.values = theirs.keys, theirs.values
         with pytest.raises(KeyboardInterrupt):
-            model.generate(torch.tensor([[3]]), cache=fork, streamer=Impatient(), **LONG, **end)
+            model.generate(torch.tensor([[3]]), cache=fork, streamer=impatient, **LONG, **end)
         assert all(torch.equal(tensor, copy) for tensor, copy in given)
         expected = RNNCache(model.config)
-        model(torch.cat([IDS[2:], *put[:-1]], dim=1), cache=expected)  # the last token has not been run
+        model(torch.cat([IDS[2:], *impatient.seen[:-1]], dim=1), cache=expected)  # the last token has not been run
         for mine, theirs in zip(fork.layers, expected.layers, strict=True):
             torch.testing.assert_close(mine.keys, theirs.keys)
     assert len(recorded) == 1
