@@ -19,14 +19,15 @@ from transformers.dynamic_module_utils import get_relative_imports
 ROOT = Path(__file__).parents[1]
 
 # Which parts of the package a part may import beside itself; a part that is not named here may use the two below all.
-BELOW_ALL = {"data", "files", "models", "plotting", "tables"}
+BELOW_ALL = {"data", "errors", "files", "models", "plotting", "tables"}
 MAY_USE = {
-    "files": set(),
+    "errors": set(),
+    "files": {"errors"},
     "models": set(),
-    "plotting": set(),
-    "tables": set(),
+    "plotting": {"errors"},
+    "tables": {"errors"},
     "timing": set(),
-    "data": {"files"},
+    "data": {"errors", "files"},
     "adaptation": BELOW_ALL | {"evaluation", "loading"},
     "analysis": BELOW_ALL | {"runs"},
     "analysis_plots": BELOW_ALL | {"analysis", "runs"},
@@ -47,7 +48,7 @@ MAY_USE = {
     "comparison": BELOW_ALL | {"runs"},
     "evaluation": BELOW_ALL | {"loading"},
     "hub": BELOW_ALL | {"evaluation", "onnx", "runs"},
-    "latency": set(),
+    "latency": {"errors"},
     "loading": BELOW_ALL | {"onnx"},
     "minimal_pairs": BELOW_ALL | {"scoring"},
     "onnx": BELOW_ALL | {"evaluation", "loading", "timing"},
