@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from rnn_hf.data.streams import TokenStream
+from rnn_hf.errors import InputError
 from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.loading import input_device
 from rnn_hf.models.configuration_rnn import DROPOUTS
@@ -50,15 +51,15 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(f"`temperature` must be positive, got {self.temperature}")
+            raise InputError(f"`temperature` must be positive, got {self.temperature}")
         for name in ("learning_rate", "epsilon", "cache_size", "cache_flatness"):
             if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
+                raise InputError(f"`{name}` must not be negative, got {getattr(self, name)}")
         for name in ("decay", "cache_weight"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
+                raise InputError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
         if self.window < 1:
-            raise ValueError(f"`window` must be at least 1, got {self.window}")
+            raise InputError(f"`window` must be at least 1, got {self.window}")
 
 
 def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
@@ -87,13 +88,15 @@ def gradient_statistics(
         windows: How many windows, from the beginning of the columns.
 
     Raises:
-        ValueError: An id outside the vocabulary, or as `TokenStream`.
+        InputError: An id outside the vocabulary, or as `TokenStream`.
     """
     check_token_ids(model, [start], tokens)
     copied = without_dropout(model)
     parameters = list(copied.parameters())
     squares = [torch.zeros_like(parameter) for parameter in parameters]
-    stream, state, device = TokenStream(tokens, start, columns, window), None, input_device(model)
+    stream = TokenStream(tokens, start, columns, window)
+    state = None
+    device = input_device(model)
     count = min(windows, len(stream))
     for index in range(count):
         inputs, targets = (part.to(device) for part in stream[index])
@@ -114,20 +117,26 @@ class Predictions:
 
 
 def predict(
-    model: PreTrainedModel, tokens: np.ndarray, start: int, how: Adaptation, statistics: Sequence[torch.Tensor] | None
+    model: PreTrainedModel,
+    tokens: np.ndarray,
+    start: int,
+    adaptation: Adaptation,
+    statistics: Sequence[torch.Tensor] | None,
 ) -> Iterator[Predictions]:
     """Predictions for a whole stream, window by window, with the state carried; with a learning rate, the weights of
     a copy of the model follow the text, always after it was scored."""
-    statistics = statistics if how.learning_rate else None
-    is_dynamic, device = statistics is not None, input_device(model)
-    stream, state = TokenStream(tokens, start, 1, how.window if is_dynamic else STATIC_WINDOW), None
+    statistics = statistics if adaptation.learning_rate else None
+    is_dynamic = statistics is not None
+    stream = TokenStream(tokens, start, 1, adaptation.window if is_dynamic else STATIC_WINDOW)
+    state = None
+    device = input_device(model)
     if statistics is not None:
         model = without_dropout(model)
         parameters = list(model.parameters())
         trained = [parameter.detach().clone() for parameter in parameters]
-        rates = [how.learning_rate / (rms + how.epsilon) for rms in statistics]
+        rates = [adaptation.learning_rate / (rms + adaptation.epsilon) for rms in statistics]
         mean = sum(rms.sum() for rms in statistics) / sum(rms.numel() for rms in statistics)
-        decays = [(how.decay * rms / mean).clamp_(max=1.0) for rms in statistics]
+        decays = [(adaptation.decay * rms / mean).clamp_(max=1.0) for rms in statistics]
     compute_logits: Any = model.compute_logits
     for inputs, targets in stream:
         inputs, targets = inputs.to(device), targets.to(device)
@@ -135,10 +144,10 @@ def predict(
             outputs = model.model(inputs, cache=state, use_cache=True)
             logits = compute_logits(outputs.last_hidden_state)[0]
             losses = [torch.nn.functional.cross_entropy(logits, targets[0])] if is_dynamic else []
-        found = (logits.detach() / how.temperature).log_softmax(-1)
+        log_probabilities = (logits.detach() / adaptation.temperature).log_softmax(-1)
         state = outputs.cache.detach()
-        picked = found.gather(1, targets[0, :, None])[:, 0]
-        yield Predictions(outputs.last_hidden_state[0].detach(), targets[0], picked)
+        of_targets = log_probabilities.gather(1, targets[0, :, None])[:, 0]
+        yield Predictions(outputs.last_hidden_state[0].detach(), targets[0], of_targets)
         if is_dynamic:
             gradients = torch.autograd.grad(losses, parameters)
             with torch.no_grad():
@@ -148,33 +157,33 @@ def predict(
 
 
 @torch.no_grad()
-def with_cache(predictions: Iterator[Predictions], how: Adaptation) -> Iterator[torch.Tensor]:
+def with_cache(predictions: Iterator[Predictions], adaptation: Adaptation) -> Iterator[torch.Tensor]:
     """Log-probabilities `(T,)` of each window's tokens in the mixture of the model and the cache of the last
     `cache_size` tokens: those whose hidden state was like the present one are likely to come again."""
     hidden = targets = None
-    for found in predictions:
-        count = len(found.targets)
-        hidden = found.hidden if hidden is None else torch.cat([hidden, found.hidden])
-        targets = found.targets if targets is None else torch.cat([targets, found.targets])
+    for window in predictions:
+        count = len(window.targets)
+        hidden = window.hidden if hidden is None else torch.cat([hidden, window.hidden])
+        targets = window.targets if targets is None else torch.cat([targets, window.targets])
         total = len(targets)
         now, before = (torch.arange(first, total, device=targets.device) for first in (total - count, 0))
         now = now[:, None]
-        reach = (before < now) & (before >= now - how.cache_size)
-        scores = (how.cache_flatness * found.hidden @ hidden.T).masked_fill(~reach, -math.inf)
-        is_same = found.targets[:, None] == targets
+        reach = (before < now) & (before >= now - adaptation.cache_size)
+        scores = (adaptation.cache_flatness * window.hidden @ hidden.T).masked_fill(~reach, -math.inf)
+        is_same = window.targets[:, None] == targets
         cached = torch.where(is_same, scores, -math.inf).logsumexp(1) - scores.logsumexp(1)
         mixed = torch.logaddexp(
-            found.log_probabilities + math.log1p(-how.cache_weight), cached + math.log(how.cache_weight)
+            window.log_probabilities + math.log1p(-adaptation.cache_weight), cached + math.log(adaptation.cache_weight)
         )
-        yield torch.where(reach.any(1), mixed, found.log_probabilities)  # the first token of all has no cache
-        hidden, targets = hidden[-how.cache_size :], targets[-how.cache_size :]
+        yield torch.where(reach.any(1), mixed, window.log_probabilities)  # the first token of all has no cache
+        hidden, targets = hidden[-adaptation.cache_size :], targets[-adaptation.cache_size :]
 
 
 def evaluate_adapted(
     model: PreTrainedModel,
     tokens: np.ndarray,
     start: int,
-    how: Adaptation,
+    adaptation: Adaptation,
     statistics: Sequence[torch.Tensor] | None = None,
     progress: bool = False,
 ) -> Score:
@@ -184,12 +193,12 @@ def evaluate_adapted(
         model: A causal language model of this package; its weights are left as they are.
         tokens: Ids, `(tokens,)`.
         start: Id of the token before the first one, usually the end token.
-        how: How it adapts.
+        adaptation: How it adapts.
         statistics: From `gradient_statistics`; dynamic evaluation needs them.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: Dynamic evaluation without statistics, or an id outside the vocabulary.
+        InputError: Dynamic evaluation without statistics, or an id outside the vocabulary.
 
     Example:
 
@@ -201,15 +210,14 @@ def evaluate_adapted(
     >>> bool(cached.loss < static.loss), static.num_tokens
     (True, 60)
     """
-    if how.learning_rate and statistics is None:
-        raise ValueError(
+    if adaptation.learning_rate and statistics is None:
+        raise InputError(
             "dynamic evaluation needs `statistics`: gradient_statistics(model, tokens of the training text)"
         )
     check_token_ids(model, [start], tokens)
-    predictions = predict(model, tokens, start, how, statistics)
-    parts = with_cache(predictions, how) if how.cache_size and how.cache_weight else (
-        found.log_probabilities for found in predictions
-    )  # fmt: skip
+    predictions = predict(model, tokens, start, adaptation, statistics)
+    has_cache = adaptation.cache_size and adaptation.cache_weight
+    parts = with_cache(predictions, adaptation) if has_cache else (window.log_probabilities for window in predictions)
     interval = 1 if sys.stderr.isatty() else 30
     bar = tqdm(total=len(tokens), desc="evaluating", leave=False, mininterval=interval, disable=not progress)
     total = 0.0
@@ -224,26 +232,26 @@ def tune(
     model: PreTrainedModel,
     tokens: np.ndarray,
     start: int,
-    how: Adaptation,
+    adaptation: Adaptation,
     choices: Mapping[str, Sequence[float]],
     statistics: Sequence[torch.Tensor] | None = None,
 ) -> tuple[Adaptation, Score]:
     """The best adaptation on validation text, by one setting after the other, in the order of `choices`.
 
     Args:
-        choices: Values to try for each setting, beside the one in `how`; others as in `evaluate_adapted`.
+        choices: Values to try for each setting, besides the one in `adaptation`; others as in `evaluate_adapted`.
 
     Returns:
-        The settings found, and their score on `tokens`.
+        The best settings, and their score on `tokens`.
     """
-    best = evaluate_adapted(model, tokens, start, how, statistics)
+    best = evaluate_adapted(model, tokens, start, adaptation, statistics)
     for name, values in choices.items():
         for value in values:
-            candidate = replace(how, **{name: value})  # type: ignore[arg-type]
-            if candidate == how:
+            candidate = replace(adaptation, **{name: value})  # type: ignore[arg-type]
+            if candidate == adaptation:
                 continue
             score = evaluate_adapted(model, tokens, start, candidate, statistics)
             tqdm.write(f"{name} {value:g}: perplexity {score.perplexity:.3f}")
             if score.loss < best.loss:
-                how, best = candidate, score
-    return how, best
+                adaptation, best = candidate, score
+    return adaptation, best

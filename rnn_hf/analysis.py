@@ -9,6 +9,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from rnn_hf.errors import InputError
 from rnn_hf.files import read_json_lines
 from rnn_hf.models import RNNModel
 from rnn_hf.runs import read_run
@@ -26,13 +27,13 @@ def pieces_of(tokens: torch.Tensor, rows: int, steps: int) -> torch.Tensor:
     """The first `rows` x `steps` of a text's ids `(tokens,)`, as `(rows, steps)`.
 
     Raises:
-        ValueError: A number below 1, or the text is too short.
+        InputError: A number below 1, or the text is too short.
     """
     for name, number in (("rows", rows), ("steps", steps)):
         if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}")
+            raise InputError(f"`{name}` must be at least 1, got {number}")
     if len(tokens) < rows * steps:
-        raise ValueError(f"the text has {len(tokens)} tokens, fewer than `rows` x `steps`, {rows} x {steps}")
+        raise InputError(f"the text has {len(tokens)} tokens, fewer than `rows` x `steps`, {rows} x {steps}")
     return tokens[: rows * steps].view(rows, steps)
 
 
@@ -62,13 +63,13 @@ def gradient_norms(
         `distances` norms for each layer.
 
     Raises:
-        ValueError: `distances` is below 1, or `input_ids` has no rows or fewer steps.
+        InputError: `distances` is below 1, or `input_ids` has no rows or fewer steps.
     """
     if distances < 1:
-        raise ValueError(f"`distances` must be at least 1, got {distances}")
+        raise InputError(f"`distances` must be at least 1, got {distances}")
     if input_ids.ndim != 2 or not len(input_ids) or input_ids.shape[1] < distances:
         shape = " x ".join(map(str, input_ids.shape))
-        raise ValueError(f"`input_ids` is {shape}: it needs a row, of at least `distances`, {distances}, steps")
+        raise InputError(f"`input_ids` is {shape}: it needs a row, of at least `distances`, {distances}, steps")
     network = backbone_of(model)
     outputs, norms = network.embed_tokens(input_ids.to(network.device)), []
     layer: Any

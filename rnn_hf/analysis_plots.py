@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from rnn_hf.errors import InputError
 from rnn_hf.plotting import new_figure, save_figure
 
 
@@ -31,7 +32,7 @@ def plot_inspection(inspections: Mapping[str, Mapping[str, Any]], png: Path, tex
         text: What the models were run over, for the title.
 
     Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
+        MissingPackageError: matplotlib is not installed; the message names the extra.
     """
     width = 3 + any(content.get("training") for content in inspections.values())
     figure = new_figure(4.2 * width, 3.7 * len(inspections) + 0.4)
@@ -126,13 +127,13 @@ def plot_units(
         title: Of the figure.
 
     Raises:
-        ValueError: No unit, or more words than can be read.
-        ImportError: matplotlib is not installed; the message names the extra.
+        InputError: No unit, or more words than can be read.
+        MissingPackageError: matplotlib is not installed; the message names the extra.
     """
     if units < 1:
-        raise ValueError(f"`units` must be at least 1, got {units}")
+        raise InputError(f"`units` must be at least 1, got {units}")
     if not 1 <= len(words) <= MOST_TOKENS:
-        raise ValueError(f"a heat map shows from 1 to {MOST_TOKENS} tokens, not {len(words)}")
+        raise InputError(f"a heat map shows from 1 to {MOST_TOKENS} tokens, not {len(words)}")
     order = {name: _most_changing(values, units) for name, values in layers.items()}
     shown = {name: values[:, order[name]] for name, values in layers.items()}
     figure = new_figure(3 + 0.21 * len(words), 1 + sum(1.2 + 0.15 * values.shape[1] for values in shown.values()))

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rnn_hf.errors import InputError
+
 
 def check_local(name: str) -> None:
     """Refuse what can only be a path, and is not there, before the Hub is asked for it.
@@ -43,16 +45,16 @@ def read_json(path: Path) -> Any:
     """The object in a JSON file; `None` where there is no file.
 
     Raises:
-        ValueError: The file is cut or empty, or holds something else; the message names it.
+        InputError: The file is cut or empty, or holds something else; the message names it.
     """
     if not path.is_file():
         return None
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are two
-        raise ValueError(f"{path} is broken ({error}): put a whole copy in its place, or remove it") from error
+        raise InputError(f"{path} is broken ({error}): put a whole copy in its place, or remove it") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: put the right file in its place, or remove it")
+        raise InputError(f"{path} holds no JSON object: put the right file in its place, or remove it")
     return content
 
 
@@ -62,7 +64,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     A last line that is cut is left out: whoever wrote it was killed, or the disk was full.
 
     Raises:
-        ValueError: Another line is no object; the message names file and line.
+        InputError: Another line is no object; the message names file and line.
     """
     if not path.is_file():
         return []
@@ -76,7 +78,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
         elif number < lines[-1][0]:
-            raise ValueError(f"{path}, line {number} is no JSON object: remove the line, or put a whole copy in place")
+            raise InputError(f"{path}, line {number} is no JSON object: remove the line, or put a whole copy in place")
     return rows
 
 

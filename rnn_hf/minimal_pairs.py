@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from rnn_hf.errors import InputError
 from rnn_hf.scoring import TextScore, read_lines, score
 
 
@@ -94,7 +95,7 @@ def read_pairs(file: str) -> Iterator[Pair]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line has other columns, or an empty text, or is not UTF-8; the message names file and line.
+        InputError: A line has other columns, or an empty text, or is not UTF-8; the message names file and line.
     """
     is_csv = file.lower().endswith(".csv")
     options: dict[str, Any] = {} if is_csv else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
@@ -103,7 +104,7 @@ def read_pairs(file: str) -> Iterator[Pair]:
     rows = ((reader.line_num, cells) for cells in reader if any(map(str.strip, cells)))
     first = next(rows, None)
     if first is None:
-        raise ValueError(f"{file} has no pair")
+        raise InputError(f"{file} has no pair")
     columns = [COLUMNS.get(cell.strip().lower(), "") for cell in first[1]]
     if not {"good", "bad"} <= set(columns):
         columns = ["name", "good", "bad"] if len(columns) == 3 else ["good", "bad"]
@@ -113,7 +114,7 @@ def read_pairs(file: str) -> Iterator[Pair]:
         if len(cells) != len(columns) or not (pair["good"] and pair["bad"]):
             expected = "a name and two texts" if "name" in columns else "two texts"
             mark = "a comma" if is_csv else "a tab"
-            raise ValueError(f"{file}, line {line}: expected {expected} parted by {mark}, got {cells}")
+            raise InputError(f"{file}, line {line}: expected {expected} parted by {mark}, got {cells}")
         yield Pair(pair.get("name") or str(number), pair["good"], pair["bad"])
 
 

@@ -4,18 +4,20 @@ import os
 from pathlib import Path
 from typing import Any
 
+from rnn_hf.errors import MissingPackageError
+
 
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib figure, sizes in inches.
 
     Raises:
-        ImportError: matplotlib is not installed; the message names the extra.
+        MissingPackageError: matplotlib is not installed; the message names the extra.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'rnn_hf[plot]'") from error
+        raise MissingPackageError("plots need matplotlib: pip install 'rnn_hf[plot]'") from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

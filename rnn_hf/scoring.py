@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from rnn_hf.data.tokenization import SPACE, start_id, unknown_id
+from rnn_hf.errors import InputError
 from rnn_hf.evaluation import Score, check_token_ids, evaluating
 from rnn_hf.loading import input_device
 from rnn_hf.models import RNNCache
@@ -138,7 +139,7 @@ def score(
         The score of each text, in order.
 
     Raises:
-        ValueError: An unknown unit, a number below 1, a state without `carry_state`, or an id outside the vocabulary.
+        InputError: An unknown unit, a number below 1, a state without `carry_state`, or an id outside the vocabulary.
 
     Example:
 
@@ -150,12 +151,12 @@ def score(
     [['the', 'cat', '<eos>'], ['the', 'dog', 'sat', '<eos>']]
     """
     if unit not in PER_NAT:
-        raise ValueError(f"`unit` must be one of {', '.join(PER_NAT)}, got {unit!r}")
+        raise InputError(f"`unit` must be one of {', '.join(PER_NAT)}, got {unit!r}")
     for name, number in (("batch_size", batch_size), ("window", window)):
         if number < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {number}")
+            raise InputError(f"`{name}` must be at least 1, got {number}")
     if state is not None and not carry_state:
-        raise ValueError("`state` goes with `carry_state=True`: other texts start from an empty one")
+        raise InputError("`state` goes with `carry_state=True`: other texts start from an empty one")
     return _score(model, tokenizer, [texts] if isinstance(texts, str) else texts, unit, batch_size, window,
                   carry_state, state, with_end)  # fmt: skip
 
@@ -268,7 +269,7 @@ def read_lines(file: str) -> Iterator[str]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A line is not UTF-8; the message names file and line.
+        InputError: A line is not UTF-8; the message names file and line.
     """
     if file != "-" and (not Path(file).exists() or Path(file).is_dir()):  # a pipe is a file too
         raise FileNotFoundError(f"no file {file}")
@@ -278,5 +279,5 @@ def read_lines(file: str) -> Iterator[str]:
                 # A file from some Windows editors begins with a mark, which is no part of its first word.
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise ValueError(f"{file}, line {number}, is not UTF-8: save the file in that encoding") from error
+                raise InputError(f"{file}, line {number}, is not UTF-8: save the file in that encoding") from error
             yield text.removesuffix("\n").removesuffix("\r")

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rnn_hf.errors import InputError
+
 
 FORMATS = ("tsv", "csv", "json")
 # What would break a line of the table, or a column, is written as in a string of Python.
@@ -23,7 +25,7 @@ def table_lines(rows: Iterable[Mapping[str, Any]], format: str = "tsv") -> Itera
             first two begin with the names of the columns, and have four digits after the point.
 
     Raises:
-        ValueError: Another format.
+        InputError: Another format.
 
     Example:
 
@@ -32,7 +34,7 @@ def table_lines(rows: Iterable[Mapping[str, Any]], format: str = "tsv") -> Itera
     "a, b",0.1235,yes
     """
     if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
+        raise InputError(f"`format` must be one of {', '.join(FORMATS)}, got {format!r}")
     return _table_lines(rows, format)
 
 

@@ -30,9 +30,11 @@ def model(request):
     return RNNForCausalLM(config).double()
 
 
-def log_probabilities(model, how, statistics=None, text=TEXT):
-    found = predict(model.eval(), text, 0, how, statistics)
-    return torch.cat(list(with_cache(found, how)) if how.cache_size else [part.log_probabilities for part in found])
+def log_probabilities(model, adaptation, statistics=None, text=TEXT):
+    windows = predict(model.eval(), text, 0, adaptation, statistics)
+    if adaptation.cache_size:
+        return torch.cat(list(with_cache(windows, adaptation)))
+    return torch.cat([window.log_probabilities for window in windows])
 
 
 def test_without_adaptation_the_score_is_that_of_evaluation(model):
@@ -84,7 +86,7 @@ def test_the_statistics_are_root_mean_squares_of_gradients(model):
 def test_the_cache_is_the_mixture_of_its_equations_whatever_the_window(size, weight, flatness):
     torch.manual_seed(0)
     model = RNNForCausalLM(RNNConfig(vocab_size=7, hidden_size=6, initializer_range=1.0)).double().eval()
-    how = Adaptation(cache_size=size, cache_weight=weight, cache_flatness=flatness)
+    adaptation = Adaptation(cache_size=size, cache_weight=weight, cache_flatness=flatness)
     with torch.no_grad():
         outputs = model(torch.tensor([[0, *TEXT[:-1]]]), output_hidden_states=True)
     hidden, probabilities = outputs.hidden_states[-1][0], outputs.logits[0].softmax(-1)
@@ -99,18 +101,18 @@ def test_the_cache_is_the_mixture_of_its_equations_whatever_the_window(size, wei
             mixed = (1 - weight) * mixed + weight * mass / mass.sum()
         expected.append(float(mixed[target]))
     expected = torch.tensor(expected, dtype=torch.float64).log()
-    torch.testing.assert_close(log_probabilities(model, how), expected)
-    slow = replace(how, learning_rate=1e-30, window=5)  # scored five by five
+    torch.testing.assert_close(log_probabilities(model, adaptation), expected)
+    slow = replace(adaptation, learning_rate=1e-30, window=5)  # scored five by five
     statistics = [torch.ones_like(parameter) for parameter in model.parameters()]
     torch.testing.assert_close(log_probabilities(model, slow, statistics), expected)
 
 
-@pytest.mark.parametrize("how", [CACHE, DYNAMIC, replace(CACHE, learning_rate=0.01, temperature=0.9)])
-def test_no_prediction_depends_on_what_comes_after_it(model, how):
+@pytest.mark.parametrize("adaptation", [CACHE, DYNAMIC, replace(CACHE, learning_rate=0.01, temperature=0.9)])
+def test_no_prediction_depends_on_what_comes_after_it(model, adaptation):
     statistics = [torch.ones_like(parameter) for parameter in model.parameters()]
     other = TEXT.copy()
     other[33:] = (other[33:] + 1) % 7
-    mine, theirs = (log_probabilities(model, how, statistics, text)[:33] for text in (TEXT, other))
+    mine, theirs = (log_probabilities(model, adaptation, statistics, text)[:33] for text in (TEXT, other))
     torch.testing.assert_close(mine, theirs)
 
 
@@ -126,9 +128,9 @@ def test_the_model_stays_as_it_was_and_repetition_is_learned(model):
     before = copy.deepcopy(model.train().state_dict())
     statistics = gradient_statistics(model, TEXT, 0, columns=2)
     choices = {"learning_rate": [1e-3, 3e-3], "cache_size": [20]}
-    how, score = tune(model, text, 0, replace(DYNAMIC, learning_rate=1e-4), choices, statistics)
-    assert how.learning_rate == 3e-3
-    assert score.loss == evaluate_adapted(model, text, 0, how, statistics).loss < evaluate(model, text, 0).loss
+    adaptation, score = tune(model, text, 0, replace(DYNAMIC, learning_rate=1e-4), choices, statistics)
+    assert adaptation.learning_rate == 3e-3
+    assert score.loss == evaluate_adapted(model, text, 0, adaptation, statistics).loss < evaluate(model, text, 0).loss
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model.training and model.config.hidden_dropout == 0.3
 

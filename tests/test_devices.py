@@ -67,11 +67,12 @@ def test_a_model_that_lies_on_a_disk_gives_the_same_numbers(model, tokenizer, tm
 
 
 def test_another_default_device_changes_nothing(model, tokenizer):
-    expected, how = results(model, tokenizer), Adaptation(cache_size=5, cache_weight=0.1)
+    expected = results(model, tokenizer)
+    adaptation = Adaptation(cache_size=5, cache_weight=0.1)
     with torch.device("meta"):  # on which whatever forgets to say its device has no content
         assert_same(results(model, tokenizer), expected)
-        adapted = evaluate_adapted(model, TOKENS, 0, how).loss
-    assert adapted == pytest.approx(evaluate_adapted(model, TOKENS, 0, how).loss)
+        adapted = evaluate_adapted(model, TOKENS, 0, adaptation).loss
+    assert adapted == pytest.approx(evaluate_adapted(model, TOKENS, 0, adaptation).loss)
 
 
 class NoDoublePrecision(TorchDispatchMode):
@@ -87,10 +88,10 @@ class NoDoublePrecision(TorchDispatchMode):
 def test_nothing_needs_double_precision(model, tokenizer):
     expected = results(model, tokenizer)
     statistics = gradient_statistics(model, TOKENS, 0, columns=2)
-    how = Adaptation(learning_rate=0.01, cache_size=5, cache_weight=0.1)
+    adaptation = Adaptation(learning_rate=0.01, cache_size=5, cache_weight=0.1)
     with NoDoublePrecision():
         assert_same(results(model, tokenizer), expected)
-        evaluate_adapted(model, TOKENS, 0, how, statistics)
+        evaluate_adapted(model, TOKENS, 0, adaptation, statistics)
 
 
 def test_inspection_is_in_double_precision_where_that_is(model):

@@ -537,7 +537,7 @@ def test_what_cannot_be_served_is_refused_before_anything_listens(checkpoint, tm
         with pytest.raises(ValueError, match=words):
             server.build_server(str(name))
     for limits in ({"max_tokens_limit": 1}, {"time_limit": 0.0}, {"time_limit": float("nan")}):
-        with pytest.raises(ValueError, match=f"--{next(iter(limits))}"):
+        with pytest.raises(ValueError, match=f"`{next(iter(limits))}` must be"):
             server.build_server(checkpoint, **limits)
     monkeypatch.setattr(server, "is_serve_available", lambda: False)
     with pytest.raises(ImportError, match=re.escape("pip install 'rnn_hf[serving]'")):
@@ -545,9 +545,9 @@ def test_what_cannot_be_served_is_refused_before_anything_listens(checkpoint, tm
 
 
 def test_a_port_that_is_not_to_be_had_is_said_before_a_model_is_loaded():
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="--port .*: Address already"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="`port` .*: Address already"):
         server.serve("nowhere", port=taken.getsockname()[1])
-    with pytest.raises(ValueError, match="--port must be from 0 to 65535, got 70000"):
+    with pytest.raises(ValueError, match="`port` must be from 0 to 65535, got 70000"):
         server.serve("nowhere", port=70_000)
 
 

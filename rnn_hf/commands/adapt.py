@@ -13,6 +13,7 @@ from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag, add_model_argument
 from rnn_hf.data.corpora import SPLITS, lines_of
+from rnn_hf.errors import InputError
 
 
 # What is tried for each way to adapt: where it starts, and the values of each setting.
@@ -48,25 +49,27 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.runs import load_corpus_of, save_scores
 
     if arguments.save and not Path(arguments.model).is_dir():
-        raise ValueError(f"--save needs a directory, and {arguments.model} is none")
+        raise InputError(f"--save needs a directory, and {arguments.model} is none")
     corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))
     needed = {"validation", *arguments.split, *(["train"] if "dynamic" in arguments.ways else [])}
     if missing := needed - set(corpus):
-        raise ValueError(f"the corpus has no {' or '.join(sorted(missing))} text, only {', '.join(corpus)}")
+        raise InputError(f"the corpus has no {' or '.join(sorted(missing))} text, only {', '.join(corpus)}")
     model, tokenizer = load_model(arguments.model, device=arguments.device)
-    end, how, statistics = start_id(tokenizer), Adaptation(), None
+    end = start_id(tokenizer)
+    adaptation = Adaptation()
+    statistics = None
     streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in needed}
     if "dynamic" in arguments.ways:
         statistics = gradient_statistics(model, streams["train"], end)
     for way in arguments.ways:
         start, choices = WAYS[way]
         text = streams["validation"][: arguments.tune_tokens]
-        how, _ = tune(model, text, end, replace(how, **start), choices, statistics)
-    print(f"settings: {how}")
+        adaptation, _ = tune(model, text, end, replace(adaptation, **start), choices, statistics)
+    print(f"settings: {adaptation}")
     scores = {}
     for split in arguments.split:
-        scores[split] = score = evaluate_adapted(model, streams[split], end, how, statistics, progress=True)
+        scores[split] = score = evaluate_adapted(model, streams[split], end, adaptation, statistics, progress=True)
         print(f"{split}, adapted: perplexity {score.perplexity:.2f} over {score.num_tokens:,} tokens")
     if arguments.save:
-        save_scores(Path(arguments.model), scores, " + ".join(arguments.ways), asdict(how))
+        save_scores(Path(arguments.model), scores, " + ".join(arguments.ways), asdict(adaptation))
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.errors import InputError
 from rnn_hf.onnx import INT8_FILE, MODEL_FILE
 
 
@@ -34,7 +35,7 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.onnx.model import RNNONNXForCausalLM
 
     if arguments.tokens < 16 or min(arguments.batch_size) < 1:
-        raise ValueError("--tokens must be at least 16, and --batch_size at least 1")
+        raise InputError("--tokens must be at least 16, and --batch_size at least 1")
     disable_progress_bar()
     model, _ = load_model(arguments.model, device=arguments.device)
     models: dict[str, Any] = {f"PyTorch, {model.device}": model}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rnn_hf.commands import Parser, add_corpus_flags, add_model_argument, corpus_of
 from rnn_hf.data.corpora import lines_of
+from rnn_hf.errors import InputError
 from rnn_hf.onnx import INT8_FILE, MODEL_FILE
 
 
@@ -33,11 +34,10 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.onnx.quantization import quantize
     from rnn_hf.runs import load_corpus_of
 
-    given = corpus_of(arguments)
     disable_progress_bar()
-    corpus = load_corpus_of(arguments.model, **given) if arguments.int8 else {}
+    corpus = load_corpus_of(arguments.model, **corpus_of(arguments)) if arguments.int8 else {}
     if arguments.int8 and "validation" not in corpus:
-        raise ValueError("--int8 needs a validation text: add --validation_file FILE")
+        raise InputError("--int8 needs a validation text: add --validation_file FILE")
     try:
         report = export_onnx(arguments.model, arguments.out, last_logits_only=arguments.last_logits_only)
         int8 = quantize(arguments.out, lines_of(corpus["validation"]), progress=True) if arguments.int8 else None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.errors import InputError
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -34,14 +35,14 @@ def check(arguments: Namespace) -> None:
     least = {"max_new_tokens": 1, "min_new_tokens": 0, "num_return_sequences": 1, "num_beams": 1, "top_k": 1}
     for name, value in least.items():
         if getattr(arguments, name) < value:
-            raise ValueError(f"--{name} must be at least {value}, got {getattr(arguments, name)}")
+            raise InputError(f"--{name} must be at least {value}, got {getattr(arguments, name)}")
     if arguments.temperature < 0:
-        raise ValueError(f"--temperature must be 0 or more, got {arguments.temperature}")
+        raise InputError(f"--temperature must be 0 or more, got {arguments.temperature}")
     if not 0 < arguments.top_p <= 1:
-        raise ValueError(f"--top_p is a probability above 0, got {arguments.top_p}")
+        raise InputError(f"--top_p is a probability above 0, got {arguments.top_p}")
     texts = arguments.num_return_sequences
     if texts > arguments.num_beams and (arguments.num_beams > 1 or arguments.temperature == 0):
-        raise ValueError(
+        raise InputError(
             f"--num_return_sequences {texts} needs as many --num_beams, or sampling: a --temperature above 0"
         )
 
@@ -70,7 +71,8 @@ def run(arguments: Namespace) -> int:
     options["do_sample"] = options["temperature"] > 0 and options["num_beams"] == 1
     if not options["do_sample"]:
         options = {key: value for key, value in options.items() if key not in ("temperature", "top_k", "top_p")}
-    past_end, with_unknown = options.pop("past_end"), options.pop("with_unknown")
+    past_end = options.pop("past_end")
+    with_unknown = options.pop("with_unknown")
     model, tokenizer = load_model(name, device=device)
     unknown = unknown_id(tokenizer)
     check_token_ids(model, *(tokenizer(prompt)["input_ids"] for prompt in prompts or []))

@@ -14,6 +14,7 @@ from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag
 from rnn_hf.data.corpora import lines_of
+from rnn_hf.errors import InputError
 
 
 SHOWN = ("hidden", "cell", "input", "forget", "output", "reset", "update")  # of `rnn_hf.analysis.activations`
@@ -47,11 +48,11 @@ def check(arguments: Namespace) -> None:
     """Refuse flags that make no sense before anything takes time."""
     for name in ("rows", "steps", "distances", "units"):
         if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+            raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     if arguments.distances > arguments.steps:
-        raise ValueError(f"--distances {arguments.distances} must be at most --steps {arguments.steps}")
+        raise InputError(f"--distances {arguments.distances} must be at most --steps {arguments.steps}")
     if bool(arguments.heatmap) != bool(arguments.sentence):
-        raise ValueError("--heatmap PNG and --sentence TEXT go together")
+        raise InputError("--heatmap PNG and --sentence TEXT go together")
     for name in ("json", "plot", "heatmap"):
         file = getattr(arguments, name)
         if file and not Path(file).absolute().parent.is_dir():
@@ -94,11 +95,11 @@ def draw_units(models: dict[str, tuple[Any, Any]], arguments: Namespace) -> None
             word if known else f"{word} (unknown)" for word, known in zip(scored.words, scored.known, strict=True)
         ]
         if words and len(words) != len(marked) + 1:
-            raise ValueError(f"{name} cuts --sentence into other tokens: draw it by itself")
+            raise InputError(f"{name} cuts --sentence into other tokens: draw it by itself")
         words = [tokenizer.convert_ids_to_tokens(start), *marked]
         for index, values in enumerate(activations(model, torch.tensor([[start, *scored.token_ids]]))):
             if arguments.show not in values:
-                raise ValueError(f"{name} has no {arguments.show!r} to show, only {', '.join(values)}")
+                raise InputError(f"{name} has no {arguments.show!r} to show, only {', '.join(values)}")
             panels[f"{name}, layer {index}"] = values[arguments.show][0].cpu().numpy()
     plot_units(panels, words, Path(arguments.heatmap), arguments.show, arguments.units)
 
@@ -114,10 +115,10 @@ def inspect_all(models: dict[str, tuple[Any, Any]], arguments: Namespace) -> Non
     from rnn_hf.files import write_json
     from rnn_hf.runs import load_corpus_of
 
-    given = {"validation_file": arguments.text, "ptb_dir": arguments.ptb_dir}
+    corpus_arguments = {"validation_file": arguments.text, "ptb_dir": arguments.ptb_dir}
     texts = {}
     for name, (model, tokenizer) in models.items():
-        corpus = load_corpus_of(name, **{flag: value for flag, value in given.items() if value})
+        corpus = load_corpus_of(name, **{flag: value for flag, value in corpus_arguments.items() if value})
         split = next(split for split in ("validation", "train", "test") if split in corpus)
         tokens = torch.from_numpy(encode_stream(lines_of(corpus[split]), tokenizer)).long()
         texts[name] = pieces_of(tokens, arguments.rows, arguments.steps)

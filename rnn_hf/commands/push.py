@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rnn_hf.commands import Parser
+from rnn_hf.errors import InputError
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -38,12 +39,14 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.hub.repository import build_repository
 
     options = vars(arguments)
-    model, repo_id, license = Path(arguments.model), arguments.repo_id, arguments.license
+    model = Path(arguments.model)
+    repo_id = arguments.repo_id
+    license = arguments.license
     disable_progress_bar()
     if (repo_id is None) == (arguments.local_dir is None):
-        raise ValueError("name either a repository of the Hub, [USER/]NAME, or a --local_dir DIR")
+        raise InputError("name either a repository of the Hub, [USER/]NAME, or a --local_dir DIR")
     if arguments.dtype and not arguments.local_dir:
-        raise ValueError("--dtype goes with --local_dir: write the repository there, evaluate it, then push it")
+        raise InputError("--dtype goes with --local_dir: write the repository there, evaluate it, then push it")
     if arguments.local_dir:
         build_repository(model, Path(arguments.local_dir), None, license, arguments.dtype)
         print(f"the repository is in {arguments.local_dir}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.errors import InputError
 from rnn_hf.tables import FORMATS
 
 
@@ -45,15 +46,15 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace) -> None:
     """Refuse flags that make no sense before the model is loaded."""
     if sum(map(bool, (arguments.texts, arguments.file, arguments.pairs))) != 1:
-        raise ValueError("give either texts or --file FILE or --pairs FILE")
+        raise InputError("give either texts or --file FILE or --pairs FILE")
     for file in (arguments.file, arguments.pairs):
         if file and file != "-" and (not Path(file).exists() or Path(file).is_dir()):  # a pipe is a file too
             raise FileNotFoundError(f"no file {file}")
     if arguments.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {arguments.batch_size}")
+        raise InputError(f"--batch_size must be at least 1, got {arguments.batch_size}")
     for name in ("carry_state", "totals"):
         if arguments.pairs and getattr(arguments, name):
-            raise ValueError(f"--{name} does not go with --pairs")
+            raise InputError(f"--{name} does not go with --pairs")
     if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
         raise FileNotFoundError(f"--html: no directory {Path(arguments.html).parent}")
 
@@ -71,7 +72,9 @@ def run(arguments: Namespace) -> int:
     check(arguments)
     disable_progress_bar()
     model, tokenizer = load_model(arguments.model, arguments.revision, arguments.device)
-    totals, accuracy, shown = Totals(arguments.unit), Accuracy(), []
+    totals = Totals(arguments.unit)
+    accuracy = Accuracy()
+    shown: list[Any] = []
 
     def seen(scores: Iterable[Any]) -> Iterator[Any]:
         for scored in totals.count(scores):
@@ -83,7 +86,7 @@ def run(arguments: Namespace) -> int:
     for line in table_lines(rows, arguments.format):
         print(line)
     if not totals.texts:
-        raise ValueError(f"{arguments.file} is empty: there is no text to score")
+        raise InputError(f"{arguments.file} is empty: there is no text to score")
     if arguments.html:
         write_text(
             Path(arguments.html), render_page(shown, f"Surprisal by {arguments.model}", model.config.vocab_size)

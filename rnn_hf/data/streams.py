@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from rnn_hf.errors import InputError
+
 
 class TokenStream:
     """A stream of tokens as `(inputs, targets)` windows over parallel columns.
@@ -23,7 +25,7 @@ class TokenStream:
         num_ranks: Number of processes; must divide `columns`.
 
     Raises:
-        ValueError: A number below 1, columns that do not divide evenly, or fewer tokens than columns.
+        InputError: A number below 1, columns that do not divide evenly, or fewer tokens than columns.
 
     Example:
 
@@ -34,13 +36,13 @@ class TokenStream:
     """
 
     def __init__(self, tokens: np.ndarray, start: int, columns: int, window: int, rank: int = 0, num_ranks: int = 1):
-        for name, value in (("number of columns (batch size)", columns), ("window", window)):
+        for name, value in (("columns", columns), ("window", window)):
             if value < 1:
-                raise ValueError(f"the {name} must be at least 1, got {value}")
+                raise InputError(f"`{name}` must be at least 1, got {value}")
         if columns % num_ranks:
-            raise ValueError(f"{columns} columns do not divide evenly among {num_ranks} processes")
+            raise InputError(f"`columns` must divide evenly among {num_ranks} processes, got {columns}")
         if len(tokens) < columns:
-            raise ValueError(f"{len(tokens)} tokens are too few for {columns} columns: lower the batch size")
+            raise InputError(f"{len(tokens)} tokens are too few for {columns} columns: lower the batch size")
         steps = len(tokens) // columns
         kept = torch.from_numpy(np.ascontiguousarray(tokens[: steps * columns])).long()
         before = torch.cat([kept.new_tensor([start]), kept[:-1]])
@@ -89,7 +91,8 @@ class TokenStream:
                 epoch, while all but one token of each goes on as in the text (Press, 2019).
         """
         generator = np.random.default_rng([seed, epoch])
-        stream, steps = copy.copy(self), self.targets.shape[1]
+        stream = copy.copy(self)
+        steps = self.targets.shape[1]
         if partial_shuffle:
             device = self.targets.device
             shifts = torch.from_numpy(generator.integers(0, steps, self.columns))[self.share, None].to(device)

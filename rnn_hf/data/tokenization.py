@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from rnn_hf.errors import InputError
 from rnn_hf.files import check_local
 
 
@@ -47,7 +48,7 @@ def build_tokenizer(
         1; see `unknown_id`).
 
     Raises:
-        ValueError: An unknown `kind`, a `vocab_size` below 3, or no text.
+        InputError: An unknown `kind`, a `vocab_size` below 3, or no text.
 
     Example:
 
@@ -58,15 +59,15 @@ def build_tokenizer(
     ' the cat <unk> <eos>'
     """
     if kind not in KINDS:
-        raise ValueError(f"tokenizer kind must be one of {', '.join(KINDS)}, got {kind!r}")
+        raise InputError(f"`kind` must be one of {', '.join(KINDS)}, got {kind!r}")
     if vocab_size is not None and vocab_size < 3:
-        raise ValueError(f"--vocab_size must be at least 3: {END}, {UNKNOWN} and a token; got {vocab_size}")
+        raise InputError(f"`vocab_size` must be at least 3: {END}, {UNKNOWN} and a token; got {vocab_size}")
     tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     tokenizer.normalizer = _normalizer(kind, lowercase)
     tokenizer.pre_tokenizer = _pre_tokenizer(kind)
     counts = _count(lines, tokenizer, kind, lowercase)
     if not counts:
-        raise ValueError("no text to build a vocabulary from")
+        raise InputError("no text to build a vocabulary from")
     vocabulary = _vocabulary(counts, vocab_size, min_frequency)
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
     # Not special, or skip_special_tokens would take a word out of text; an `unk_token` is special once it is loaded.
@@ -92,19 +93,19 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     """Any tokenizer by name or path; it needs an end token, which closes each line of a corpus.
 
     Raises:
-        ValueError: There is no such tokenizer, or it has no end token.
+        InputError: There is no such tokenizer, or it has no end token.
     """
     if close := difflib.get_close_matches(name_or_path, KINDS, n=1):
-        raise ValueError(f"--tokenizer {name_or_path!r}: did you mean {close[0]!r}?")
+        raise InputError(f"there is no tokenizer {name_or_path!r}; did you mean {close[0]!r}?")
     check_local(name_or_path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
         kinds = ", ".join(KINDS)
-        raise ValueError(f"--tokenizer {name_or_path!r} is none of {kinds} and does not load: {reason}") from error
+        raise InputError(f"the tokenizer {name_or_path!r} is none of {kinds} and does not load: {reason}") from error
     if tokenizer.eos_token_id is None:
-        raise ValueError(f"--tokenizer {name_or_path!r} has no eos_token, which must close each line")
+        raise InputError(f"the tokenizer {name_or_path!r} has no eos_token, which must close each line")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
@@ -126,8 +127,8 @@ def _encode_bare(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         # None is not taken; an empty sequence does nothing.
         backend.post_processor = processors.Sequence([])
     if tokenizer("a")["input_ids"] != tokenizer("a", add_special_tokens=False)["input_ids"]:
-        raise ValueError(
-            f"--tokenizer {name!r} puts tokens around each text: switch that off, as lines are one stream in training"
+        raise InputError(
+            f"the tokenizer {name!r} puts tokens around each text: switch that off, as lines form one stream"
         )
 
 

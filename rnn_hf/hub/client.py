@@ -44,7 +44,7 @@ def push(
 ) -> str:
     """Push a model to the Hub as one commit, with tokenizer, code, card and the files of its run.
 
-    What the repository has beside these files stays. Pushing the same again changes nothing, and after a failure it
+    Other files of the repository stay. Pushing the same again changes nothing, and after a failure it
     finishes the work: what was uploaded is not sent twice.
 
     Args:
@@ -62,7 +62,7 @@ def push(
 
     Raises:
         OSError: `model_dir` has no model, or one that does not load.
-        ValueError: As `build_repository`.
+        InputError: As `build_repository`.
         HubError: The Hub refused or could not be reached, or somebody else committed in between.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +122,7 @@ def push_folder(
     seen, tagged, folders = try_again(look, repo_id)
     if tagged:
         if not try_again(lambda: is_same(api, repo_id, tagged, folder), repo_id):
-            raise HubError(f"{repo_id} has a tag {tag} already, on other files: choose another --tag")
+            raise HubError(f"{repo_id} has a tag {tag} already, on other files: choose another `tag`")
         return f"{api.endpoint}/{repo_id}/commit/{tagged}"
 
     def commit() -> Any:

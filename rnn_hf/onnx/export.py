@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from rnn_hf import __version__
+from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
 from rnn_hf.loading import load_model
 from rnn_hf.models import RNNCache, RNNForCausalLM
@@ -57,18 +58,20 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
         The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions.
 
     Raises:
-        ValueError: `out_dir` is in use for something else; there is no such model; or as `build_graph`.
+        InputError: `out_dir` is in use for something else; there is no such model; or as `build_graph`.
         ExportError: The file differs from PyTorch.
-        ImportError: onnx or onnxruntime is not installed.
+        MissingPackageError: onnx or onnxruntime is not installed.
     """
     name, out_dir = str(name), Path(out_dir)
     check_target(out_dir)
-    onnx, onnxruntime = import_onnx(), import_onnxruntime()
+    onnx = import_onnx()
+    onnxruntime = import_onnxruntime()
     model: Any
     model, tokenizer = load_model(name)
     proto = build_graph(model, last_logits_only)
     onnx.checker.check_model(proto, full_check=True)
-    content, interface = proto.SerializeToString(), interface_of(model.config, last_logits_only)
+    content = proto.SerializeToString()
+    interface = interface_of(model.config, last_logits_only)
     versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "rnn_hf": __version__}
     versions |= {"torch": str(torch.__version__), "transformers": transformers.__version__}
     report = {
@@ -86,7 +89,7 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
         (folder / MODEL_FILE).write_bytes(content)
         config = copy.deepcopy(model.config)
         config.dtype, config.auto_map = torch.float32, {}
-        # Not save_pretrained: it may write code beside, of which half would lack.
+        # Not save_pretrained: it may also write code, half of which would be missing.
         config.to_json_file(folder / "config.json")
         model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -103,13 +106,13 @@ def check_target(out_dir: Path) -> None:
     """Refuse a directory that is in use for something else.
 
     Raises:
-        ValueError: It is a file, or has content and no export.json.
+        InputError: It is a file, or has content and no export.json.
     """
     if out_dir.exists() and not out_dir.is_dir():
-        raise ValueError(f"`out_dir` must be a directory, and {out_dir} is a file")
+        raise InputError(f"`out_dir` must be a directory, and {out_dir} is a file")
     content = {path.name for path in out_dir.iterdir()} - {".writing"} if out_dir.is_dir() else set()
     if content and REPORT_FILE not in content:
-        raise ValueError(
+        raise InputError(
             f"`out_dir` {out_dir} holds something that is no export (it has no {REPORT_FILE}): name a new directory"
         )
 
@@ -134,8 +137,8 @@ def verify(content: bytes, model: RNNForCausalLM, last_logits_only: bool) -> lis
         for state in interface["inputs"][1:]:
             inputs[state["name"]] = 2 * torch.rand(batch, state["shape"][1], generator=generator) - 1
         expected = run(model, inputs, last_logits_only)
-        found = run_session(session, inputs, list(expected))
-        differences = {name: difference(found[name], expected[name]) for name in expected}
+        actual = run_session(session, inputs, list(expected))
+        differences = {name: difference(actual[name], expected[name]) for name in expected}
         allowed = dict.fromkeys(expected, TOLERANCE)
         if not max(differences.values()) <= TOLERANCE:
             exact = run(copy.deepcopy(model).double(), inputs, last_logits_only)
@@ -160,7 +163,8 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
     try:
         outputs = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
     except Exception as error:
-        shape, reason = tuple(inputs["input_ids"].shape), " ".join(str(error).split())
+        shape = tuple(inputs["input_ids"].shape)
+        reason = " ".join(str(error).split())
         raise ExportError(f"the ONNX file is not kept: it fails at batch and sequence {shape}: {reason}") from error
     return dict(zip(names, outputs, strict=True))
 
@@ -172,17 +176,17 @@ def run(model: RNNForCausalLM, inputs: dict[str, torch.Tensor], last_logits_only
         layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))
     state.to(model.dtype)
     outputs = model(inputs["input_ids"], cache=state, logits_to_keep=int(last_logits_only), use_cache=True)
-    found = {"logits": outputs.logits}
+    tensors = {"logits": outputs.logits}
     for index, layer in enumerate(outputs.cache.layers):
-        found |= {f"present.{index}.hidden": layer.keys, f"present.{index}.cell": layer.values}
-    return {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
+        tensors |= {f"present.{index}.hidden": layer.keys, f"present.{index}.cell": layer.values}
+    return {name: tensor.numpy() for name, tensor in tensors.items() if tensor is not None}
 
 
-def difference(found: np.ndarray, expected: np.ndarray) -> float:
+def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of two arrays, relative to values above 1; infinite where the shapes differ."""
-    if found.shape != expected.shape:
+    if actual.shape != expected.shape:
         return float("inf")
-    return float((np.abs(found - expected) / np.maximum(1, np.abs(expected))).max())
+    return float((np.abs(actual - expected) / np.maximum(1, np.abs(expected))).max())
 
 
 def trtexec_command(interface: dict[str, Any]) -> str:
@@ -205,9 +209,10 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
     Raises:
         OSError: It is not.
-        ImportError: onnxruntime is not installed.
+        MissingPackageError: onnxruntime is not installed.
     """
-    report, path = read_json(folder / REPORT_FILE), folder / MODEL_FILE
+    report = read_json(folder / REPORT_FILE)
+    path = folder / MODEL_FILE
     if report is None or not path.is_file():
         raise FileNotFoundError(f"no export in {folder}: it needs {MODEL_FILE} and {REPORT_FILE}")
     for file, about in ((path, report), (folder / INT8_FILE, report.get("int8", {}))):

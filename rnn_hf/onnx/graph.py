@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from rnn_hf import __version__
+from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.models.cache_rnn import identity_of
 
@@ -64,14 +65,14 @@ def import_onnx() -> Any:
     """The module `onnx`.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        MissingPackageError: It is not installed; the message names the extra.
     """
     try:
         import onnx
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise ImportError("ONNX files need onnx: pip install 'rnn_hf[onnx]'") from error
+        raise MissingPackageError("ONNX files need onnx: pip install 'rnn_hf[onnx]'") from error
     return onnx
 
 
@@ -87,15 +88,16 @@ def build_graph(model: RNNForCausalLM, last_logits_only: bool = False) -> Any:
         last_logits_only: Whether `logits` are those of the last position, `(batch, 1, vocab_size)`, and not of all.
 
     Raises:
-        ValueError: It is no language model of this package, or has over 2 GB of weights, which no ONNX file holds.
-        ImportError: onnx is not installed.
+        InputError: It is no language model of this package, or has over 2 GB of weights, which no ONNX file holds.
+        MissingPackageError: onnx is not installed.
     """
     if not isinstance(model, RNNForCausalLM):
-        raise ValueError(f"`model` must be a language model of this package, not {type(model).__name__}")
+        raise InputError(f"`model` must be a language model of this package, not {type(model).__name__}")
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     if size > LARGEST_FILE:
-        raise ValueError(f"the weights take {size:,} bytes as float32, and an ONNX file holds at most 2 GB")
-    graph, config = Graph(), model.config
+        raise InputError(f"the weights take {size:,} bytes as float32, and an ONNX file holds at most 2 GB")
+    graph = Graph()
+    config = model.config
     words = graph.weight("model.embed_tokens.weight", model.model.embed_tokens.weight)
     outputs = graph.node("Gather", [words, graph.node("Transpose", ["input_ids"], "steps", perm=[1, 0])], "embeds")
     for index, layer in enumerate(model.model.layers):
@@ -189,8 +191,10 @@ def add_head(graph: Graph, model: RNNForCausalLM, hidden: str) -> str:
     if model.mixture is None:
         return graph.linear("logits", hidden, words, bias)
     mixture: Any = model.mixture
-    latent, prior = mixture.latent, mixture.prior
-    weight, latent_bias = graph.weight("latent.weight", latent.weight.T), graph.weight("latent.bias", latent.bias)
+    latent = mixture.latent
+    prior = mixture.prior
+    weight = graph.weight("latent.weight", latent.weight.T)
+    latent_bias = graph.weight("latent.bias", latent.bias)
     graph.linear("latent.linear", hidden, weight, latent_bias)
     graph.node("Tanh", ["latent.linear"], "latent.flat")
     shape = graph.weight("latent.shape", torch.tensor([0, 0, prior.out_features, -1]))  # 0: as it is
@@ -215,7 +219,8 @@ def untie(proto: Any) -> None:
     That leaves a product in float whose matrix is computed, though it be by turning the embedding alone. In float32
     one copy is as fast as two, since a runtime turns it when it loads the file, and the file is smaller by the second.
     """
-    numpy_helper, graph = import_onnx().numpy_helper, proto.graph
+    numpy_helper = import_onnx().numpy_helper
+    graph = proto.graph
     weights = {weight.name: weight for weight in graph.initializer}
     for node in [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]:
         turned = numpy_helper.to_array(weights[node.input[0]]).T.copy()
@@ -243,7 +248,8 @@ def interface_of(config: RNNConfig, last_logits_only: bool) -> dict[str, list[di
 
 def finish(graph: Graph, model: RNNForCausalLM, last_logits_only: bool) -> Any:
     """The model file of a graph, with its interface in the metadata."""
-    onnx, interface = graph.onnx, interface_of(model.config, last_logits_only)
+    onnx = graph.onnx
+    interface = interface_of(model.config, last_logits_only)
     types = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
     inputs, outputs = (
         [onnx.helper.make_tensor_value_info(v["name"], types[v["dtype"]], v["shape"]) for v in interface[side]]

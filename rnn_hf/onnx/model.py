@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import can_return_tuple, logging
 from transformers.utils.hub import cached_file
 
+from rnn_hf.errors import InputError
 from rnn_hf.models import RNNCache, RNNConfig
 from rnn_hf.models.cache_rnn import RECORDED_STEPS, check_state
 from rnn_hf.models.generation_rnn import RNNGenerationMixin
@@ -71,14 +72,14 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         self._head: Any = None
         self._metadata = metadata = session.get_modelmeta().custom_metadata_map
         if not {"identity", "logits"} <= set(metadata):
-            raise ValueError(f"{path} was not written by rnn_hf's exporter, scripts/export_onnx.py")
+            raise InputError(f"{path} was not written by rnn_hf's exporter: export the model by `rnn-hf export`")
         self.identity = metadata["identity"]
         self._gives_last = metadata["logits"] == "last"
         interface = interface_of(config, self._gives_last)
-        found = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
+        actual = {value.name: value.shape for value in (*session.get_inputs(), *session.get_outputs())}
         expected = {value["name"]: value["shape"] for side in interface.values() for value in side}
-        if found != expected:
-            raise ValueError(f"{path} is not the graph of its config.json: that has {expected}, and this {found}")
+        if actual != expected:
+            raise InputError(f"{path} is not the graph of its config.json: that has {expected}, and this {actual}")
         self._past = [value["name"] for value in interface["inputs"][1:]]
         self._widths = [value["shape"][1] for value in interface["inputs"][1:]]
 
@@ -102,16 +103,16 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
             hub: For a repository: `revision`, `token`, `cache_dir`, `local_files_only`, as transformers has them.
 
         Raises:
-            ImportError: onnxruntime is not installed; the message names the extra.
-            ValueError: A provider that is unknown or not installed, or a graph that is not that of `config.json`.
+            MissingPackageError: onnxruntime is not installed; the message names the extra.
+            InputError: A provider that is unknown or not installed, or a graph that is not that of `config.json`.
             OSError: There is no such folder or repository, it lacks the file, or the file is damaged.
         """
         check_provider(provider)
         if threads is not None and threads < 1:
-            raise ValueError(f"`threads` must be at least 1, or None for as many as PyTorch has; got {threads}")
+            raise InputError(f"`threads` must be at least 1, or None for as many as PyTorch has; got {threads}")
         config = AutoConfig.from_pretrained(name, **hub)
         if not isinstance(config, RNNConfig):
-            raise ValueError(f"{name} holds a {config.model_type}, which is no model of this package")
+            raise InputError(f"{name} holds a {config.model_type}, which is no model of this package")
         path = str(cached_file(name, file_name, **hub))
         if not os.path.exists(name):
             check_cached(name, Path(path))
@@ -138,7 +139,7 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         vars(self).update(state)
         self._session = open_session(self.name_or_path, self._provider, self._threads)
         if self._session.get_modelmeta().custom_metadata_map != self._metadata:
-            raise ValueError(f"{self.name_or_path} is no longer the file of the runner that was pickled or copied")
+            raise InputError(f"{self.name_or_path} is no longer the file of the runner that was pickled or copied")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -181,11 +182,12 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         first = max(time - logits_to_keep, 0) if isinstance(logits_to_keep, int) and logits_to_keep > 0 else 0
 
         kept: list[torch.Tensor] = []
-        loss, start = torch.zeros((), device="cpu"), 0
+        loss = torch.zeros((), device="cpu")
+        start = 0
         for size in self._pieces(rows, time, use_cache and cache.layers[0].record_past):
             part = slice(start, start + size)
-            found, states = self._run(ids[:, part], mask[:, part], states, min(max(first - start, 0), size))
-            logits = torch.from_numpy(found)
+            values, states = self._run(ids[:, part], mask[:, part], states, min(max(first - start, 0), size))
+            logits = torch.from_numpy(values)
             if use_cache:
                 self._write_state(cache, states, size)
             if targets is not None:
@@ -245,7 +247,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         up to there.
         """
         seen = mask.cumsum(axis=1)  # (B, T)
-        lengths, wanted = seen[:, -1], seen[:, first:]
+        lengths = seen[:, -1]
+        wanted = seen[:, first:]
         ids = np.take_along_axis(ids, (~mask).argsort(axis=1, kind="stable"), axis=1)
         unseen = np.maximum(wanted[:, 0] - 1, 0) if wanted.shape[1] else lengths  # tokens before the first wanted
         _, states = self._run_rows(ids, np.zeros_like(unseen), unseen, states, keep=False)
@@ -272,22 +275,23 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         if keep and self._gives_last:
             ends = np.arange(1, longest + 1)
         logits = np.empty((len(ids), longest if keep else 0, self.config.vocab_size), dtype=np.float32)
-        states, begin = list(states), 0
+        states = list(states)
+        begin = 0
         for end in ends:
             rows = np.flatnonzero(lengths >= end)
             columns = starts[rows, None] + np.arange(begin, end)
             feed = dict(zip(self._past, (state[rows] for state in states), strict=True))
-            found, *after = self._session.run(None, {"input_ids": ids[rows[:, None], columns], **feed})
+            values, *after = self._session.run(None, {"input_ids": ids[rows[:, None], columns], **feed})
             if len(rows) == len(ids):
                 states = after
             else:
                 states = [state.copy() for state in states]
                 for state, new in zip(states, after, strict=True):
                     state[rows] = new
-            if keep and found.shape == logits.shape:
-                logits = found
+            if keep and values.shape == logits.shape:
+                logits = values
             elif keep:
-                logits[rows, begin:end] = found
+                logits[rows, begin:end] = values
             begin = end
         return logits, states
 
@@ -332,7 +336,7 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
             ValueError: For `True`.
         """
         if mode:
-            raise ValueError("an ONNX graph is not trained: train the PyTorch model and export it anew")
+            raise ValueError("an ONNX graph is not trained: train the PyTorch model and export it again")
         return self
 
     def to(self, device: Any) -> "RNNONNXForCausalLM":

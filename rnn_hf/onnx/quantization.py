@@ -43,26 +43,26 @@ def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -
 
     Raises:
         OSError: `folder` is no export or not whole, or the disk is full.
-        ValueError: As `rnn_hf.evaluation.evaluate`.
-        ImportError: onnx or onnxruntime is not installed.
+        InputError: As `rnn_hf.evaluation.evaluate`.
+        MissingPackageError: onnx or onnxruntime is not installed.
     """
     import_onnx()
     folder = Path(folder)
     check_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = encode_stream(lines, tokenizer)
-    found: dict[str, Any] = {}
+    comparison: dict[str, Any] = {}
 
     def write(draft: Path) -> None:
         target = draft / INT8_FILE
         operators = write_int8(folder / MODEL_FILE, target)
         files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
-        found.update(_compare(folder, files, tokens, start_id(tokenizer), progress))
-        found.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
-        write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": found})
+        comparison.update(_compare(folder, files, tokens, start_id(tokenizer), progress))
+        comparison.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
+        write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": comparison})
 
     write_into(folder, write)
-    return found
+    return comparison
 
 
 def write_int8(source: Path, target: Path) -> set[str]:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.onnx.graph import import_onnx
 
 
@@ -22,12 +23,12 @@ def import_onnxruntime() -> Any:
     """The module `onnxruntime`.
 
     Raises:
-        ImportError: It is not installed; the message names the extra.
+        MissingPackageError: It is not installed; the message names the extra.
     """
     try:
         import onnxruntime
     except ImportError as error:
-        raise ImportError("running ONNX files needs onnxruntime: pip install 'rnn_hf[onnx]'") from error
+        raise MissingPackageError("running ONNX files needs onnxruntime: pip install 'rnn_hf[onnx]'") from error
     return onnxruntime
 
 
@@ -35,14 +36,14 @@ def check_provider(provider: str) -> None:
     """Refuse a provider that this installation has not.
 
     Raises:
-        ValueError: The message says which there are, and what brings the one asked for.
+        InputError: The message says which there are, and what brings the one asked for.
     """
     if provider not in PROVIDERS:
-        raise ValueError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
+        raise InputError(f"`provider` must be one of {', '.join(PROVIDERS)}, got {provider!r}")
     there, (needed, package) = import_onnxruntime().get_available_providers(), PROVIDERS[provider]
     if needed not in there:
-        raise ValueError(
-            f"provider {provider!r} is not there: this onnxruntime has {', '.join(there)}. Install {package} "
+        raise InputError(
+            f"`provider` {provider!r} is not there: this onnxruntime has {', '.join(there)}. Install {package} "
             "in place of onnxruntime"
         )
 
@@ -51,15 +52,16 @@ def open_session(graph: str | bytes, provider: str, threads: int) -> Any:
     """An ONNX Runtime session on a file or its content.
 
     Raises:
-        ImportError: The file is in 8 bits, and this release of ONNX Runtime computes these wrongly.
+        MissingPackageError: The file is in 8 bits, and this release of ONNX Runtime computes these wrongly.
         OSError: It is no graph that ONNX Runtime can load.
-        ValueError: The provider is installed and does not start.
+        InputError: The provider is installed and does not start.
     """
-    onnxruntime, wanted = import_onnxruntime(), PROVIDERS[provider][0]
+    onnxruntime = import_onnxruntime()
+    wanted = PROVIDERS[provider][0]
     if WRONG_INT8.match(onnxruntime.__version__):
         content = graph if isinstance(graph, bytes) else Path(graph).read_bytes() if Path(graph).is_file() else b""
         if b"MatMulInteger" in content or b"DynamicQuantizeLSTM" in content:
-            raise ImportError(
+            raise MissingPackageError(
                 f"onnxruntime {onnxruntime.__version__} multiplies 8-bit matrices wrongly on some CPUs: install 1.25 "
                 "or later, or 1.20, or take the float32 file"
             )
@@ -74,7 +76,7 @@ def open_session(graph: str | bytes, provider: str, threads: int) -> Any:
     except Exception as error:  # ONNX Runtime's own, one class a status, without a common base
         raise OSError(f"{graph if isinstance(graph, str) else 'the graph'} does not load: {error}") from error
     if wanted not in session.get_providers():
-        raise ValueError(f"provider {provider!r} did not start; ONNX Runtime has said above what it lacks")
+        raise InputError(f"`provider` {provider!r} did not start; ONNX Runtime has said above what it lacks")
     return session
 
 
@@ -82,12 +84,13 @@ def head_of(path: str, width: int) -> bytes:
     """The part of an exported graph from the last layer's output `hidden`, `(B, T, width)`, to `logits`.
 
     Raises:
-        ImportError: onnx is not installed; the message names the extra.
+        MissingPackageError: onnx is not installed; the message names the extra.
     """
     onnx = import_onnx()
     proto = onnx.load(path)
     makers = {output: node for node in proto.graph.node for output in node.output}
-    needed, names = set(), ["logits"]
+    needed: set[str] = set()
+    names = ["logits"]
     while names:
         name = names.pop()
         if name in makers and name != "hidden" and name not in needed:

@@ -183,6 +183,7 @@ class Completion:
         answer = {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
         if not is_last:
             return answer | {"choices": [choice]}
-        prompt, completion = self.request.input_ids.shape[1], self.writer.num_tokens
+        prompt = self.request.input_ids.shape[1]
+        completion = self.writer.num_tokens
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
         return answer | {"choices": [choice], "usage": usage}

@@ -134,9 +134,10 @@ def read_request(content: bytes | bytearray, served: Served) -> Request:
         raise Refused(f"the body must be a JSON object: {error}") from None
     if not isinstance(body, dict):
         raise Refused("the body must be a JSON object")
-    given = check_fields(body, served.name)
-    ids = served.tokenizer(given["prompt"], add_special_tokens=False)["input_ids"]
-    prompt_tokens, max_tokens = len(ids), given.get("max_tokens", DEFAULT_MAX_TOKENS)
+    fields = check_fields(body, served.name)
+    ids = served.tokenizer(fields["prompt"], add_special_tokens=False)["input_ids"]
+    prompt_tokens = len(ids)
+    max_tokens = fields.get("max_tokens", DEFAULT_MAX_TOKENS)
     if prompt_tokens == 0:
         raise Refused(f"prompt has no tokens: a text from its beginning has the prompt {served.start!r}", "prompt")
     if prompt_tokens + max_tokens > served.max_tokens_limit:
@@ -145,24 +146,24 @@ def read_request(content: bytes | bytearray, served: Served) -> Request:
             f"{served.max_tokens_limit}", "max_tokens",
         )  # fmt: skip
     settings: dict[str, Any] = {"max_new_tokens": max_tokens}
-    if "frequency_penalty" in given:
-        settings["repetition_penalty"] = 1.0 + given["frequency_penalty"]
-    if "temperature" in given or "top_p" in given:
-        settings["do_sample"] = given.get("temperature") != 0
+    if "frequency_penalty" in fields:
+        settings["repetition_penalty"] = 1.0 + fields["frequency_penalty"]
+    if "temperature" in fields or "top_p" in fields:
+        settings["do_sample"] = fields.get("temperature") != 0
     if settings.get("do_sample"):
-        settings |= {field: float(given[field]) for field in ("temperature", "top_p") if field in given}
-    stops = given.get("stop", [])
+        settings |= {field: float(fields[field]) for field in ("temperature", "top_p") if field in fields}
+    stops = fields.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
-    return Request(torch.tensor([ids], device="cpu"), settings, stops, given.get("seed"), given.get("stream", False))
+    return Request(torch.tensor([ids], device="cpu"), settings, stops, fields.get("seed"), fields.get("stream", False))
 
 
 def check_fields(body: dict[str, Any], name: str) -> dict[str, Any]:
     """The fields that are given and count, each of them as `RULES` has it; errors as of `read_request`."""
-    given = {field: value for field, value in body.items() if value is not None and field not in WITHOUT_EFFECT}
-    model = given.pop("model", name)
+    fields = {field: value for field, value in body.items() if value is not None and field not in WITHOUT_EFFECT}
+    model = fields.pop("model", name)
     if model != name:
         raise Refused(f"model: this server has {name!r} alone, not {model!r}", "model", status=404)
-    for field, value in given.items():
+    for field, value in fields.items():
         if field in NEUTRAL:
             if value != NEUTRAL[field]:
                 raise Refused(f"{field} has no effect here: leave it out, or at {json.dumps(NEUTRAL[field])}", field)
@@ -173,6 +174,6 @@ def check_fields(body: dict[str, Any], name: str) -> dict[str, Any]:
             # In Python, true and false are whole numbers.
             if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or not is_allowed(value):
                 raise Refused(f"{field} must be {words}", field)
-    if "prompt" not in given:
+    if "prompt" not in fields:
         raise Refused(f"prompt is missing: it must be {RULES['prompt'][2]}", "prompt")
-    return given
+    return fields

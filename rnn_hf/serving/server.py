@@ -17,6 +17,7 @@ from transformers.utils.import_utils import is_serve_available
 from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
+from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.files import check_local
 from rnn_hf.loading import device_of
 from rnn_hf.models import HEADS
@@ -53,18 +54,18 @@ def serve(
         device: One of `rnn_hf.loading.DEVICES`.
 
     Raises:
-        ImportError: A package of the extra is missing.
-        ValueError: An argument makes no sense, or the model does not load or cannot be served.
+        MissingPackageError: A package of the extra is missing.
+        InputError: An argument makes no sense, or the model does not load or cannot be served.
         OSError: Host and port cannot be listened on.
     """
     if not 0 <= port < 2**16:
-        raise ValueError(f"--port must be from 0 to 65535, got {port}")
+        raise InputError(f"`port` must be from 0 to 65535, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         # Before the model is loaded, so that a port in use is said at once.
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise OSError(f"cannot listen on --host {host} --port {port}: {error.strerror}") from error
+        raise OSError(f"cannot listen on `host` {host}, `port` {port}: {error.strerror}") from error
     with listening:
         set_verbosity_error()  # a request is no reason for a warning
         address, port = listening.getsockname()[:2]
@@ -92,11 +93,11 @@ def build_server(
         hosts: Names of this machine that requests may be for, without the port; `None` is any.
     """
     if not is_serve_available():
-        raise ImportError("a server needs fastapi, openai and uvicorn: pip install 'rnn_hf[serving]'")
+        raise MissingPackageError("a server needs fastapi, openai and uvicorn: pip install 'rnn_hf[serving]'")
     if max_tokens_limit < 2:
-        raise ValueError(f"--max_tokens_limit must be at least 2, a prompt and a new token; got {max_tokens_limit}")
+        raise InputError(f"`max_tokens_limit` must be at least 2, a prompt and a new token; got {max_tokens_limit}")
     if not 0 < time_limit < math.inf:
-        raise ValueError(f"--time_limit must be above 0 seconds, got {time_limit}")
+        raise InputError(f"`time_limit` must be above 0 seconds, got {time_limit}")
     import uvicorn
 
     served = load(name, max_tokens_limit, time_limit, with_unknown, device)
@@ -133,13 +134,13 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
         (architecture,) = config.architectures or ["RNNForCausalLM"]
         kind = HEADS["AutoModelForCausalLM"]
         if architecture != kind.__name__:
-            raise ValueError(f"it is a {architecture}, and no causal language model of this package")
+            raise InputError(f"it is a {architecture}, and no causal language model of this package")
         model = kind.from_pretrained(repository, revision=revision or None).eval()
         tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision or None)
         if getattr(tokenizer, "backend_tokenizer", None) is None or start_id(tokenizer) is None:
-            raise ValueError("its tokenizer must be a fast one, with an end token")
+            raise InputError("its tokenizer must be a fast one, with an end token")
         if vocab_size_of(tokenizer) > model.config.vocab_size:
-            raise ValueError(
+            raise InputError(
                 f"its tokenizer has ids up to {vocab_size_of(tokenizer) - 1}, and it knows {model.config.vocab_size}"
             )
         own = model.generation_config
@@ -156,7 +157,7 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
         try_out(served, start_id(tokenizer))
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"cannot serve the model {name}: {reason}") from error
+        raise InputError(f"cannot serve the model {name}: {reason}") from error
     return served
 
 
@@ -164,13 +165,13 @@ def try_out(served: Served, start: int) -> None:
     """Generate two tokens, so that what a generation config asks for and a server lacks is said at once.
 
     Raises:
-        ValueError: It asks for such a thing.
+        InputError: It asks for such a thing.
     """
     for do_sample in (False, True):
         request = Request(torch.tensor([[start]], device="cpu"), {"do_sample": do_sample, "max_new_tokens": 2}, [])
         try:
             Writer(served, request, lambda text: None, threading.Event()).generate()
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"its generation_config.json asks for what a server, which writes token by token, cannot do: {error}"
             ) from error

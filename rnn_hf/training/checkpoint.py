@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from rnn_hf.errors import InputError
 from rnn_hf.files import link_or_copy, read_json, write_into, write_json
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
@@ -49,8 +50,8 @@ class Progress:
 
 def named_as_checkpoints(output_dir: Path) -> list[Path]:
     """What is called checkpoint-N in `output_dir`, by N."""
-    found = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=step_of)
+    paths = [path for path in output_dir.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(paths, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -80,17 +81,17 @@ def remove(checkpoint: Path) -> None:
 
 
 def find_checkpoint(name: str, output_dir: Path) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` names; `None` for "last" where none was written yet, so that a
+    """The checkpoint that `resume_from_checkpoint` names; `None` for "last" where none was written yet, so that a
     run that was killed goes on by the command that started it, however early that was.
 
     Raises:
         FileNotFoundError: It names a directory that is no checkpoint.
     """
     if name == "last":
-        found = checkpoints(output_dir)
-        return found[-1] if found else None
+        whole = checkpoints(output_dir)
+        return whole[-1] if whole else None
     if not is_checkpoint(Path(name)):
-        raise FileNotFoundError(f"--resume_from_checkpoint {name}: not a checkpoint of a run")
+        raise FileNotFoundError(f"`resume_from_checkpoint` {name}: not a checkpoint of a run")
     return Path(name)
 
 
@@ -168,7 +169,7 @@ def writing(target: Path, draft: Path | None = None) -> Iterator[None]:
         kept = [path.name for path in checkpoints(target.parent)]
         raise OSError(
             f"cannot write {target}: {error}. If the disk is full, free some space and go on with "
-            f"--resume_from_checkpoint last; whole are {', '.join(kept) or 'no checkpoints yet'}"
+            f'`resume_from_checkpoint="last"`; whole are {", ".join(kept) or "no checkpoints yet"}'
         ) from error
 
 
@@ -204,25 +205,27 @@ def load_checkpoint(
     """Put a run back to where `save_checkpoint` left it; arguments as there.
 
     Raises:
-        ValueError: The checkpoint is of another run: a value of its identity differs, named in the message; or a file
+        InputError: The checkpoint is of another run: a value of its identity differs, named in the message; or a file
             of it is broken or missing.
     """
-    rank, model = accelerator.process_index, objective.model
+    rank = accelerator.process_index
+    model = objective.model
     with _reading(path, "progress.json"):
         saved = read_json(path / "progress.json")
-        progress, before = Progress(**saved["progress"]), dict(saved["identity"])
+        progress = Progress(**saved["progress"])
+        before = dict(saved["identity"])
     for name, value in identity.items():
         was = before.get(name, DEFAULTS.get(name))
         if was != value:
-            advice = f"; --init_from {path.parent} with another --output_dir trains its model on as a run of its own"
+            advice = f"; `init_from` {path.parent} with another `output_dir` trains its model on as a run of its own"
             advice = advice if name in TRAINING or name == "train_sha1" else ""
-            raise ValueError(f"{path} is of another run: {name} was {was!r}, is {value!r}{advice}")
+            raise InputError(f"{path} is of another run: `{name}` was {was!r}, is {value!r}{advice}")
     with _reading(path, WEIGHTS):
         weights = type(model).from_pretrained(path).state_dict()
     with _reading(path, "optimizer.pt"):
         parts = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
     with _reading(path, f"process-{rank}.pt"):
-        mine = torch.load(path / f"process-{rank}.pt", map_location="cpu", weights_only=True)
+        process = torch.load(path / f"process-{rank}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(weights)
     device = accelerator.device
     for group in parts["optimizer"]["param_groups"]:
@@ -236,16 +239,16 @@ def load_checkpoint(
     average.load_state_dict(parts["average"])
     objective.extra.load_state_dict(parts["extra"])
     state = None
-    if mine["state"]:
+    if process["state"]:
         state = RNNCache(model.config)
-        for layer, (hidden, cell) in zip(state.layers, mine["state"], strict=True):
+        for layer, (hidden, cell) in zip(state.layers, process["state"], strict=True):
             layer.update(hidden.to(device), None if cell is None else cell.to(device))
-    torch.set_rng_state(mine["generators"]["cpu"])
-    if "cuda" in mine["generators"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(mine["generators"]["cuda"])
-    if device.type == "cpu" and "threads" in mine:  # older checkpoints lack it
-        _take_threads(mine["threads"], accelerator)
-    CHOICES.update(mine.get("kernels", {}))
+    torch.set_rng_state(process["generators"]["cpu"])
+    if "cuda" in process["generators"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(process["generators"]["cuda"])
+    if device.type == "cpu" and "threads" in process:  # older checkpoints lack it
+        _take_threads(process["threads"], accelerator)
+    CHOICES.update(process.get("kernels", {}))
     return progress, state
 
 
@@ -269,7 +272,8 @@ def take_directory(output_dir: Path, resumed: Path | None, write_model: Callable
             (output_dir / name).unlink(missing_ok=True)
     if resumed is None:
         return
-    own, target = resumed / BEST, output_dir / WEIGHTS
+    own = resumed / BEST
+    target = output_dir / WEIGHTS
     best = own if own.is_file() else resumed.parent / WEIGHTS  # before the first validation, or by an older version
     if not best.is_file() or (target.is_file() and target.samefile(best)):
         return
@@ -289,16 +293,17 @@ def _reading(path: Path, name: str) -> Iterator[None]:
         yield
     except BROKEN as error:
         others = [str(other) for other in checkpoints(path.parent) if other.name != path.name]
-        advice = "put a whole copy in its place, or start again with --overwrite_output_dir true"
+        advice = "put a whole copy in its place, or start again with `overwrite_output_dir=True`"
         if others:
-            advice = f"go on with --resume_from_checkpoint {others[-1]}"
+            advice = f"go on with `resume_from_checkpoint` {others[-1]}"
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path / name} is broken or missing ({reason}): {advice}") from error
+        raise InputError(f"{path / name} is broken or missing ({reason}): {advice}") from error
 
 
 def _take_threads(threads: int, accelerator: Accelerator) -> None:
     """Compute on as many threads as before the checkpoint: they share out sums, so their number changes rounding."""
-    now, cores = torch.get_num_threads(), os.cpu_count() or 1
+    now = torch.get_num_threads()
+    cores = os.cpu_count() or 1
     if threads != now:
         torch.set_num_threads(threads)
         slow = f"; this machine has {cores} cores, so it will be slow" if threads > cores else ""

@@ -42,7 +42,7 @@ class Objective(nn.Module):
             `label_smoothing_factor` is the share of each target that is spread over all words.
 
     Attributes:
-        extra: What training has beside the model, empty for most recipes.
+        extra: What training has besides the model, empty for most recipes.
     """
 
     def __init__(self, model: RNNForCausalLM, arguments: TrainingArguments):

@@ -17,8 +17,10 @@ from rnn_hf.training.arguments import TrainingArguments
 
 
 def build_optimizer(model: nn.Module, arguments: TrainingArguments) -> Optimizer:
-    """The optimizer of `--optim` over all parameters, fused, as `Updater` needs it."""
-    parameters, rate, decay = model.parameters(), arguments.learning_rate, arguments.weight_decay
+    """The optimizer of `optim` over all parameters, fused, as `Updater` needs it."""
+    parameters = model.parameters()
+    rate = arguments.learning_rate
+    decay = arguments.weight_decay
     if arguments.optim == "sgd":
         sgd = SGD(parameters, lr=rate, momentum=arguments.momentum, weight_decay=decay, fused=True)
         if arguments.momentum:  # torch would begin with whatever lies in memory, where the first step is left out
@@ -74,7 +76,7 @@ class Updater:
 
 
 def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps: Sequence[int]) -> LRScheduler:
-    """The schedule of `--lr_scheduler_type`, stepped once an optimizer step; the plateau one once a validation.
+    """The schedule of `lr_scheduler_type`, stepped once an optimizer step; the plateau one once a validation.
 
     `step` multiplies the rate by `lr_decay` at the start of each epoch after the first `lr_decay_start`
     (Zaremba et al., 2014).
@@ -84,13 +86,15 @@ def build_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps: S
         arguments: Of the run.
         steps: Optimizer steps of each epoch, which differ where windows are drawn at random.
     """
-    total, kind = sum(steps), arguments.lr_scheduler_type
+    total = sum(steps)
+    kind = arguments.lr_scheduler_type
     if kind == "reduce_lr_on_plateau":
         return ReduceLROnPlateau(optimizer, factor=arguments.lr_decay, patience=arguments.lr_patience)
     if kind == "one_cycle":
         return OneCycleLR(optimizer, arguments.learning_rate, total_steps=total, cycle_momentum=False)
     if kind == "step":
-        ends, first = list(accumulate(steps)), arguments.lr_decay_start - 1
+        ends = list(accumulate(steps))
+        first = arguments.lr_decay_start - 1
         return LambdaLR(optimizer, lambda step: arguments.lr_decay ** max(0, bisect_right(ends, step) - first))
     name = "constant_with_warmup" if kind == "constant" else kind
     return get_scheduler(name, optimizer, num_warmup_steps=arguments.warmup_steps, num_training_steps=total)

@@ -14,7 +14,7 @@ from rnn_hf.training.checkpoint import checkpoints
 
 
 class Pusher:
-    """The pushes of one run: the best model so far and, with `--hub_strategy all_checkpoints`, its checkpoints.
+    """The pushes of one run: the best model so far and, with `hub_strategy="all_checkpoints"`, its checkpoints.
 
     Args:
         options: Of the run; its repository is made, and the right to write to it checked, here.

@@ -50,12 +50,12 @@ class Readings:
         losses, norms = torch.stack([loss for loss, _, _ in self.unread]), [norm for _, norm, _ in self.unread]
         if self.accelerator.num_processes > 1:  # all of them see, and judge, the same numbers
             losses = self.accelerator.reduce(losses, "mean")
-        found = torch.stack([losses, torch.stack(norms).to(losses)]).tolist()
+        values = torch.stack([losses, torch.stack(norms).to(losses)]).tolist()
         self.progress.seconds += time.perf_counter() - started
         rates = [rate for _, _, rate in self.unread]
         self.unread = []
         for step, (loss, norm, rate) in enumerate(
-            zip(*found, rates, strict=True), self.progress.step - len(rates) + 1
+            zip(*values, rates, strict=True), self.progress.step - len(rates) + 1
         ):
             self.check_finite(step, loss, norm, rate)
             self.progress.loss_since_log += loss
@@ -68,6 +68,6 @@ class Readings:
             return
         raise FloatingPointError(
             f"the loss is {loss:g} and the norm of the gradient {norm:g} at step {step} "
-            f"(learning rate {rate:g}): lower --learning_rate or --max_grad_norm, or warm up by --warmup_steps; "
+            f"(learning rate {rate:g}): lower `learning_rate` or `max_grad_norm`, or warm up by `warmup_steps`; "
             "the last checkpoint is untouched"
         )

@@ -54,8 +54,8 @@ class RecordedSteps:
             self.seen[shapes] += 1
             return self.step(windows, state)
         run, buffers, scalars = self.graphs[shapes]
-        for mine, given in zip(buffers, windows, strict=True):
-            for target, source in zip(mine, given, strict=True):
+        for recorded, window in zip(buffers, windows, strict=True):
+            for target, source in zip(recorded, window, strict=True):
                 target.copy_(source)
         self._take(state)
         self.rate.fill_(self.optimizer.param_groups[0]["lr"])

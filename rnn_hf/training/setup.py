@@ -27,6 +27,7 @@ from rnn_hf.data.tokenization import (
     unknown_id,
     vocab_size_of,
 )
+from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.evaluation import unigram_loss
 from rnn_hf.loading import load_model
 from rnn_hf.models import RNNConfig, RNNForCausalLM
@@ -85,11 +86,11 @@ def prepare_corpus(arguments: DataArguments) -> Corpus:
     """Load the training and validation text, build or load the tokenizer and encode the two streams.
 
     Raises:
-        ValueError: As `load_corpus` and `build_tokenizer`.
+        InputError: As `load_corpus` and `build_tokenizer`.
     """
     corpus = read_corpus(arguments)
     if "train" not in corpus:
-        raise ValueError("training needs a training text: --train_file FILE, or a --dataset_name with such a split")
+        raise InputError("training needs a training text: `train_file`, or a `dataset_name` with such a split")
     if "validation" not in corpus:
         corpus = split_off_validation(corpus["train"], arguments.validation_split_percentage)
     lines = {split: list(lines_of(corpus[split])) for split in ("train", "validation")}
@@ -108,29 +109,29 @@ def check_model(arguments: Arguments) -> None:
     """Refuse model arguments that are out of range or do not fit each other, before any data is read.
 
     Raises:
-        ValueError: Naming the argument.
+        InputError: Naming the argument.
     """
     try:
         RNNConfig(**asdict(arguments.model))
     except StrictDataclassError as error:
-        raise ValueError(str(error.__cause__ or error)) from error
+        raise InputError(str(error.__cause__ or error)) from error
 
 
 def trackers_of(report_to: str) -> list[str]:
-    """The names in `--report_to`.
+    """The names in `report_to`.
 
     Raises:
-        ValueError: One that Accelerate does not know.
-        ImportError: The package of one is not installed.
+        InputError: One that Accelerate does not know.
+        MissingPackageError: The package of one is not installed.
     """
     names = [name for name in map(str.strip, report_to.split(",")) if name not in ("", "none")]
     installed = {str(tracker) for tracker in get_available_trackers()}
     for name in names:
         if name not in {"all", *LOGGER_TYPE_TO_CLASS}:
             known = ", ".join(sorted(LOGGER_TYPE_TO_CLASS))
-            raise ValueError(f"--report_to {name}: there is no such tracker, only {known}, and all that are installed")
+            raise InputError(f"`report_to` {name}: there is no such tracker, only {known}, and all that are installed")
         if name not in {"all", *installed}:
-            raise ImportError(f"--report_to {name} needs a package that is not installed: pip install {name}")
+            raise MissingPackageError(f"`report_to` {name} needs a package that is not installed: pip install {name}")
     return names
 
 
@@ -146,11 +147,11 @@ def check_distribution(accelerator: Accelerator) -> None:
     """Refuse ways to distribute that do not fit recurrent networks.
 
     Raises:
-        ValueError: FSDP or DeepSpeed.
+        InputError: FSDP or DeepSpeed.
     """
     kind = accelerator.distributed_type
     if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise ValueError(
+        raise InputError(
             f"{kind.value} is not supported: it shards weights, which recurrent layers need whole and in one block. "
             "These networks fit on a single GPU: use plain data parallelism (DDP)"
         )
@@ -161,10 +162,10 @@ def set_up_process(options: TrainingArguments) -> None:
     in recurrent layers and nowhere else; that freed memory is kept; and whether kernels are measured.
 
     Raises:
-        ValueError: float16 without a GPU.
+        InputError: float16 without a GPU.
     """
     if options.fp16 and (options.use_cpu or not torch.cuda.is_available()):
-        raise ValueError("--fp16 needs a GPU: on a CPU compute in --bf16 or in float32")
+        raise InputError("`fp16` needs a GPU: on a CPU compute in `bf16` or in float32")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     keep_freed_memory()
     CHOICES.clear()  # what was measured before may have been by another rule
@@ -213,10 +214,10 @@ def choose_kernels(
 
 
 def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNNForCausalLM:
-    """A fresh model for the tokenizer, initialised from the run's seed, or with the weights of `--init_from`.
+    """A fresh model for the tokenizer, initialised from the run's seed, or with the weights of `init_from`.
 
     Raises:
-        ValueError: The weights do not load, or do not fit in vocabulary or shape.
+        InputError: The weights do not load, or do not fit in vocabulary or shape.
     """
     set_seed(arguments.training.seed)
     config = RNNConfig(
@@ -235,21 +236,23 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
 def _take_weights(model: RNNForCausalLM, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     """Give a model the weights of another one, which must have the same words in the same rows."""
     other, its_tokenizer = load_model(source)
-    ids, theirs = tokenizer.get_vocab(), its_tokenizer.get_vocab()
+    ids = tokenizer.get_vocab()
+    theirs = its_tokenizer.get_vocab()
     if ids != theirs:
         word = min((set(ids.items()) ^ set(theirs.items())), key=lambda item: item[1])[0]
         was, needed = (known.get(word, "missing") for known in (theirs, ids))
-        raise ValueError(
-            f"--init_from {source}: its vocabulary is another one, as the id of {word!r} is {was} there and {needed} "
-            f"here: train with --tokenizer {source}"
+        raise InputError(
+            f"`init_from` {source}: its vocabulary is another one, as the id of {word!r} is {was} there and {needed} "
+            f"here: train with `tokenizer` {source}"
         )
-    given = other.float().state_dict()
+    weights = other.float().state_dict()
     for name, tensor in model.state_dict().items():
-        was, needed = tuple(given[name].shape) if name in given else "missing", tuple(tensor.shape)
+        was = tuple(weights[name].shape) if name in weights else "missing"
+        needed = tuple(tensor.shape)
         if was != needed:
             advice = "give the model arguments and the data of the run that made it"
-            raise ValueError(f"--init_from {source}: {name} is {was} there and must be {needed}; {advice}")
-    model.load_state_dict(given)
+            raise InputError(f"`init_from` {source}: {name} is {was} there and must be {needed}; {advice}")
+    model.load_state_dict(weights)
 
 
 def identity_of(arguments: Arguments) -> dict[str, Any]:
@@ -264,12 +267,13 @@ def check_output_dir(arguments: Arguments) -> Path:
     Raises:
         FileExistsError: It holds another run and neither resuming nor overwriting was asked for.
         NotADirectoryError: It is a file.
-        ValueError: Its run.json is broken.
+        InputError: Its run.json is broken.
     """
     training = arguments.training
-    output_dir, resumed = Path(training.output_dir), training.resume_from_checkpoint
+    output_dir = Path(training.output_dir)
+    resumed = training.resume_from_checkpoint
     if output_dir.exists() and not output_dir.is_dir():
-        raise NotADirectoryError(f"--output_dir {output_dir} is a file")
+        raise NotADirectoryError(f"`output_dir` {output_dir} is a file")
     for path in named_as_checkpoints(output_dir):
         if not is_checkpoint(path):
             raise FileExistsError(f"{path} stands where checkpoints go and is none of this package: move it away")
@@ -277,16 +281,16 @@ def check_output_dir(arguments: Arguments) -> Path:
         return output_dir
     if not resumed:
         raise FileExistsError(
-            f"--output_dir {output_dir} holds a run: go on with --resume_from_checkpoint last, "
-            "replace it with --overwrite_output_dir true, or choose another directory"
+            f'`output_dir` {output_dir} holds a run: go on with `resume_from_checkpoint="last"`, '
+            "replace it with `overwrite_output_dir=True`, or choose another directory"
         )
     is_own = Path(resumed).parent.resolve() == output_dir.resolve()
     if resumed == "last":
         is_own = bool(checkpoints(output_dir)) or _is_of_these_arguments(output_dir, arguments)
     if not is_own:
         raise FileExistsError(
-            f"--output_dir {output_dir} holds another run than --resume_from_checkpoint {resumed} goes on with: "
-            "choose another directory, or replace what it holds with --overwrite_output_dir true"
+            f"`output_dir` {output_dir} holds another run than `resume_from_checkpoint` {resumed} goes on with: "
+            "choose another directory, or replace what it holds with `overwrite_output_dir=True`"
         )
     return output_dir
 

@@ -48,8 +48,8 @@ def test_processes_share_whole_columns(length, columns, window, ranks):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"length": 9, "columns": 0, "window": 2}, "batch size"),
-        ({"length": 9, "columns": 2, "window": 0}, "window"),
+        ({"length": 9, "columns": 0, "window": 2}, "`columns` must be at least 1"),
+        ({"length": 9, "columns": 2, "window": 0}, "`window` must be at least 1"),
         ({"length": 3, "columns": 4, "window": 2}, "too few"),
         ({"length": 9, "columns": 3, "window": 2, "num_ranks": 2}, "divide evenly"),
     ],

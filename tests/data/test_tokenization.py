@@ -117,11 +117,11 @@ def test_an_existing_tokenizer_loads_by_path_and_closes_its_lines(tokenizers, tm
 def test_wrong_arguments_are_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="whitespace, word, char"):
         build_tokenizer(LINES, "bpe")
-    with pytest.raises(ValueError, match="--vocab_size"):
+    with pytest.raises(ValueError, match="`vocab_size`"):
         build_tokenizer(LINES, vocab_size=2)
     with pytest.raises(ValueError, match="no text"):
         build_tokenizer(["   "])
     with pytest.raises(FileNotFoundError, match="there is no .*nothing"):
         load_tokenizer(str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="--tokenizer 'words': did you mean 'word'"):
+    with pytest.raises(ValueError, match="no tokenizer 'words'; did you mean 'word'"):
         load_tokenizer("words")

@@ -559,7 +559,7 @@ def test_providers_go_by_name_and_one_that_is_not_there_is_refused_with_what_to_
     # As where a library of CUDA is missing: ONNX Runtime goes on without the provider.
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
-    with pytest.raises(ValueError, match="provider 'cuda' did not start"):
+    with pytest.raises(ValueError, match="`provider` 'cuda' did not start"):
         load(folder, provider="cuda")
     with pytest.raises(ValueError, match="`threads` must be at least 1"):
         load(folder, threads=0)

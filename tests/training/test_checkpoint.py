@@ -116,7 +116,7 @@ def test_a_broken_file_of_a_checkpoint_is_named_with_the_one_to_go_on_from(run, 
     run("a", max_steps=2, **flags)
     broken = tmp_path / "a/checkpoint-2" / name
     whole = broken.read_bytes()
-    message = rf"checkpoint-2/{name} is broken or missing .*go on with --resume_from_checkpoint .*a/checkpoint-1$"
+    message = rf"checkpoint-2/{name} is broken or missing .*go on with `resume_from_checkpoint` .*a/checkpoint-1$"
     for content in (b"", b"half", whole[: len(whole) // 2]):
         broken.write_bytes(content)
         with pytest.raises(ValueError, match=message):

@@ -171,7 +171,7 @@ def test_a_run_starts_from_given_weights(run, tmp_path):
     run("second", init_from=tmp_path / "first", max_steps=1, learning_rate=1e-30, average_start_step=0)
     for name, tensor in weights(tmp_path / "second").items():
         torch.testing.assert_close(tensor, weights(tmp_path / "first")[name])
-    with pytest.raises(ValueError, match="--init_from .*first: .* is .* there and must be"):
+    with pytest.raises(ValueError, match="`init_from` .*first: .* is .* there and must be"):
         run("third", init_from=tmp_path / "first", hidden_size=13)
 
 
@@ -391,13 +391,13 @@ def test_checkpoints_are_pruned_to_the_limit(run, tmp_path):
 
 def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
     run("a", max_steps=2)
-    with pytest.raises(FileExistsError, match="--overwrite_output_dir"):
+    with pytest.raises(FileExistsError, match="`overwrite_output_dir=True`"):
         run("a", max_steps=2)
     for flag, value in (("hidden_size", 13), ("learning_rate", 4), ("seed", 5), ("window", 9)):
-        with pytest.raises(ValueError, match=f"another run: {flag} was") as error:
+        with pytest.raises(ValueError, match=f"another run: `{flag}` was") as error:
             run("a", resume_from_checkpoint="last", **{flag: value})
         # Weights of another shape cannot be trained on.
-        assert (f"--init_from {tmp_path / 'a'} with another --output_dir" in str(error.value)) == (
+        assert (f"`init_from` {tmp_path / 'a'} with another `output_dir`" in str(error.value)) == (
             flag != "hidden_size"
         )
     with pytest.raises(ValueError, match="train_sha1"):
@@ -405,7 +405,7 @@ def test_another_run_is_not_overwritten_nor_resumed(run, tmp_path, text):
     assert run("new", resume_from_checkpoint="last", max_steps=1)["result"]["steps"] == 1  # there is none yet
     run("none", max_steps=1, save_total_limit=0)
     for flags in ({"seed": 5}, {"train_file": text / "validation.txt"}):
-        with pytest.raises(FileExistsError, match="holds another run than --resume_from_checkpoint last"):
+        with pytest.raises(FileExistsError, match="holds another run than `resume_from_checkpoint` last"):
             run("none", resume_from_checkpoint="last", **flags)
     run("none", max_steps=1, resume_from_checkpoint="last", save_total_limit=0)
     (tmp_path / "none/run.json").write_text('{"project": "x"}')
@@ -427,7 +427,7 @@ def test_no_model_of_the_run_before_stands_beside_the_run_json_of_the_one_that_r
 def test_a_directory_with_checkpoints_alone_is_a_run_too(run, tmp_path):
     run("a", max_steps=2)
     (tmp_path / "a/run.json").unlink()
-    with pytest.raises(FileExistsError, match="go on with --resume_from_checkpoint last"):
+    with pytest.raises(FileExistsError, match='go on with `resume_from_checkpoint="last"`'):
         run("a")
 
 
@@ -528,7 +528,7 @@ def test_a_full_disk_at_the_best_model_or_a_line_of_metrics_is_named(run, tmp_pa
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_advice(run, tmp_path):
-    with pytest.raises(FloatingPointError, match="norm of the gradient .* at step .*lower --learning_rate"):
+    with pytest.raises(FloatingPointError, match="norm of the gradient .* at step .*lower `learning_rate`"):
         run("a", learning_rate=1e38, max_grad_norm=0, lr_scheduler_type="constant")
 
 

@@ -25,12 +25,12 @@ def test_sharded_weights_are_refused_with_the_reason(kind):
 
 
 def test_a_tracker_that_is_unknown_or_not_installed_is_refused_before_the_first_step(run, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="--report_to tensorbord: there is no such tracker, only .*tensorboard"):
+    with pytest.raises(ValueError, match="`report_to` tensorbord: there is no such tracker, only .*tensorboard"):
         run("a", report_to="tensorbord")
     monkeypatch.setattr(setup, "get_available_trackers", lambda: [LoggerType.TENSORBOARD])
     assert setup.trackers_of("none") == setup.trackers_of("") == []
     assert setup.trackers_of("tensorboard, all") == ["tensorboard", "all"]
-    with pytest.raises(ImportError, match=r"--report_to wandb .*: pip install wandb"):
+    with pytest.raises(ImportError, match=r"`report_to` wandb .*: pip install wandb"):
         run("a", report_to="tensorboard,wandb")
     assert not (tmp_path / "a").exists()
 
@@ -42,7 +42,7 @@ def test_weights_of_another_vocabulary_are_refused_by_word_and_taken_with_its_to
     other = tmp_path / "other.txt"
     other.write_text("\n".join([*lines, *["7 7 7"] * 400]))
     flags = {"train_file": other, "init_from": tmp_path / "first", "max_steps": 1, "learning_rate": 1e-30}
-    with pytest.raises(ValueError, match=r"--init_from .*the id of '.*' is \d+ there and \d+ here: train with --tok"):
+    with pytest.raises(ValueError, match=r"`init_from` .*the id of '.*' is \d+ there and \d+ here: train with `tok"):
         run("second", **flags)
     assert not (tmp_path / "second").exists()
     run("second", tokenizer=tmp_path / "first", **flags)
