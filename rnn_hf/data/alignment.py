@@ -1,0 +1,104 @@
+"""Labels of words on the pieces of a tokenizer, and back; rows as transformers' Trainer takes them."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from rnn_hf.errors import InputError
+
+
+IGNORED = -100  # a label that transformers' losses and metrics leave out
+
+
+def first_pieces(word_ids: Sequence[int | None]) -> dict[int, int]:
+    """Of each word of a text the position of its first piece; `word_ids` is as of a transformers encoding.
+
+    A word that was cut off, or of which the tokenizer leaves nothing, has none.
+
+    >>> first_pieces([None, 0, 1, 1, 3, None])
+    {0: 1, 1: 2, 3: 4}
+    """
+    positions: dict[int, int] = {}
+    for position, word in enumerate(word_ids):
+        if word is not None:
+            positions.setdefault(word, position)
+    return positions
+
+
+def labels_of_pieces(word_ids: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """Labels of words as labels of pieces: at the first piece of each word, -100 elsewhere.
+
+    >>> labels_of_pieces([0, 1, 1, 2], [7, 8, 9])
+    [7, 8, -100, 9]
+    """
+    aligned = [IGNORED] * len(word_ids)
+    for word, position in first_pieces(word_ids).items():
+        aligned[position] = labels[word]
+    return aligned
+
+
+def labels_of_words(word_ids: Sequence[int | None], predictions: Sequence[int], num_words: int) -> list[int | None]:
+    """The inverse: of predictions for pieces those at first pieces, one a word; `None` for a word without a piece.
+
+    >>> labels_of_words([0, 1, 1, 2], [7, 8, 5, 9], num_words=4)
+    [7, 8, 9, None]
+    """
+    positions = first_pieces(word_ids)
+    return [predictions[positions[word]] if word in positions else None for word in range(num_words)]
+
+
+def encode_rows(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> list[dict[str, Any]]:
+    """Rows of `LabelledData` as `input_ids` and `labels`, which `Trainer` and the collators of transformers take.
+
+    Rows of texts go with `DataCollatorWithPadding`, rows of words with `DataCollatorForTokenClassification`; these
+    pad, and make the attention mask.
+
+    Args:
+        rows: `text` or `words`, and `labels` if there are any.
+        tokenizer: A tokenizer of the `tokenizers` library.
+        max_length: Longer texts are cut to this number of tokens, with a warning that counts them and the words
+            whose labels are lost.
+
+    Raises:
+        InputError: The tokenizer is a slow one, which does not say which piece is of which word, or `max_length` is
+            below 1.
+    """
+    if not tokenizer.is_fast:
+        raise InputError("`tokenizer` must be a fast one (of the `tokenizers` library)")
+    if max_length is not None and max_length < 1:
+        raise InputError(f"`max_length` must be at least 1, got {max_length}")
+    if not rows:
+        return []
+    is_words = "words" in rows[0]
+    texts = [row["words" if is_words else "text"] for row in rows]
+    encodings = tokenizer(
+        texts,
+        is_split_into_words=is_words,
+        truncation=max_length is not None,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    # The tokenizer would keep the limit for the file that it is saved to.
+    tokenizer.backend_tokenizer.no_truncation()
+    encoded = []
+    for index, row in enumerate(rows):
+        features = {"input_ids": encodings["input_ids"][index]}
+        if "labels" in row:
+            labels = row["labels"]
+            features["labels"] = labels_of_pieces(encodings.word_ids(index), labels) if is_words else labels
+        encoded.append(features)
+    num_cut = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
+    if num_cut:
+        lost = ""
+        if is_words:
+            kept = sum(len(first_pieces(encodings.word_ids(index))) for index in range(len(rows)))
+            lost = f"; {sum(map(len, texts)) - kept:,} words lost their labels"
+        warnings.warn(
+            f"{num_cut:,} of {len(rows):,} texts are longer than {max_length} tokens and were cut{lost}", stacklevel=2
+        )
+    return encoded

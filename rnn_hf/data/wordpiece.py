@@ -1,0 +1,140 @@
+"""Tokenizers for labelled text: frequent words are whole, others are spelled by pieces that begin with `##`."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from rnn_hf.data.tokenization import WORD
+from rnn_hf.errors import InputError
+
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+CONTINUED = "##"
+# Stands for each character that the vocabulary lacks, so that such a character does not hide the rest of its word.
+UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+PIECES = ("learned", "characters", "none")
+LEARNED_PIECES = 1_000
+# The time to find pieces grows with the cube of the length. The longest word of the English Web Treebank has 140.
+LONGEST_WORD = 256
+
+
+def build_wordpiece(
+    texts: Iterable[str] | Iterable[Sequence[str]],
+    vocab_size: int | None = None,
+    min_frequency: int = 2,
+    lowercase: bool = False,
+    pieces: str = "learned",
+) -> PreTrainedTokenizerFast:
+    """Build a WordPiece tokenizer whose vocabulary has the frequent words of `texts` as a whole.
+
+    Text is split into words as by the `word` tokenizer (`build_tokenizer`). Where `texts` are lists of words, the
+    tokenizer splits at whitespace only, so that a word given with `is_split_into_words=True` stays one word: its first
+    piece is the only one without `##`.
+
+    Args:
+        texts: Text to train on, or for tasks that label words, lists of words.
+        vocab_size: Number of types in all; `None` keeps every word that is frequent enough.
+        min_frequency: A word is whole if it occurs this often.
+        lowercase: Lower-case the text, in the tokenizer too.
+        pieces: What spells other words: `"characters"`; `"learned"`, which are characters and up to 1,000 longer
+            pieces, learned from the words that are not whole; or `"none"`, where such a word is `[UNK]`.
+
+    Returns:
+        A tokenizer with `[PAD]` (id 0) and `[UNK]` (id 1) that pads on the right and puts nothing around a text. No
+        text has the id of a special token: `[PAD]` in a text is spelled as any other word. A character that `texts`
+        lack becomes U+FFFD, inside a word too. A word longer than 256 characters is `[UNK]`.
+
+    Raises:
+        InputError: A wrong argument, no text, or a `vocab_size` that does not hold all characters.
+
+    Example:
+
+    >>> tokenizer = build_wordpiece(["the cats sat", "the cats sit"], pieces="characters")
+    >>> tokenizer.tokenize("the cat sat")
+    ['the', 'c', '##a', '##t', 's', '##a', '##t']
+    """
+    if pieces not in PIECES:
+        raise InputError(f"`pieces` must be one of {', '.join(PIECES)}, got {pieces!r}")
+    tokenizer = Tokenizer(models.WordPiece())
+    tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
+    counts = _count_and_set_splitter(tokenizer, texts)
+    characters = sorted({character for word in counts for character in word} | {UNKNOWN_CHARACTER})
+    spelling = [] if pieces == "none" else [*characters, *(CONTINUED + character for character in characters)]
+    room = len(counts) if vocab_size is None else vocab_size - len({PAD, UNKNOWN, *spelling})
+    if room < 0 or (room == 0 and not spelling):
+        needed = len({PAD, UNKNOWN, *spelling}) + (not spelling)
+        raise InputError(f"`vocab_size` must be at least {needed} to hold every character, got {vocab_size}")
+    num_learned = 0
+    if pieces == "learned":
+        num_learned = LEARNED_PIECES if vocab_size is None else min(LEARNED_PIECES, room // 2)
+    whole = _whole_words(counts, set(spelling), min_frequency, room - (num_learned if vocab_size else 0))
+    learned = _learn(sorted(counts.keys() - set(whole)), spelling, num_learned) if num_learned else []
+    vocabulary = {
+        token: index for index, token in enumerate(dict.fromkeys([PAD, UNKNOWN, *spelling, *learned, *whole]))
+    }
+    tokenizer.model = models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD)
+    if spelling:
+        tokenizer.normalizer = _normalizer(characters, lowercase)
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUED, cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token=UNKNOWN,
+        pad_token=PAD,
+        padding_side="right",
+        split_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _count_and_set_splitter(tokenizer: Tokenizer, texts: Iterable[str] | Iterable[Sequence[str]]) -> Counter[str]:
+    """Occurrences of each word, and the tokenizer's way to split text into words, which the type of `texts` says."""
+    units: Counter[str] = Counter()
+    types = set()
+    for text in texts:
+        types.add(isinstance(text, str))
+        units.update([text] if isinstance(text, str) else text)
+    if len(types) > 1:
+        raise InputError("`texts` must be either all strings or all lists of words")
+    # The mark of a continued piece cannot come from the text: at `##` a word is cut.
+    inner = pre_tokenizers.Split(Regex(WORD if types == {True} else "#(?=#)"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), inner])
+    normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
+    counts: Counter[str] = Counter()
+    for unit, count in units.items():
+        for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalize(unit)):
+            counts[word] += count
+    if not counts:
+        raise InputError("`texts` has no word to build a vocabulary from")
+    return counts
+
+
+def _whole_words(counts: Counter[str], other: Collection[str], min_frequency: int, limit: int) -> list[str]:
+    """The frequent words, most frequent first; equally frequent ones by alphabet, whatever the order of the texts."""
+    frequent = [word for word, count in counts.items() if count >= min_frequency and word not in other]
+    return sorted(frequent, key=lambda word: (-counts[word], word))[:limit]
+
+
+def _learn(words: list[str], spelling: list[str], number: int) -> list[str]:
+    """The pieces that WordPiece training puts together from characters within `words`."""
+    tokenizer = Tokenizer(models.WordPiece())
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=len(spelling) + number,
+        min_frequency=2,
+        continuing_subword_prefix=CONTINUED,
+        show_progress=False,
+        # As special tokens they have their ids in this order. Otherwise the order is random, and with it what is
+        # learned where two pieces are equally frequent.
+        special_tokens=spelling,
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    return sorted(tokenizer.get_vocab().keys() - set(spelling))
+
+
+def _normalizer(characters: list[str], lowercase: bool) -> normalizers.Normalizer:
+    codes = "".join(rf"\x{{{ord(character):x}}}" for character in characters)
+    unknown = normalizers.Replace(Regex(rf"[^\s{codes}]"), UNKNOWN_CHARACTER)
+    return normalizers.Sequence([normalizers.Lowercase(), unknown]) if lowercase else unknown
