@@ -77,8 +77,9 @@ cards: $(VENV)/.demo  ## write code and cards of model_cards/, and the tables of
 	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/))
 	$(BIN)/python scripts/results.py
 
-verify: $(VENV)/.demo  ## evaluate the weights of model_cards/ again; Penn Treebank's need PTB_DIR=DIR
-	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/)) --verify $(if $(PTB_DIR),--ptb_dir $(PTB_DIR))
+verify: $(VENV)/.demo  ## evaluate the weights of model_cards/ again; some need their corpus: PTB_DIR=DIR and the like
+	$(BIN)/python scripts/cards.py $(patsubst %/,%,$(wildcard model_cards/*/)) --verify --corpus_dir $(if $(PTB_DIR),ptb=$(PTB_DIR)) \
+		$(if $(MR_DIR),mr=$(MR_DIR)) $(if $(EWT_DIR),ewt_pos=$(EWT_DIR))
 
 benchmark: $(VENV)/.demo  ## measure speed on this machine
 	$(BIN)/python scripts/benchmark.py train

@@ -8,16 +8,22 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from rnn_hf.data.named_corpora import CORPORA
+from rnn_hf.errors import InputError
+from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.files import read_json, read_json_lines
 from rnn_hf.runs import describe_weights, read_run
+from rnn_hf.tasks import METRICS, Metric, task_of_run
 
 
 # Arguments that say where and with how many words a run is made, not what it is.
 INCIDENTAL = {
     "seed", "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "save_steps", "save_total_limit",
     "logging_steps", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy",
-    "ptb_dir", "train_file", "validation_file", "test_file",
+    "train_file", "validation_file", "test_file",
+    *(corpus.directory_argument for corpus in CORPORA.values() if corpus.directory_argument),
 }  # fmt: skip
+LARGEST = finite_perplexity(math.inf)  # what a file says of a run that went astray
 SCORES = ("validation", "test", "bits_per_character")
 
 
@@ -32,7 +38,7 @@ def compare(directories: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
         alone: names of `runs`, `seeds`, and of each score that all have its `mean` and sample `deviation`.
 
     Raises:
-        ValueError: As `describe_run`.
+        InputError: As `describe_run`.
     """
     runs, groups = [], defaultdict(list)
     for directory in directories:
@@ -46,21 +52,27 @@ def compare(directories: Iterable[Path]) -> dict[str, list[dict[str, Any]]]:
 def describe_run(directory: Path) -> dict[str, Any]:
     """One run as plain values, `None` for what is not known.
 
-    `validation` is the best perplexity of the run's own validation, which every run has, and `test` that of
-    evaluation.json, if it was made of the weights that are there. `bits_per_character` is of validation, for models of
-    characters.
+    `validation` is the best score of the run's own validation, by the metric of its task (`metric`), which every run
+    has, and `test` that of evaluation.json, if it was made of the weights that are there. `bits_per_character` is of
+    validation, for language models of characters.
 
     Raises:
-        ValueError: There is no run in the directory, or one of its files is broken.
+        InputError: There is no run in the directory, or one of its files is broken.
     """
     run = read_run(directory / "run.json")
     if run is None:
         inside = sorted(path.parent.name for path in directory.glob("*/run.json"))
         hint = f"; there are runs in it: {', '.join(inside)}" if inside else ""
-        raise ValueError(f"{directory} has no run.json of a training run{hint}")
+        raise InputError(f"{directory} has no run.json of a training run{hint}")
     model, data, training = (run["arguments"][part] for part in ("model", "data", "training"))
     rows, result = read_json_lines(directory / "metrics.jsonl"), run.get("result") or {}
+    metric = task_of_run(run).metric
+    scores = [row[f"validation_{metric.name}"] for row in rows if f"validation_{metric.name}" in row]
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
+    score = result.get(f"best_validation_{metric.name}")
+    score = score if score is not None else metric.best(scores)
+    if score is not None and score >= LARGEST:
+        score = math.inf
     loss = result.get("best_validation_loss") or min(losses, default=None)
     is_of_characters = data.get("tokenizer") == "char" or (run.get("data") or {}).get("unit") == "character"
     recipe = run["arguments"].get("recipe")
@@ -75,8 +87,9 @@ def describe_run(directory: Path) -> dict[str, Any]:
         "is_complete": result.get("is_complete", False),
         "seed": training.get("seed"),
         "minutes": result.get("minutes"),
-        "validation": None if loss is None else _perplexity(loss),
-        "test": _test(directory),
+        "metric": metric.name,
+        "validation": score,
+        "test": _test(directory, metric),
         "bits_per_character": loss / math.log(2) if is_of_characters and loss is not None else None,
     }
 
@@ -84,33 +97,36 @@ def describe_run(directory: Path) -> dict[str, Any]:
 def table_rows(comparison: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
     """A comparison as cells of text: a row a run, then a row a group of seeds, empty columns left out."""
     rows = []
+    has_several = len({run["metric"] for run in comparison["runs"]}) > 1
     for run in comparison["runs"]:
         epochs = "" if run["epochs"] is None else f"{run['epochs']:.3g}"
         epochs += "" if run["is_complete"] else f" of {run['epochs_planned']}"
         parts = {"run": run["run"], "recipe": run["recipe"], "cell": run["cell"], "size": run["size"]}
         parts |= {"parameters": f"{run['parameters']:,}" if run["parameters"] else None, "epochs": epochs}
         parts |= {"seed": run["seed"], "minutes": None if run["minutes"] is None else f"{run['minutes']:.1f}"}
-        rows.append(parts | {score: None if run[score] is None else f"{run[score]:.2f}" for score in SCORES})
+        parts |= {"metric": METRICS[run["metric"]].title if has_several else None}
+        rows.append(parts | {name: None if run[name] is None else _text(name, run[name], run) for name in SCORES})
     for group in comparison["groups"]:
         scores = {
-            score: f"{group[score]['mean']:.2f} ± {group[score]['deviation']:.2f}" if score in group else None
-            for score in SCORES
+            name: f"{_text(name, group[name]['mean'], group)} ± {_text(name, group[name]['deviation'], group)}"
+            for name in SCORES
+            if name in group
         }
         rows.append(dict.fromkeys(rows[0]) | {"run": f"mean of {', '.join(group['runs'])}"} | scores)
     filled = [column for column in rows[0] if any(row[column] not in (None, "") for row in rows)] if rows else []
     return [{column: "" if row[column] is None else str(row[column]) for column in filled} for row in rows]
 
 
-def _perplexity(loss: float) -> float:
-    return math.exp(loss) if loss < 700 else math.inf
+def _text(name: str, value: float, row: Mapping[str, Any]) -> str:
+    return f"{value:.2f}" if name == "bits_per_character" else METRICS[row["metric"]].text(value)
 
 
-def _test(directory: Path) -> float | None:
-    """Perplexity of evaluation.json on the test split, unless the weights beside it are others."""
+def _test(directory: Path, metric: Metric) -> float | None:
+    """The metric of evaluation.json on the test split, unless the weights in the directory are others."""
     evaluation = read_json(directory / "evaluation.json") or {}
     if (directory / "model.safetensors").is_file() and evaluation.get("weights") != describe_weights(directory):
         return None
-    return ((evaluation.get("scores") or {}).get("test") or {}).get("perplexity")
+    return ((evaluation.get("scores") or {}).get("test") or {}).get(metric.name)
 
 
 def _identity(run: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -126,6 +142,7 @@ def _identity(run: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {"runs": [row["run"] for row in rows], "seeds": [row["seed"] for row in rows]}
+    summary["metric"] = rows[0]["metric"]
     for score in SCORES:
         values = [row[score] for row in rows]
         if all(value is not None and math.isfinite(value) for value in values):

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from rnn_hf.data.corpora import Texts, lines_of
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream, start_id
+from rnn_hf.errors import InputError
 from rnn_hf.loading import input_device, load_model
 
 
@@ -50,11 +51,11 @@ def evaluate_splits(
     """The scores of a checkpoint on splits of a corpus; arguments as in `load_model` and `evaluate`.
 
     Raises:
-        ValueError: The corpus lacks a split, before the model is loaded; or as `load_model` and `evaluate`.
+        InputError: The corpus lacks a split, before the model is loaded; or as `load_model` and `evaluate`.
     """
     for split in splits:
         if split not in corpus:
-            raise ValueError(f"the corpus has no split {split!r}, only {', '.join(corpus)}")
+            raise InputError(f"the corpus has no split {split!r}, only {', '.join(corpus)}")
     model, tokenizer = load_model(name, revision, device)
     scores = {}
     for split in splits:
@@ -82,12 +83,12 @@ def check_token_ids(model: Any, *parts: np.ndarray | Sequence[int]) -> None:
         parts: Ids, `(tokens,)` each.
 
     Raises:
-        ValueError: An id outside the vocabulary.
+        InputError: An id outside the vocabulary.
     """
     size = model.config.vocab_size
     for token in (int(limit(part)) for part in parts if len(part) for limit in (np.min, np.max)):
         if not 0 <= token < size:
-            raise ValueError(
+            raise InputError(
                 f"token id {token} is outside the model's vocabulary of {size}: "
                 "the text was encoded with another tokenizer"
             )
@@ -116,7 +117,7 @@ def evaluate(
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: An id outside the vocabulary, or as `TokenStream`.
+        InputError: An id outside the vocabulary, or as `TokenStream`.
 
     Example:
 

@@ -11,6 +11,7 @@ from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 
 from rnn_hf.data.corpora import Texts, load_corpus, split_off_validation
+from rnn_hf.errors import InputError
 from rnn_hf.files import check_local, read_json, sha256_of, write_json
 
 
@@ -27,12 +28,31 @@ def read_run(path: Path) -> dict[str, Any] | None:
     """What a training run of this package wrote into run.json; `None` for no file, or one of another program.
 
     Raises:
-        ValueError: As `read_json`.
+        InputError: As `read_json`.
     """
     run = read_json(path)
     arguments = run.get("arguments") if run else None
     parts = [arguments.get(part) for part in ("model", "data", "training")] if isinstance(arguments, dict) else [None]
     return run if all(isinstance(part, dict) for part in parts) else None
+
+
+def run_of(name: str, revision: str | None = None) -> dict[str, Any] | None:
+    """The content of the run.json of the run that made a model; `None` for a model without one.
+
+    Args:
+        name: Directory of the model, or its name on the Hub.
+        revision: Branch, tag or commit on the Hub.
+
+    Raises:
+        FileNotFoundError: The name can only be a path, and is not there.
+        InputError: The file is broken.
+    """
+    check_local(name)
+    path = Path(name) / "run.json"
+    if not Path(name).is_dir():
+        with suppress(OSError, ValueError):  # not there, not reachable, not a name
+            path = Path(hf_hub_download(name, "run.json", revision=revision))
+    return read_run(path)
 
 
 def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Texts:
@@ -44,25 +64,22 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Text
         given: Arguments of `rnn_hf.data.corpora.load_corpus`, which then count alone.
 
     Raises:
-        ValueError: Nothing is given and there is no run.json of a run, or a broken one; or as `load_corpus`.
+        InputError: Nothing is given and there is no run.json of a run, or a broken one; or as `load_corpus`.
     """
-    check_local(name)
     if given:
+        check_local(name)
         return load_corpus(**given)
-    path = Path(name) / "run.json"
-    if not Path(name).is_dir():
-        with suppress(OSError, ValueError):  # not there, not reachable, not a name: the corpus must be given
-            path = Path(hf_hub_download(name, "run.json", revision=revision))
-    run = read_run(path)
+    run = run_of(name, revision)
     if run is None:
-        raise ValueError(
-            f"{name} has no run.json of a training run: name a corpus by --dataset_name, --ptb_dir or --test_file"
+        raise InputError(
+            f"{name} has no run.json of a training run: name a corpus by `dataset_name`, `ptb_dir` or `test_file`"
         )
     data = run["arguments"]["data"]
     try:
         corpus = load_corpus(**{key: data[key] for key in signature(load_corpus).parameters if key in data})
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}, as {path} calls it: give the files of the corpus by flags") from error
+        message = f"{error}, as the run.json of {name} calls it: name the files of the corpus"
+        raise FileNotFoundError(message) from error
     if "train" in corpus and "validation" not in corpus:
         corpus |= split_off_validation(corpus["train"], data.get("validation_split_percentage", 5))
     return corpus
@@ -94,11 +111,11 @@ def describe_weights(model_dir: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: It has no model.safetensors.
-        ValueError: They are in several files.
+        InputError: They are in several files.
     """
     path = model_dir / "model.safetensors"
     if path.with_name(f"{path.name}.index.json").is_file():
-        raise ValueError(
+        raise InputError(
             f"the weights in {model_dir} stand in several files: save them in one (max_shard_size='50GB')"
         )
     if not path.is_file():

@@ -1,7 +1,7 @@
 """Write code and card of stored models anew, or evaluate their weights again and compare with the cards.
 
 python scripts/cards.py MODEL [MODEL ...] [--check]
-python scripts/cards.py MODEL [MODEL ...] --verify [--ptb_dir DIR]
+python scripts/cards.py MODEL [MODEL ...] --verify [--corpus_dir NAME=DIR ...]
 """
 
 import tempfile
@@ -11,7 +11,9 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
-from rnn_hf.hub.cards import TOLERANCE, name_of, needs_ptb, verify_card
+from rnn_hf.data.named_corpora import CORPORA
+from rnn_hf.errors import InputError
+from rnn_hf.hub.cards import TOLERANCE, corpus_of, name_of, verify_card
 from rnn_hf.hub.repository import build_repository
 
 
@@ -26,16 +28,19 @@ def check(model_dir: Path) -> bool:
     return not old
 
 
-def verify(model_dir: Path, ptb_dir: str | None) -> bool:
+def verify(model_dir: Path, directories: dict[str, str]) -> bool:
     """Whether a card's figures are those of the weights; prints each."""
-    if needs_ptb(model_dir) and not ptb_dir:
-        print(f"{model_dir}: NOT VERIFIED, needs --ptb_dir DIR (make verify PTB_DIR=DIR)")
+    corpus = corpus_of(model_dir)
+    directory = directories.get(corpus or "")
+    if corpus and CORPORA[corpus].directory_argument and not directory:
+        print(f"{model_dir}: NOT VERIFIED, needs --corpus_dir {corpus}=DIR")
         return True
     holds = True
-    for split, (printed, found) in verify_card(model_dir, ptb_dir).items():
-        differs = abs(found - printed) > TOLERANCE
+    for (split, metric), (printed, measured) in verify_card(model_dir, directory).items():
+        differs = abs(measured - printed) > TOLERANCE
         holds = holds and not differs
-        print(f"{model_dir}: {split} perplexity {printed:.2f} on the card, {found:.2f} found{' DIFFERS' * differs}")
+        what = f"{split} {metric} {printed:.2f} on the card, {measured:.2f} measured"
+        print(f"{model_dir}: {what}{' DIFFERS' * differs}")
     return holds
 
 
@@ -45,13 +50,18 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="write nothing; exit 1 if code or card is out of date")
     what.add_argument("--verify", action="store_true", help="evaluate again; exit 1 if a figure is off by over 0.05")
-    parser.add_argument("--ptb_dir", help="directory with ptb.{train,valid,test}.txt, for the models of that corpus")
+    parser.add_argument(
+        "--corpus_dir", metavar="NAME=DIR", nargs="*", default=[], help="directory of a corpus, such as ptb=DIR"
+    )
     arguments = parser.parse_args()
+    directories = dict(text.partition("=")[::2] for text in arguments.corpus_dir)
+    if unknown := directories.keys() - CORPORA.keys():
+        raise InputError(f"--corpus_dir: no corpus {', '.join(sorted(unknown))}, only {', '.join(CORPORA)}")
     disable_progress_bar()
     is_well = True
     for model_dir in map(Path, arguments.models):
         if arguments.verify:
-            is_well = verify(model_dir, arguments.ptb_dir) and is_well
+            is_well = verify(model_dir, directories) and is_well
         elif arguments.check:
             is_well = check(model_dir) and is_well
         else:

@@ -44,10 +44,10 @@ MAY_USE = {
         "loading",
         "minimal_pairs",
     }
-    | {"onnx", "runs", "scoring", "serving", "surprisal_page", "training"},
-    "comparison": BELOW_ALL | {"runs"},
+    | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training"},
+    "comparison": BELOW_ALL | {"evaluation", "runs", "tasks"},
     "evaluation": BELOW_ALL | {"loading"},
-    "hub": BELOW_ALL | {"evaluation", "onnx", "runs"},
+    "hub": BELOW_ALL | {"onnx", "runs", "tasks"},
     "latency": {"errors"},
     "loading": BELOW_ALL | {"onnx"},
     "minimal_pairs": BELOW_ALL | {"scoring"},
@@ -56,7 +56,8 @@ MAY_USE = {
     "scoring": BELOW_ALL | {"evaluation", "loading"},
     "serving": BELOW_ALL | {"loading"},
     "surprisal_page": BELOW_ALL | {"scoring"},
-    "training": BELOW_ALL | {"evaluation", "hub", "loading", "runs"},
+    "tasks": BELOW_ALL | {"evaluation", "loading", "runs"},
+    "training": BELOW_ALL | {"evaluation", "hub", "loading", "runs", "tasks"},
 }
 
 # NumPy comes with transformers, which cannot be installed without it.

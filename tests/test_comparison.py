@@ -8,6 +8,7 @@ import pytest
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.comparison import compare, describe_run, table_rows
+from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.runs import describe_weights
 from rnn_hf.tables import aligned
 
@@ -15,6 +16,7 @@ from rnn_hf.tables import aligned
 def write_run(directory, loss=4.0, seed=1, test=None, tokenizer="word", result=None, **training):
     directory.mkdir()
     finished = {"best_validation_loss": loss, "epochs": 3.0, "is_complete": True, "minutes": 1.5}
+    finished["best_validation_perplexity"] = finite_perplexity(loss)
     run = {
         "arguments": {
             "model": {"cell_type": "gru", "num_hidden_layers": 2, "hidden_size": 8},
@@ -39,7 +41,9 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path):
         for seed, (loss, test) in enumerate(zip(losses, tests, strict=True))
     ]
     runs.append(write_run(tmp_path / "other", 4.0, 5, 60.0, learning_rate=2))
-    runs.append(write_run(tmp_path / "shorter", 4.0, 6, 60.0, result={"best_validation_loss": 4.0, "epochs": 1.0}))
+    runs.append(
+        write_run(tmp_path / "shorter", 4.0, 6, 60.0, result={"best_validation_perplexity": 54.6, "epochs": 1.0})
+    )
     comparison = compare(runs)
     assert [row["run"] for row in comparison["runs"]] == ["seed0", "seed1", "seed2", "other", "shorter"]
     (group,) = comparison["groups"]
@@ -66,7 +70,10 @@ def test_a_test_score_of_a_group_needs_one_of_each_run(tmp_path):
 
 def test_of_characters_bits_are_told_and_a_run_under_way_by_what_it_has_logged(tmp_path):
     run = write_run(tmp_path / "run", tokenizer="char", result={})
-    rows = [{"step": 1, "epoch": 0.5, "validation_loss": 3.0}, {"step": 2, "epoch": 1.0, "validation_loss": 2.0}]
+    rows = [
+        {"step": step, "epoch": step / 2, "validation_loss": loss, "validation_perplexity": math.exp(loss)}
+        for step, loss in ((1, 3.0), (2, 2.0))
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     row = describe_run(run)
     assert (row["epochs"], row["is_complete"], row["minutes"], row["test"]) == (1.0, False, None, None)

@@ -87,7 +87,7 @@ def test_ids_outside_the_vocabulary_are_refused(tokens, start, named):
 
 def test_a_run_json_of_another_program_is_no_corpus_and_a_broken_one_is_named(tmp_path):
     write_json(tmp_path / "run.json", {"project": "x"})
-    with pytest.raises(ValueError, match="no run.json of a training run: name a corpus by --dataset_name"):
+    with pytest.raises(ValueError, match="no run.json of a training run: name a corpus by `dataset_name`"):
         load_corpus_of(str(tmp_path))
     (tmp_path / "run.json").write_text('{"argum')
     with pytest.raises(ValueError, match=r"run\.json is broken"):
@@ -114,7 +114,7 @@ def test_the_lines_that_a_run_set_aside_for_validation_are_scored_again(tmp_path
 
 def test_a_text_that_is_gone_is_named_with_the_file_that_calls_it_so(tmp_path):
     write_run(tmp_path, {"train_file": "gone.txt"})
-    with pytest.raises(FileNotFoundError, match=r"no file gone.txt .* as .*run\.json calls it: give .* by flags"):
+    with pytest.raises(FileNotFoundError, match=r"no file gone.txt .* as the run.json of .* calls it: name the files"):
         load_corpus_of(str(tmp_path))
 
 

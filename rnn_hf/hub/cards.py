@@ -4,27 +4,31 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
+import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from rnn_hf import __version__
-from rnn_hf.data.corpora import SPLITS
-from rnn_hf.evaluation import evaluate_splits
+from rnn_hf import __version__, tasks
+from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
+from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, read_json_lines, write_text
 from rnn_hf.models import RNNConfig
-from rnn_hf.runs import describe_weights, load_corpus_of, read_run
+from rnn_hf.runs import describe_weights, read_run
+from rnn_hf.tasks import Task, task_of_model
 
 
+# Of a card all that tasks share; a task's own template, beside its code, fills the blocks.
 TEMPLATE = Path(__file__).with_name("model_card.md")
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader([TEMPLATE.parent, Path(tasks.__file__).parent]), autoescape=False,
+    keep_trailing_newline=True,
+)  # fmt: skip
 # A card without it was written by hand and is left alone.
 MARK = "<!-- Rendered by rnn_hf from the files beside it: change those, not this. -->"
 TOLERANCE = 0.05
 
 CELL_NAMES = {"lstm": "LSTM", "gru": "GRU", "rnn": "Elman"}
-CORPUS_NAMES = {"ptb": "Penn Treebank", "sotu": "State of the Union addresses"}
-CORPUS_PROMPTS = {"ptb": "the company said", "sotu": "The United States"}
-CORPUS_IDS = {"ptb": "ptb-text-only/ptb_text_only"}  # on the Hub
-CITATIONS = {
+CELL_CITATIONS = {
     "lstm": """@article{hochreiter1997long,
   title = {Long Short-Term Memory},
   author = {Hochreiter, Sepp and Schmidhuber, J{\\"u}rgen},
@@ -38,11 +42,6 @@ CITATIONS = {
   title = {Finding Structure in Time},
   author = {Elman, Jeffrey L.},
   journal = {Cognitive Science}, volume = {14}, number = {2}, pages = {179--211}, year = {1990}
-}""",
-    "ptb": """@article{marcus1993building,
-  title = {Building a Large Annotated Corpus of {English}: The {Penn Treebank}},
-  author = {Marcus, Mitchell P. and Santorini, Beatrice and Marcinkiewicz, Mary Ann},
-  journal = {Computational Linguistics}, volume = {19}, number = {2}, pages = {313--330}, year = {1993}
 }""",
 }
 
@@ -60,52 +59,57 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
 
     Raises:
         FileNotFoundError: The directory has no model.
-        ValueError: Its README.md is not UTF-8 text.
+        InputError: Its README.md is not UTF-8 text.
     """
     config = RNNConfig.from_pretrained(model_dir)
+    task = task_of_model(config.architectures)
     weights, run = describe_weights(model_dir), read_run(model_dir / "run.json") or {}
     evaluation = read_json(model_dir / "evaluation.json") or {}
     scores = evaluation["scores"] if evaluation.get("weights") == weights else {}
     scores = {split: scores[split] for split in SPLITS if split in scores}
     data = run.get("arguments", {}).get("data", {})
-    corpus, dtype = data.get("dataset_name"), str(config.dtype).removeprefix("torch.")
+    corpus, dtype = CORPORA.get(data.get("dataset_name")), str(config.dtype).removeprefix("torch.")
     model_id = model_id or name_of(model_dir)
+    citations = [CELL_CITATIONS[config.cell_type], corpus.citation if corpus else None]
     values = {
         "article": "A" if config.cell_type == "gru" else "An",
         "cell": CELL_NAMES[config.cell_type],
-        "citation": "\n\n".join(CITATIONS[key] for key in (config.cell_type, corpus) if key in CITATIONS),
+        "citation": "\n\n".join(citation for citation in citations if citation),
         "config": config,
         "corpus": corpus,
-        "corpus_name": CORPUS_NAMES.get(corpus, corpus),
+        "corpus_name": corpus.name if corpus else data.get("dataset_name"),
         "curve": (model_dir / "curve.png").is_file(),
         "data": data,
         "dtype": dtype,
         "files": [Path(data[name]).name for name in ("train_file", "validation_file") if data.get(name)],
         "mark": MARK,
+        "metric": task.metric,
+        "metrics": task.metrics,
         "model_id": model_id,
         "name": model_id.rpartition("/")[2],
-        "prompt": CORPUS_PROMPTS.get(corpus, "The"),
+        "prompt": corpus.prompt if corpus else "The",
         "result": run.get("result"),
         "run": run,
         "scores": scores,
         "speed": _speed(model_dir / "metrics.jsonl"),
         "training": run.get("arguments", {}).get("training", {}),
-        "unigram": run.get("data", {}).get("unigram_validation_perplexity"),
-        # What training measured is of the weights as they were, not as another type rounds them.
-        "validation": None if scores or weights["dtype"] != dtype else _validation(run),
         "version": __version__,
         "weights": weights,
+        **task.module.card_values(run, scores),
     }
-    metadata = _metadata(values, license or license_of(model_dir))
-    card = ModelCard.from_template(metadata, template_path=str(TEMPLATE), **values)
-    return str(card).rstrip() + "\n"
+    # What training measured is of the weights as they were, not as another type rounds them.
+    if scores or weights["dtype"] != dtype:
+        values["validation"] = None
+    metadata = _metadata(task, values, license or license_of(model_dir))
+    body = TEMPLATES.get_template(f"{task.name.replace('-', '_')}.md").render(values)
+    return f"---\n{metadata.to_yaml()}\n---\n\n{body.strip()}\n"
 
 
 def write_card(model_dir: Path, model_id: str | None = None, license: str | None = None) -> None:
     """Render README.md of a model's directory; one that was written by hand stays.
 
     Raises:
-        ValueError: As `check_card`.
+        InputError: As `check_card`.
     """
     check_card(model_dir, license)
     text = read_card(model_dir)
@@ -117,14 +121,14 @@ def check_card(model_dir: Path, license: str | None = None) -> None:
     """Refuse a directory whose card cannot be rendered, or cannot have the license.
 
     Raises:
-        ValueError: README.md is not UTF-8 text, or another file that the card is made of is broken; or a `license` for
+        InputError: README.md is not UTF-8 text, or another file that the card is made of is broken; or a `license` for
             a card that was written by hand and does not have it.
     """
     for name, read in (("run.json", read_run), ("evaluation.json", read_json), ("metrics.jsonl", read_json_lines)):
         read(model_dir / name)
     text = read_card(model_dir)
     if license and text is not None and MARK not in text and license_of(model_dir) != license:
-        raise ValueError(
+        raise InputError(
             f"{model_dir / 'README.md'} was written by hand and stays as it is: put `license: {license}` into its "
             "head, or remove it to have a card rendered"
         )
@@ -136,75 +140,82 @@ def name_of(model_dir: Path) -> str:
     return model_dir.as_posix() if is_below else model_dir.resolve().name
 
 
-def needs_ptb(model_dir: Path) -> bool:
-    """Whether a model is of Penn Treebank, which its license keeps out of any package."""
+def corpus_of(model_dir: Path) -> str | None:
+    """The name in `CORPORA` of the corpus behind a model; `None` for one of another text."""
     run = read_run(model_dir / "run.json") or {}
-    return run.get("arguments", {}).get("data", {}).get("dataset_name") == "ptb"
+    name = run.get("arguments", {}).get("data", {}).get("dataset_name")
+    return name if name in CORPORA else None
 
 
-def verify_card(model_dir: Path, ptb_dir: str | None = None) -> dict[str, tuple[float, float]]:
-    """Evaluate the weights in a directory again: the card's perplexity and the one found, by split.
+def verify_card(model_dir: Path, directory: str | None = None) -> dict[tuple[str, str], tuple[float, float]]:
+    """Evaluate the weights in a directory again.
 
     Args:
         model_dir: Directory with a card.
-        ptb_dir: Where Penn Treebank is, for a model of that corpus; `None` is the Hub's copy.
+        directory: With the files of the model's corpus, one of `CORPORA`; `None` is the Hub's copy.
+
+    Returns:
+        What the card says and what the weights give, by split and name of the metric.
 
     Raises:
-        ValueError: The card has no results; or as `rnn_hf.evaluation.evaluate_splits`.
+        InputError: The card has no results; or as `evaluate` of the task.
     """
     card = model_dir / "README.md"
     results = (ModelCard.load(card).data.eval_results or []) if card.is_file() else []
-    printed = {result.dataset_split: result.metric_value for result in results}
+    printed = {(result.dataset_split, result.metric_type): result.metric_value for result in results}
     if not printed:
-        raise ValueError(f"no results in {card}: run scripts/evaluate.py {model_dir} --save and scripts/cards.py")
-    given = {"ptb_dir": ptb_dir} if ptb_dir and needs_ptb(model_dir) else {}
-    found = evaluate_splits(str(model_dir), list(printed), load_corpus_of(str(model_dir), **given))
-    return {split: (value, found[split].perplexity) for split, value in printed.items()}
+        raise InputError(f"no results in {card}: run scripts/evaluate.py {model_dir} --save and scripts/cards.py")
+    task = task_of_model(RNNConfig.from_pretrained(model_dir).architectures)
+    corpus = corpus_of(model_dir)
+    given = {}
+    if corpus and directory:
+        given = {"dataset_name": corpus, CORPORA[corpus].directory_argument: directory}
+    scores = task.module.evaluate(str(model_dir), list(dict.fromkeys(split for split, _ in printed)), given)
+    metrics = {metric.name: metric for metric in task.metrics}
+    return {
+        (split, name): (value, metrics[name].shown(scores[split].to_dict()[name]))
+        for (split, name), value in printed.items()
+    }
 
 
-def _metadata(values: dict[str, Any], license: str | None) -> ModelCardData:
-    corpus, name = values["corpus"], values["corpus_name"]
+def _metadata(task: Task, values: dict[str, Any], license: str | None) -> ModelCardData:
+    corpus: NamedCorpus | None = values["corpus"]
+    name, data = values["corpus_name"], values["data"].get("dataset_name")
+    dataset_id = corpus.dataset_id if corpus else data
     scores = values["scores"] or ({"validation": values["validation"]} if values["validation"] else {})
     results = [
         EvalResult(
-            task_type="text-generation",
-            task_name="Language modeling",
-            dataset_type=CORPUS_IDS.get(corpus, corpus or "text"),
+            task_type=task.pipeline_tag,
+            task_name=task.title,
+            dataset_type=dataset_id or data or "text",
             dataset_name=name or "text files",
-            dataset_config="penn_treebank" if corpus == "ptb" else None,
+            dataset_config=corpus.dataset_config if corpus else None,
             dataset_split=split,
-            metric_type="perplexity",
-            metric_name=f"Perplexity ({split})",
-            metric_value=round(score["perplexity"], 2),
+            metric_type=metric.name,
+            metric_name=f"{metric.title.partition(',')[0].capitalize()} ({split})",
+            metric_value=round(metric.shown(score[metric.name]), 2),
         )
         for split, score in scores.items()
+        for metric in task.metrics
+        if metric.name in score
     ]
-    on_hub = CORPUS_IDS.get(corpus, None if corpus in CORPUS_NAMES else corpus)
     return ModelCardData(
-        language="en" if corpus in CORPUS_NAMES else None,
+        language=corpus.language if corpus else None,
         license=license,
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=task.pipeline_tag,
         tags=["rnn_hf", "rnn", values["cell"].lower()],
-        datasets=[on_hub] if on_hub else None,
-        metrics=["perplexity"] if results else None,
+        datasets=[dataset_id] if dataset_id else None,
+        metrics=[metric.name for metric in task.metrics] if results else None,
         model_name=values["name"],
         eval_results=results or None,
     )
 
 
-def _validation(run: dict[str, Any]) -> dict[str, float] | None:
-    """The score of training's own validation, for a model that was not evaluated."""
-    result = run.get("result") or {}
-    if not result.get("best_step"):
-        return None
-    loss, tokens = result["best_validation_loss"], run["data"]["tokens"]["validation"]
-    return {"loss_nats": loss, "perplexity": result["best_validation_perplexity"], "tokens": tokens}
-
-
 def _speed(metrics: Path) -> float | None:
-    """Tokens a second of training, a middle one of those that were logged."""
-    speeds = [row["tokens_per_second"] for row in read_json_lines(metrics) if "tokens_per_second" in row]
+    """Tokens or examples a second of training, a middle one of those that were logged."""
+    names = ("tokens_per_second", "samples_per_second")
+    speeds = [row[name] for row in read_json_lines(metrics) for name in names if name in row]
     return median_low(speeds) if speeds else None
 
 
@@ -212,23 +223,23 @@ def license_of(model_dir: Path) -> str | None:
     """The license in the head of a directory's README.md, if it has one.
 
     Raises:
-        ValueError: The head is not YAML of a card, or as `read_card`.
+        InputError: The head is not YAML of a card, or as `read_card`.
     """
     text = read_card(model_dir)
     try:
         return ModelCard(text).data.get("license") if text else None
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"the head of {model_dir / 'README.md'} is not YAML that the Hub takes: {error}") from error
+        raise InputError(f"the head of {model_dir / 'README.md'} is not YAML that the Hub takes: {error}") from error
 
 
 def read_card(model_dir: Path) -> str | None:
     """The text of a directory's README.md; `None` where there is none.
 
     Raises:
-        ValueError: It is not UTF-8 text.
+        InputError: It is not UTF-8 text.
     """
     path = model_dir / "README.md"
     try:
         return path.read_text(encoding="utf-8-sig") if path.is_file() else None
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error

