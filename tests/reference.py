@@ -148,7 +148,8 @@ def make_cell(cell_type: str, activation: str | None = None) -> Elman | GRU | LS
 class Network:
     """Embedding, layers of one cell, and a linear map to the vocabulary: y_t = V h_t + a.
 
-    With an output projection, y_t = V (Q h_t + q) + a.
+    With an output projection, y_t = V (Q h_t + q) + a. A bidirectional layer has a second set of parameters, which
+    runs over x_T ... x_1, and its output at t is (h_t, k_t): k_t of that run after it has read x_t.
 
     Attributes:
         cell: Equations of one step.
@@ -157,6 +158,7 @@ class Network:
         output_bias: a, `(vocabulary,)`.
         output_weight: V, `(vocabulary, output size)`; `None` where V is the embedding (tied weights).
         output_projection: Q, `(width, output size)`, as `weight`, and q, `(width,)`, as `bias`; `None` for none.
+        reverse: Parameters of each layer's second direction; `None` for one direction.
     """
 
     cell: Elman | GRU | LSTM
@@ -165,7 +167,8 @@ class Network:
     output_bias: Array
     output_weight: Array | None = None
     output_projection: dict[str, Array] | None = None
-    tapes: list[list[tuple]] = field(default_factory=list, init=False)  # of each layer, what its steps saved
+    reverse: list[dict[str, Array]] | None = None
+    tapes: list[tuple] = field(default_factory=list, init=False)  # of each layer and direction, what its steps saved
 
     @property
     def output_matrix(self) -> Array:
@@ -184,19 +187,28 @@ class Network:
         """Logits `(B, T, vocabulary)` and the state (h_T, c_T) of each layer; layer l+1 reads h_t of layer l."""
         states = self.zero_states(len(ids)) if states is None else states
         outputs, after, self.tapes = self.embedding[ids], [], []
-        for p, (h, c) in zip(self.layers, states, strict=True):
-            tape, steps = [], []
-            for t in range(ids.shape[1]):
-                h, c, saved = self.cell.forward(p, outputs[:, t], h, c)
-                tape.append(saved)
-                steps.append(h)
-            outputs = np.stack(steps, axis=1)
-            after.append((h, c))
-            self.tapes.append(tape)
+        for index, (p, state) in enumerate(zip(self.layers, states, strict=True)):
+            inputs, second = outputs, None
+            outputs, state, tape = self._layer_forward(p, inputs, state)
+            if self.reverse is not None:
+                zeros = self.zero_states(len(ids))[index]
+                backward, _, second = self._layer_forward(self.reverse[index], inputs[:, ::-1], zeros)
+                outputs = np.concatenate([outputs, backward[:, ::-1]], axis=2)
+            after.append(state)
+            self.tapes.append((tape, second))
         self.ids, self.outputs, self.projected = ids, outputs, outputs
         if self.output_projection is not None:
             self.projected = outputs @ self.output_projection["weight"].T + self.output_projection["bias"]
         return self.projected @ self.output_matrix.T + self.output_bias, after
+
+    def _layer_forward(self, p: dict, inputs: Array, state: tuple) -> tuple[Array, tuple, list[tuple]]:
+        """Outputs of one layer in one direction, the state after them, and what its steps saved."""
+        (h, c), steps, tape = state, [], []
+        for t in range(inputs.shape[1]):
+            h, c, saved = self.cell.forward(p, inputs[:, t], h, c)
+            tape.append(saved)
+            steps.append(h)
+        return np.stack(steps, axis=1), (h, c), tape
 
     def backward(self, dlogits: Array) -> dict:
         """Gradients of the last `forward`, given that of the logits.
@@ -206,8 +218,8 @@ class Network:
         the place of h_t: dp_t = V' dy_t, dQ = sum of dp_t h_t', dq = sum of dp_t, dL/do_t = Q' dp_t.
 
         Returns:
-            A dictionary of the attributes' names, with `layers` a list of dictionaries, and `states` a list of
-            (dh_0, dc_0).
+            A dictionary of the attributes' names, with `layers` and `reverse` lists of dictionaries, and `states` a
+            list of (dh_0, dc_0).
         """
         doutput = np.einsum("btv,btp->vp", dlogits, self.projected)
         dbias = dlogits.sum((0, 1))
@@ -216,9 +228,16 @@ class Network:
             of_weight = np.einsum("btp,bth->ph", dh_of_output, self.outputs)
             dprojection = {"weight": of_weight, "bias": dh_of_output.sum((0, 1))}
             dh_of_output = dh_of_output @ self.output_projection["weight"]
-        layer_gradients, state_gradients = [], []
-        for p, tape in zip(reversed(self.layers), reversed(self.tapes), strict=True):
-            dh_of_output, gradients, dstate = self._layer_backward(p, tape, dh_of_output)
+        layer_gradients, state_gradients, reverse_gradients = [], [], []
+        for index in reversed(range(len(self.layers))):
+            tape, second = self.tapes[index]
+            if self.reverse is not None:
+                dh_of_output, dk_of_output = np.split(dh_of_output, 2, axis=2)
+                dk_of_output, gradients, _ = self._layer_backward(self.reverse[index], second, dk_of_output[:, ::-1])
+                reverse_gradients.insert(0, gradients)
+            dh_of_output, gradients, dstate = self._layer_backward(self.layers[index], tape, dh_of_output)
+            if self.reverse is not None:
+                dh_of_output = dh_of_output + dk_of_output[:, ::-1]
             layer_gradients.insert(0, gradients)
             state_gradients.insert(0, dstate)
         dembedding = np.zeros_like(self.embedding)
@@ -230,6 +249,7 @@ class Network:
             "output_bias": dbias,
             "output_projection": dprojection,
             "layers": layer_gradients,
+            "reverse": reverse_gradients,
             "states": state_gradients,
         }
 
@@ -247,35 +267,42 @@ class Network:
         return np.stack(dinputs, axis=1), gradients, (dh, dc)
 
 
-def from_parameters(arrays: dict[str, Array], cell_type: str, activation: str | None = None) -> Network:
-    """A network from the parameters of a package model, under their names there."""
-    layers: list[dict] = []
-    while True:
-        prefix = f"model.layers.{len(layers)}.rnn."
-        layer = {name[len(prefix) : -len("_l0")]: value for name, value in arrays.items() if name.startswith(prefix)}
-        if not layer:
-            break
-        layers.append(layer)
+def from_parameters(
+    arrays: dict[str, Array], cell_type: str, activation: str | None = None, head: str = "lm_head"
+) -> Network:
+    """A network from the parameters of a package model, under their names there; `head` is the linear layer's."""
+
+    def of_direction(name: str) -> list[dict[str, Array]]:
+        layers: list[dict] = []
+        while True:
+            prefix = f"model.layers.{len(layers)}.{name}."
+            layer = {key[len(prefix) : -len("_l0")]: value for key, value in arrays.items() if key.startswith(prefix)}
+            if not layer:
+                return layers
+            layers.append(layer)
+
     projection = {name: arrays.get(f"output_projection.{name}") for name in ("weight", "bias")}
     return Network(
         cell=make_cell(cell_type, activation),
         embedding=arrays["model.embed_tokens.weight"],
-        layers=layers,
-        output_bias=arrays["lm_head.bias"],
-        output_weight=arrays.get("lm_head.weight"),
+        layers=of_direction("rnn"),
+        output_bias=arrays[f"{head}.bias"],
+        output_weight=arrays.get(f"{head}.weight"),
         output_projection=None if projection["weight"] is None else projection,
+        reverse=of_direction("reverse") or None,
     )
 
 
-def by_parameter(gradients: dict) -> dict[str, Array]:
+def by_parameter(gradients: dict, head: str = "lm_head") -> dict[str, Array]:
     """What `Network.backward` returns, under the names of the package's parameters."""
-    named = {"model.embed_tokens.weight": gradients["embedding"], "lm_head.bias": gradients["output_bias"]}
+    named = {"model.embed_tokens.weight": gradients["embedding"], f"{head}.bias": gradients["output_bias"]}
     if gradients["output_weight"] is not None:
-        named["lm_head.weight"] = gradients["output_weight"]
+        named[f"{head}.weight"] = gradients["output_weight"]
     for name, value in (gradients["output_projection"] or {}).items():
         named[f"output_projection.{name}"] = value
-    for index, of_layer in enumerate(gradients["layers"]):
-        named |= {f"model.layers.{index}.rnn.{name}_l0": value for name, value in of_layer.items()}
+    for direction, layers in (("rnn", gradients["layers"]), ("reverse", gradients["reverse"])):
+        for index, of_layer in enumerate(layers):
+            named |= {f"model.layers.{index}.{direction}.{name}_l0": value for name, value in of_layer.items()}
     return named
 
 

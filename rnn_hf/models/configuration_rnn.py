@@ -8,6 +8,7 @@ from transformers import PreTrainedConfig
 
 DROPOUTS = (
     "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "softmax_dropout", "recurrent_dropout",
+    "classifier_dropout",
 )  # fmt: skip
 
 
@@ -35,12 +36,19 @@ class RNNConfig(PreTrainedConfig):
         num_softmaxes: Number of softmaxes whose weighted mean is the prediction (mixture of softmaxes, Yang et al.,
             2018); 1 for the plain head. Logits are then log-probabilities.
         tie_word_embeddings: Use the embedding matrix as the output matrix (Press and Wolf, 2017; Inan et al., 2017).
+        bidirectional: Whether each layer also reads the text from its end (Schuster and Paliwal, 1997). Layers and
+            heads see the outputs of both directions side by side. There is no state to go on from (`use_cache` is
+            off), no language model, and nothing is tied.
         embedding_dropout: Probability of dropping a word type everywhere in a batch (Gal and Ghahramani, 2016).
         input_dropout: Probability of dropping a unit of the embedded input; one mask for all time steps.
         hidden_dropout: The same, between recurrent layers.
         output_dropout: The same, on the output of the last layer.
         softmax_dropout: The same, on what each softmax of a mixture sees.
         recurrent_dropout: Probability of dropping a hidden-to-hidden weight (DropConnect; Merity et al., 2018).
+        classifier_dropout: Probability of dropping a unit of what the linear layer of a classifier sees.
+        pooling: What a classifier of whole texts sees of the outputs at real tokens: `"last"` (of a bidirectional
+            network, where each direction ends), `"mean"`, `"max"`, or `"concat"` for last, max and mean side by side
+            (Howard and Ruder, 2018).
         initializer_range: Embeddings and output matrix start uniform in `[-initializer_range, initializer_range]`.
         use_cache: Whether the model returns its recurrent state.
 
@@ -70,12 +78,15 @@ class RNNConfig(PreTrainedConfig):
     output_projection_size: int | None = None
     num_softmaxes: int = 1
     tie_word_embeddings: bool = True
+    bidirectional: bool = False
     embedding_dropout: float | int = 0.0
     input_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
     output_dropout: float | int = 0.0
     softmax_dropout: float | int = 0.0
     recurrent_dropout: float | int = 0.0
+    classifier_dropout: float | int = 0.0
+    pooling: Literal["last", "mean", "max", "concat"] = "last"
     initializer_range: float | int = 0.1
     use_cache: bool = True
     bos_token_id: int | None = None
@@ -87,6 +98,8 @@ class RNNConfig(PreTrainedConfig):
             self.embedding_size = self.hidden_size
         if self.cell_type == "rnn" and self.hidden_act is None:
             self.hidden_act = "tanh"
+        if self.bidirectional:
+            self.use_cache = False
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
             # Saving writes only the entry of the class that is saved; a stranger's AutoModel needs its own.
@@ -130,7 +143,7 @@ class RNNConfig(PreTrainedConfig):
             return
         if self.projection_size:
             raise ValueError("`last_hidden_size` does not go with `projection_size`: that is the width of each output")
-        if self._head_takes_output and self.tie_word_embeddings and self.last_hidden_size != self.embedding_size:
+        if self._is_tied_to_output and self.last_hidden_size != self.embedding_size:
             raise ValueError(
                 f"`tie_word_embeddings` needs an output as wide as the embedding: leave `last_hidden_size` "
                 f"({self.last_hidden_size}) out, or set `tie_word_embeddings=False`, `output_projection_size` or "
@@ -151,8 +164,7 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`projection_size` ({self.projection_size}) must be smaller than `hidden_size` ({self.hidden_size})"
             )
-        is_tied = self.tie_word_embeddings and self._head_takes_output
-        if is_tied and self.projection_size != self.embedding_size:
+        if self._is_tied_to_output and self.projection_size != self.embedding_size:
             raise ValueError(
                 f"`tie_word_embeddings` needs an output as wide as the embedding: set `projection_size` "
                 f"({self.projection_size}) equal to `embedding_size` ({self.embedding_size}), "
@@ -184,13 +196,13 @@ class RNNConfig(PreTrainedConfig):
 
     @property
     def layer_sizes(self) -> list[tuple[int, int]]:
-        """`(input size, hidden size)` of each recurrent layer, first layer first."""
-        between = self.projection_size or self.hidden_size
+        """`(input size, hidden size)` of each recurrent layer, first layer first; of one direction, if it has two."""
+        between = (self.projection_size or self.hidden_size) * self.num_directions
         inputs = [self.embedding_size] + [between] * (self.num_hidden_layers - 1)
         hiddens = [self.hidden_size] * self.num_hidden_layers
         if self.last_hidden_size is not None:
             hiddens[-1] = self.last_hidden_size
-        elif self.tie_word_embeddings and self._head_takes_output and not self.projection_size:
+        elif self._is_tied_to_output and not self.projection_size:
             hiddens[-1] = self.embedding_size
         return list(zip(inputs, hiddens, strict=True))
 
@@ -201,14 +213,20 @@ class RNNConfig(PreTrainedConfig):
         return [(self.projection_size or size, size if is_lstm else None) for _, size in self.layer_sizes]
 
     @property
-    def _head_takes_output(self) -> bool:
-        """Whether the output matrix is applied to the last layer itself: no mixture or projection stands between."""
-        return self.num_softmaxes == 1 and self.output_projection_size is None
+    def num_directions(self) -> int:
+        """How many directions a layer reads the text in."""
+        return 2 if self.bidirectional else 1
 
     @property
     def output_size(self) -> int:
-        """Width of the last layer's output, which is what heads are built on."""
-        return self.projection_size or self.layer_sizes[-1][1]
+        """Width of the last layer's output, of both directions if it has two: what heads are built on."""
+        return (self.projection_size or self.layer_sizes[-1][1]) * self.num_directions
+
+    @property
+    def _is_tied_to_output(self) -> bool:
+        """Whether the embedding is the output matrix, with no mixture or projection between it and the last layer."""
+        has_plain_head = self.num_softmaxes == 1 and self.output_projection_size is None
+        return self.tie_word_embeddings and has_plain_head and not self.bidirectional
 
 
 __all__ = ["RNNConfig"]

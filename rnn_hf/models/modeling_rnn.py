@@ -151,11 +151,11 @@ class RNNModel(RNNPreTrainedModel):
             attention_mask: `(B, T)` or longer, 1 at real tokens; of a longer one the last T columns count.
                 Padding may stand left, right or between: real tokens give the numbers of the unpadded row,
                 the state is that of the row's last real token, and a padding position shows the output of the
-                last real token before it.
+                last real token before it (zeros where a bidirectional network has none).
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
-            use_cache: Whether to return the state; default `config.use_cache`.
+            use_cache: Whether to return the state; default `config.use_cache`. A bidirectional network has none.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
             past_key_values: The name of `cache` before transformers 5.24.
@@ -165,10 +165,15 @@ class RNNModel(RNNPreTrainedModel):
             `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
-            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit,
-                several texts in one row.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit, a
+                state for a bidirectional network, several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
+        if self.config.bidirectional:
+            if cache is not None or use_cache:
+                name = "`use_cache=True`" if cache is None else "`cache`"
+                raise ValueError(f"{name} is not for a network with `bidirectional=True`: its state is not carried on")
+            use_cache = False
         self._check_inputs(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
@@ -215,8 +220,9 @@ class RNNModel(RNNPreTrainedModel):
                 before = self._zeros_if_none(states[index], index, outputs)
                 raw, _, cell = layer(outputs, *before, rows.padding)
                 shown = rows.spread(raw, before[0]) if keeps or is_last else None
-                # A copy, as a view would hold the outputs of the whole window with the state.
-                states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
+                if not self.config.bidirectional:
+                    # A copy, as a view would hold the outputs of the whole window with the state.
+                    states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
             if keeps:
                 hidden_states.append(shown)
             if not is_last:
@@ -282,7 +288,7 @@ class RNNModel(RNNPreTrainedModel):
         return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
 
     def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
-        if state[0] is not None:
+        if state[0] is not None or self.config.bidirectional:
             return state
         return tuple(None if size is None else inputs.new_zeros(len(inputs), size) for size in self.state_sizes[index])
 
@@ -296,6 +302,10 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
+        if config.bidirectional:
+            raise ValueError(
+                "a language model cannot have `bidirectional=True`: it would read the tokens that it has to predict"
+            )
         super().__init__(config)
         self.model = RNNModel(config)
         self.mixture, self.output_projection, width = None, None, config.output_size

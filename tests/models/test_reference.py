@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_hf import RNNCache
+from rnn_hf import RNNCache, RNNModel
 
 
 TOLERANCE = 1e-9
@@ -113,11 +113,45 @@ def test_loss_and_every_gradient_equal_the_reference(make_model, cell, way, prob
             assert part is None or np.allclose(part.grad.numpy(), of_part, TOLERANCE, TOLERANCE)
 
 
+def bidirectional_network(make_model, cell: dict, **fields) -> tuple:
+    """A backbone of two directions, and the reference: its outputs stand where that has logits."""
+    model = make_model(cell, model_class=RNNModel, bidirectional=True, **fields)
+    arrays = {f"model.{name}": parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+    size = model.config.output_size
+    arrays |= {"lm_head.weight": np.eye(size), "lm_head.bias": np.zeros(size)}
+    return model, reference.from_parameters(arrays, model.config.cell_type, model.config.hidden_act)
+
+
+@given(batch=st.integers(1, 3), time=st.integers(1, 6), num_layers=st.integers(1, 3), seed=st.integers(0, 2**16))
+def test_outputs_and_every_gradient_of_both_directions_equal_the_reference(
+    make_model, cell, batch, time, num_layers, seed
+):
+    model, network = bidirectional_network(make_model, cell, seed=seed, num_hidden_layers=num_layers)
+    rng = np.random.default_rng(seed)
+    ids, weights = rng.integers(0, 11, (batch, time)), rng.normal(size=(batch, time, model.config.output_size))
+    outputs = model(torch.tensor(ids)).last_hidden_state
+    (outputs * torch.tensor(weights)).sum().backward()
+
+    assert_equal(outputs, network.forward(ids)[0])
+    expected = reference.by_parameter(network.backward(weights))
+    for name, parameter in model.named_parameters():
+        assert_equal(parameter.grad, expected.pop(f"model.{name}"), name)
+    assert expected.keys() == {"lm_head.weight", "lm_head.bias"}
+
+
 def test_reference_gradients_equal_finite_differences(make_model, cell):
     # Without this the two could agree on a wrong derivative; nothing of the package takes part but the numbers.
     rng = np.random.default_rng(1)
     model = make_model(cell, num_hidden_layers=2, tie_word_embeddings=False, vocab_size=4, output_projection_size=2)
-    network, states = network_of(model), random_state(model, 2, rng)
+    check_gradients(network_of(model), random_state(model, 2, rng), rng)
+
+
+def test_reference_gradients_of_both_directions_equal_finite_differences(make_model, cell):
+    _, network = bidirectional_network(make_model, cell, vocab_size=4, hidden_size=4)
+    check_gradients(network, network.zero_states(2), np.random.default_rng(1))
+
+
+def check_gradients(network: reference.Network, states: list[tuple], rng: np.random.Generator):
     ids, targets = rng.integers(0, 4, (2, 4)), rng.integers(0, 4, (2, 4))
     targets[0, 2] = -100
 
@@ -127,7 +161,10 @@ def test_reference_gradients_equal_finite_differences(make_model, cell):
     gradients = network.backward(reference.cross_entropy(network.forward(ids, states)[0], targets)[1])
     pairs = [(network.embedding, gradients["embedding"]), (network.output_weight, gradients["output_weight"])]
     pairs += [(network.output_bias, gradients["output_bias"])]
-    pairs += [(network.output_projection[name], gradients["output_projection"][name]) for name in ("weight", "bias")]
+    for name, of_name in (gradients["output_projection"] or {}).items():
+        pairs.append((network.output_projection[name], of_name))
+    for p, of_p in zip(network.reverse or [], gradients["reverse"], strict=True):
+        pairs += [(p[name], of_p[name]) for name in p]
     for p, of_p, parts, of_parts in zip(network.layers, gradients["layers"], states, gradients["states"], strict=True):
         pairs += [(p[name], of_p[name]) for name in p]
         pairs += [pair for pair in zip(parts, of_parts, strict=True) if pair[0] is not None]
