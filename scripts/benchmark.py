@@ -6,28 +6,25 @@
 
 `train` also measures padded batches, bfloat16, memory, where the time goes, and growing vocabularies; `generate` time
 and memory of one more token as the context grows, of transformers' GPT-2 and Mamba too; `deploy` exported models in
-ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process.
+ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process. Ctrl-C keeps the rows measured by then.
 """
 
 import logging
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
-from rnn_hf.benchmarking.machine import describe_machine
-from rnn_hf.benchmarking.pages import conditions, table
+from rnn_hf.benchmarking.record import Record, Rows, run_benchmark
 from rnn_hf.commands import run_command
-from rnn_hf.files import write_json
-from rnn_hf.training.reporting import versions
 
 
-def measure(arguments: Namespace) -> dict[str, Any]:
-    """The tables of one benchmark, by name."""
+def measure(arguments: Namespace) -> Rows:
+    """The rows of one benchmark, each with the name of its table."""
     if arguments.what == "train":
         return benchmark_training(arguments.rounds, arguments.device, arguments.peer)
     if arguments.what == "generate":
@@ -44,8 +41,10 @@ def main() -> int:
         "--peer", nargs="+", type=Path, default=[], help="checkouts of word_language_model or awd-lstm-lm; of train"
     )
     parser.add_argument("--ptb_dir", type=Path, help="directory with ptb.{train,valid,test}.txt; of deploy")
-    parser.add_argument("--json", help="also write the result to this file")
-    parser.add_argument("--plot", help="also draw the figure to this PNG file; of generate and deploy")
+    parser.add_argument(
+        "--json", type=Path, help="also write the result to this file; until then to FILE.partial.json"
+    )
+    parser.add_argument("--plot", type=Path, help="also draw the figure to this PNG file; of generate and deploy")
     arguments = parser.parse_args()
     if arguments.rounds < 1:
         parser.error("--rounds must be at least 1")
@@ -59,17 +58,13 @@ def main() -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     for name in ("rnn_hf.benchmarking", "rnn_hf.timing"):
         logging.getLogger(name).setLevel(logging.INFO)
-    tables = measure(arguments)
-    machine = describe_machine(arguments.device)
-    about = {"rounds": arguments.rounds, "device": arguments.device, "versions": versions(), "machine": machine}
-    print("Ratios are times over the other's in the same round (median; below 1 is faster):\n")
-    for name, rows in tables.items():
-        print(f"{name}\n\n{table(rows)}\n")
-    print(conditions(about))
+    record = Record(arguments.json)
+    say = partial(print, flush=True)
+    signal_number = run_benchmark(measure(arguments), record, arguments.rounds, arguments.device, say)
+    if signal_number is not None:
+        return 128 + signal_number
     if arguments.plot and arguments.what != "train":
-        {"generate": plot_context, "deploy": plot_deployment}[arguments.what](tables, Path(arguments.plot))
-    if arguments.json:
-        write_json(Path(arguments.json), about | tables)
+        {"generate": plot_context, "deploy": plot_deployment}[arguments.what](record.content, arguments.plot)
     return 0
 
 

@@ -4,9 +4,15 @@ import ctypes
 import inspect
 import json
 import logging
+import multiprocessing
 import os
 import platform
+import runpy
+import signal
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,10 +29,14 @@ from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, deco
 from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
 from rnn_hf.benchmarking.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
 from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded_passes, padding_mask
+from rnn_hf.benchmarking.record import Record, collect, run_benchmark
 from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
 from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.training.setup import keep_freed_memory
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
@@ -149,7 +159,7 @@ def test_freed_memory_is_kept_for_all_before_anything_is_timed(module, monkeypat
             monkeypatch.setattr(module, name, lambda *rest, name=name, **options: calls.append(name) or [])
     monkeypatch.setattr(module, "resident_memory", list, raising=False)
     monkeypatch.setattr(module, "keep_freed_memory", lambda: calls.append("keep_freed_memory"))
-    getattr(module, "benchmark_training", getattr(module, "benchmark_generation", None))(rounds=1)
+    assert not list(getattr(module, "benchmark_training", getattr(module, "benchmark_generation", None))(rounds=1))
     assert calls[0] == "keep_freed_memory" and len(calls) > 2
 
 
@@ -168,6 +178,75 @@ def test_a_benchmark_says_what_it_is_at(caplog):
     assert list(items) == [2] and caplog.messages == ["step: 1", "step: 2"]
 
 
+ROWS = [("rows", {"size": "small", "ratio": {"by hand": 0.5}}), ("memory", {"size": "small"}), ("rows", {"size": "2"})]
+
+
+def stopped_after(count, number):
+    """The first so many of `ROWS`, and then a signal in the middle of the next one."""
+    yield from ROWS[:count]
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+    raise AssertionError("the signal did not end the row")
+
+
+def test_a_benchmark_writes_each_row_when_it_is_measured(tmp_path):
+    partial = tmp_path / "b.partial.json"
+    said = []
+
+    def rows():
+        for count, row in enumerate(ROWS):
+            content = json.loads(partial.read_text())
+            assert sum(len(content.get(name, [])) for name in ("rows", "memory")) == len(said) == count
+            assert content["complete"] is False and not (tmp_path / "b.json").exists()
+            yield row
+
+    assert run_benchmark(rows(), Record(tmp_path / "b.json"), 3, "cpu", said.append) is None
+    content = json.loads((tmp_path / "b.json").read_text())
+    assert content["complete"] is True and not partial.exists()
+    assert content["rows"] == [ROWS[0][1], ROWS[2][1]] and content["memory"] == [ROWS[1][1]]
+    assert content["rounds"] == 3 and content["machine"] == describe_machine()
+    assert said[0] == 'rows: {"size": "small", "ratio": {"by hand": 0.5}}' and "| small | 0.50 |" in "\n".join(said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_benchmark_that_is_stopped_keeps_its_rows_and_leaves_the_last_complete_results(tmp_path, number):
+    (tmp_path / "b.json").write_text("the last complete results")
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    said = []
+    record = Record(tmp_path / "b.json")
+    assert run_benchmark(stopped_after(1, number), record, 3, "cpu", said.append) == number
+    content = json.loads((tmp_path / "b.partial.json").read_text())
+    assert content["rows"] == [ROWS[0][1]] and "memory" not in content and content["complete"] is False
+    assert (tmp_path / "b.json").read_text() == "the last complete results"
+    assert said[-1].startswith(f"NOT complete: stopped by {number.name}") and str(record.partial_path) in said[-1]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_the_script_says_by_its_exit_code_that_it_was_stopped_and_draws_no_figure(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(ROOT / "scripts" / "benchmark.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "benchmark_generation", lambda rounds: stopped_after(2, signal.SIGTERM))
+    paths = {"--json": tmp_path / "b.json", "--plot": tmp_path / "b.png"}
+    words = [str(word) for pair in paths.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "generate", *words])
+    assert main() == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.iterdir()] == ["b.partial.json"]
+    assert "| small | 0.50 |" in capsys.readouterr().out
+
+
+def _leave_a_file(path, seconds):
+    time.sleep(seconds)
+    path.touch()
+
+
+def test_a_signal_ends_the_processes_of_a_row_too(tmp_path):
+    def rows():
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        yield "rows", {"nothing": alone(_leave_a_file, tmp_path / "file", 10)}
+
+    assert collect(rows(), Record(None), lambda line: None) == signal.SIGTERM
+    assert not multiprocessing.active_children() and not (tmp_path / "file").exists()
+
+
 @pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
 def test_every_loop_finds_the_same_tokens(cell_type):
     runs = decoding_runs(DecodingSize(cell_type, 8, 2, 3, vocab_size=20), count=7)
@@ -178,7 +257,7 @@ def test_every_loop_finds_the_same_tokens(cell_type):
 
 
 def test_the_state_of_the_recurrent_network_alone_does_not_grow(tmp_path):
-    rows = benchmark_context(rounds=1, contexts=(1, 64))
+    rows = list(benchmark_context(rounds=1, contexts=(1, 64)))
     sizes = {(row["model"], row["context"]): row["kilobytes"] for row in rows}
     assert sizes["LSTM", 1] == sizes["LSTM", 64] and sizes["GPT-2", 64] > sizes["GPT-2", 1]
     parameters = [row["parameters"] for row in rows]
@@ -233,10 +312,10 @@ def test_memory_that_was_freed_before_does_not_hide_what_a_run_needs():
 @pytest.mark.parametrize("cell_type", ["lstm", "gru"])
 def test_every_loop_over_an_exported_file_finds_the_tokens_of_pytorch(cell_type, tmp_path):
     runs = deployed_runs(DecodingSize(cell_type, 8, 2, 3, vocab_size=20), 7, tmp_path)
-    found = {name: run() for name, run in runs.items()}
-    assert all(torch.equal(found[name], found["PyTorch, generate()"]) for name in found if "int8" not in name)
-    assert torch.equal(found["int8, generate()"], found["int8, bare loop"])  # 8 bits may choose other tokens
-    assert all(tokens.shape == (3, 8) for tokens in found.values())
+    written = {name: run() for name, run in runs.items()}
+    assert all(torch.equal(written[name], written["PyTorch, generate()"]) for name in written if "int8" not in name)
+    assert torch.equal(written["int8, generate()"], written["int8, bare loop"])  # 8 bits may choose other tokens
+    assert all(tokens.shape == (3, 8) for tokens in written.values())
 
 
 def test_a_machine_is_described_in_what_a_json_file_holds():

@@ -51,21 +51,21 @@ def test_facts_and_speed_leave_a_row_for_all_that_they_are_to_measure(part):
     assert facts["complete"] and speed["complete"] and facts["machine"]["cpu"] and facts["versions"]["torch"]
     assert [row["type"] for row in facts["matrix"]] == list(TYPES)
     expected = [(table, about) for table, about, _ in rows_of_speed(CPU, DRY, {})]
-    found = {table: [row for row in speed[table]] for table, _ in expected}
+    rest = {table: list(speed[table]) for table, _ in expected}
     for table, about in expected:
-        row = found[table].pop(0)
+        row = rest[table].pop(0)
         assert about.items() <= row.items()
         # Half precision is for a GPU; a row that is not measured says why.
         assert ("error" in row) == (table == "step" and row["type"] == "fp16")
         assert "error" in row or all(value > 0 for value in row["milliseconds"].values())
-    assert not any(found.values())
+    assert not any(rest.values())
     assert {"by hand", "stock generate()", "GPT-2"} == set(speed["decode"][0]["ratio"])
     assert all(row["finds_same_tokens"] for row in speed["decode"])
     for name in GPU_SPEED:
         text = speed_table(part("facts").out, name)
         assert text.count("\n| ") == 1 + sum("error" not in row for row in speed[name]) and "(1 rounds, " in text
     summary = summary_of_gpu(part("facts").out)
-    assert "vs by hand, same loss" in summary and "2 rows with errors" in summary and "--fp16 needs a GPU" in summary
+    assert "vs by hand, same loss" in summary and "2 rows with errors" in summary and "needs a GPU" in summary
 
 
 def test_a_row_that_raises_is_kept_as_an_error_and_the_rest_goes_on(part, monkeypatch):
@@ -75,17 +75,17 @@ def test_a_row_that_raises_is_kept_as_an_error_and_the_rest_goes_on(part, monkey
     monkeypatch.setattr(gpu_speed, "step_row", broken)
     monkeypatch.setattr(gpu_speed, "decode_row", broken)
     run_part(part("speed"))
-    found = read(part("speed"))
-    assert {row["error"] for row in found["step"] + found["decode"]} == {"RuntimeError: CUDA error: it broke"}
-    assert found["complete"] and all("error" not in row for row in found["layer"])
+    speed = read(part("speed"))
+    assert {row["error"] for row in speed["step"] + speed["decode"]} == {"RuntimeError: CUDA error: it broke"}
+    assert speed["complete"] and all("error" not in row for row in speed["layer"])
     monkeypatch.setitem(gpu.PARTS, "facts", broken)
     run_part(part("facts"))
     assert read(part("facts"))["error"].endswith("it broke") and not read(part("facts"))["complete"]
 
 
 def test_one_candidate_that_raises_leaves_the_times_of_the_others():
-    found = timed({"a": lambda: None, "b": lambda: 1 / 0}, CPU, DRY)
-    assert list(found["seconds"]) == ["a"] and "division" in found["errors"]["b"]
+    timing = timed({"a": lambda: None, "b": lambda: 1 / 0}, CPU, DRY)
+    assert list(timing["seconds"]) == ["a"] and "division" in timing["errors"]["b"]
     with pytest.raises(RuntimeError, match="no candidate runs"):
         timed({"b": lambda: 1 / 0}, CPU, DRY)
 
@@ -199,9 +199,9 @@ def test_the_command_runs_on_a_cpu_and_a_second_call_does_nothing_again(tmp_path
     command += ["--dry", "--device", "cpu", "--parts", "tests,train", "--budget", "300"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.startswith("tests: done\ntrain: done\n") and "(run to its end, " in said
-    found = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("tests", "train")}
-    assert all(content["complete"] for content in found.values())
-    assert found["tests"]["counts"]["skipped"] and {"validation", "test"} < found["train"]["scores"][0].keys()
+    tests, train = (json.loads((tmp_path / "out" / f"{name}.json").read_text()) for name in ("tests", "train"))
+    assert tests["complete"] and train["complete"]
+    assert tests["counts"]["skipped"] and {"validation", "test"} < train["scores"][0].keys()
     kept = {f"train_{name}" for name in gpu.KEPT}
     assert kept <= {path.name for path in (tmp_path / "out").iterdir()}
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout

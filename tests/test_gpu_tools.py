@@ -49,10 +49,10 @@ def tokenizer():
     return build_tokenizer(["a b c d e f g h i"])
 
 
-def assert_same(found, expected, digits=DIGITS):
-    mine, theirs = tree_leaves(found), tree_leaves(expected)
-    assert len(mine) == len(theirs) > 0
-    assert mine == pytest.approx(theirs, rel=digits)
+def assert_same(values, expected, digits=DIGITS):
+    numbers, expected_numbers = tree_leaves(values), tree_leaves(expected)
+    assert len(numbers) == len(expected_numbers) > 0
+    assert numbers == pytest.approx(expected_numbers, rel=digits)
 
 
 def test_a_stream_has_the_score_of_the_cpu(models):
@@ -85,9 +85,10 @@ def test_adaptation_is_that_of_the_cpu(models):
     statistics = [gradient_statistics(model, TOKENS, 0, columns=2) for model in models]
     for on_cpu, on_gpu in zip(*statistics, strict=True):
         assert (on_gpu.cpu() - on_cpu).norm() <= DIGITS * on_cpu.norm()
-    for how in (Adaptation(**dynamic), Adaptation(cache_size=9, temperature=1.1), Adaptation(cache_size=9, **dynamic)):
+    cache = {"cache_size": 9}
+    for adaptation in (Adaptation(**dynamic), Adaptation(**cache, temperature=1.1), Adaptation(**cache, **dynamic)):
         runs = zip(models, statistics, strict=True)
-        on_cpu, on_gpu = (evaluate_adapted(model, TOKENS, 0, how, of_model).loss for model, of_model in runs)
+        on_cpu, on_gpu = (evaluate_adapted(model, TOKENS, 0, adaptation, of_model).loss for model, of_model in runs)
         assert_same(on_gpu, on_cpu, 10 * DIGITS)  # as rounding errors grow with the updates
 
 

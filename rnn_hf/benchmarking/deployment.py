@@ -1,11 +1,12 @@
-"""Exported models in ONNX Runtime beside PyTorch: one token, a long prompt, the shipped checkpoints, a cold start."""
+"""Exported models in ONNX Runtime against PyTorch: one token, a long prompt, the shipped checkpoints, a cold start."""
 
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -58,33 +59,30 @@ def deployed_runs(size: DecodingSize, count: int, folder: Path) -> dict[str, Cal
     return runs
 
 
-def benchmark_steps_deployed(rounds: int) -> list[dict[str, Any]]:
+def benchmark_steps_deployed(rounds: int) -> Iterator[dict[str, Any]]:
     """Time of a greedy token on a CPU, one row a `DECODING_SIZES`.
 
-    Returns:
+    Yields:
         Rows of `size`; `tokens_per_second` of the runner; `milliseconds` a step of each candidate, medians; `ratio`
         of the runner's time to that of each other candidate.
     """
-    rows = []
     for size in announced("deployed step", DECODING_SIZES):
         count = size.tokens(4e8)
         with TemporaryDirectory() as name:
             times = in_turn(deployed_runs(size, count, Path(name)), rounds)
         medians = {name: statistics.median(seconds) / count for name, seconds in times.items()}
-        rows.append({
+        yield {
             "size": str(size),
             "tokens_per_second": round(size.batch_size / medians[RUNNER]),
             "milliseconds": {name: round(1000 * seconds, 3) for name, seconds in medians.items()},
             "ratio": {name: round(ratio(times, RUNNER, name), 3) for name in times if name != RUNNER},
-        })  # fmt: skip
-    return rows
+        }
 
 
 @torch.no_grad()
-def benchmark_prompt(rounds: int) -> list[dict[str, Any]]:
+def benchmark_prompt(rounds: int) -> Iterator[dict[str, Any]]:
     """Time of a prompt of `PROMPT_TOKENS`, to the last logits: rows of `size`, `milliseconds` (medians) and `ratio` of
     the runner's time to that of each other."""
-    rows = []
     for size in announced("prompt", DECODING_SIZES):
         ids = torch.randint(size.vocab_size, (size.batch_size, PROMPT_TOKENS))
         with TemporaryDirectory() as name:
@@ -94,18 +92,16 @@ def benchmark_prompt(rounds: int) -> list[dict[str, Any]]:
                 models[label] = RNNONNXForCausalLM.from_pretrained(folder, file_name=file)
             runs = {label: partial(model, ids, logits_to_keep=1) for label, model in models.items()}
             times = in_turn(runs, max(3, rounds // 2))
-        rows.append({
+        yield {
             "size": str(size),
             "milliseconds": {label: round(1000 * statistics.median(times[label]), 2) for label in times},
             "ratio": {label: round(ratio(times, "ONNX", label), 3) for label in times if label != "ONNX"},
-        })  # fmt: skip
-    return rows
+        }
 
 
-def benchmark_checkpoints(model_dirs: list[Path], ptb_dir: Path | None) -> list[dict[str, Any]]:
+def benchmark_checkpoints(model_dirs: list[Path], ptb_dir: Path | None) -> Iterator[dict[str, Any]]:
     """Perplexity of checkpoints on the validation text of their corpus, every token with carried state, and size of
     their files: in PyTorch as they are, in ONNX as float32, and in 8 bits. Those of Penn Treebank need `ptb_dir`."""
-    rows = []
     for directory in announced("checkpoint", model_dirs):
         is_ptb = directory.name.startswith("ptb_")
         if is_ptb and ptb_dir is None:
@@ -123,12 +119,11 @@ def benchmark_checkpoints(model_dirs: list[Path], ptb_dir: Path | None) -> list[
                 runners[label] = RNNONNXForCausalLM.from_pretrained(folder, file_name=file)
                 files[label] = folder / file
             scores = {label: evaluate(runner, tokens, model.config.eos_token_id) for label, runner in runners.items()}
-            rows.append({
+            yield {
                 "model": directory.name,
                 "perplexity": {label: round(score.perplexity, 3) for label, score in scores.items()},
                 "megabytes": {label: round(file.stat().st_size / 1e6, 1) for label, file in files.items()},
-            })  # fmt: skip
-    return rows
+            }
 
 
 COLD_STARTS = {
@@ -141,7 +136,7 @@ model.generate(**tokenizer("the", return_tensors="pt"), max_new_tokens=1, do_sam
 """
 
 
-def benchmark_cold_start(root: Path, rounds: int) -> list[dict[str, Any]]:
+def benchmark_cold_start(root: Path, rounds: int) -> Iterator[dict[str, Any]]:
     """Seconds from the start of a process to its first token: rows of `process` and `seconds`, medians, in turn.
 
     Args:
@@ -162,11 +157,14 @@ def benchmark_cold_start(root: Path, rounds: int) -> list[dict[str, Any]]:
                 start = time.perf_counter()
                 subprocess.run([sys.executable, *command], check=True, capture_output=True, cwd=root)
                 times[label].append(time.perf_counter() - start)
-    return [{"process": label, "seconds": round(statistics.median(times[label][1:]), 2)} for label in commands]
+    for label in commands:
+        yield {"process": label, "seconds": round(statistics.median(times[label][1:]), 2)}
 
 
-def benchmark_deployment(rounds: int = 9, ptb_dir: Path | None = None, root: Path = Path()) -> dict[str, Any]:
-    """All of the deployment benchmark by table: `rows` of steps, `prompt`, `checkpoints` and `cold_start`.
+def benchmark_deployment(
+    rounds: int = 9, ptb_dir: Path | None = None, root: Path = Path()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows of the deployment benchmark with their tables: `rows` of steps, `prompt`, `checkpoints`, `cold_start`.
 
     Args:
         rounds: Of each comparison.
@@ -174,12 +172,10 @@ def benchmark_deployment(rounds: int = 9, ptb_dir: Path | None = None, root: Pat
         root: Of a clone, with `model_cards/` and `docs/`.
     """
     model_dirs = sorted(path.parent for path in (root / "model_cards").glob("*/model.safetensors"))
-    return {
-        "rows": benchmark_steps_deployed(rounds),
-        "prompt": benchmark_prompt(rounds),
-        "checkpoints": benchmark_checkpoints(model_dirs, ptb_dir),
-        "cold_start": benchmark_cold_start(root, min(rounds, 5)),
-    }
+    yield from zip(repeat("rows"), benchmark_steps_deployed(rounds))
+    yield from zip(repeat("prompt"), benchmark_prompt(rounds))
+    yield from zip(repeat("checkpoints"), benchmark_checkpoints(model_dirs, ptb_dir))
+    yield from zip(repeat("cold_start"), benchmark_cold_start(root, min(rounds, 5)))
 
 
 def plot_deployment(tables: dict[str, Any], png: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def bare_copy(model: RNNForCausalLM) -> BareLanguageModel:
 @torch.no_grad()
 def decode_by_hand(bare: BareLanguageModel, tokens: torch.Tensor, count: int) -> torch.Tensor:
     """The greedy loop that one writes by hand, from `(B, 1)` to `(B, count + 1)` tokens."""
-    found, state = [tokens], None
+    sequence, state = [tokens], None
     for _ in range(count):
-        hidden, state = bare.rnn(bare.embedding(found[-1]), state)
-        found.append(bare.output(hidden).argmax(dim=-1))
-    return torch.cat(found, dim=1)
+        hidden, state = bare.rnn(bare.embedding(sequence[-1]), state)
+        sequence.append(bare.output(hidden).argmax(dim=-1))
+    return torch.cat(sequence, dim=1)
 
 
 def random_model(size: DecodingSize) -> Any:
@@ -111,9 +112,9 @@ def decoding_runs(size: DecodingSize, count: int) -> dict[str, Callable[[], torc
     mask = torch.ones_like(prompt)
     options = {"attention_mask": mask, "max_new_tokens": count, "pad_token_id": 0}
 
-    def stock(**how: Any) -> torch.Tensor:
+    def stock(**sampling: Any) -> torch.Tensor:
         with stock_generation(model):
-            return model.generate(prompt, **options, **how)
+            return model.generate(prompt, **options, **sampling)
 
     runs = {
         "ours": lambda: model.generate(prompt, do_sample=False, **options),
@@ -132,22 +133,21 @@ def onnx_loop(session: Any, prompt: torch.Tensor, count: int) -> torch.Tensor:
     """The greedy loop that one writes by hand over an exported graph, from `(B, 1)` to `(B, count + 1)` tokens."""
     tokens = prompt.numpy()
     state = {value.name: np.zeros((len(tokens), value.shape[1]), np.float32) for value in session.get_inputs()[1:]}
-    found = [tokens]
+    sequence = [tokens]
     for _ in range(count):
-        logits, *after = session.run(None, {"input_ids": found[-1], **state})
+        logits, *after = session.run(None, {"input_ids": sequence[-1], **state})
         state = dict(zip(state, after, strict=True))
-        found.append(logits[:, -1].argmax(axis=-1)[:, None])
-    return torch.from_numpy(np.concatenate(found, axis=1))
+        sequence.append(logits[:, -1].argmax(axis=-1)[:, None])
+    return torch.from_numpy(np.concatenate(sequence, axis=1))
 
 
-def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
+def benchmark_decoding(rounds: int = 9) -> Iterator[dict[str, Any]]:
     """Time of `generate()` on a CPU against loops written by hand and transformers' own, a row a size.
 
-    Returns:
+    Yields:
         Rows of `size`, `milliseconds` a token step of the package, greedy, and `ratio` of its time to that of each
         other candidate, sampling to sampling; below 1 the package is faster.
     """
-    rows: list[dict[str, Any]] = []
     for size in announced("generate()", DECODING_SIZES + MORE_SIZES_OF_ONE_ROW):
         count = size.tokens(8e8)
         runs = decoding_runs(size, count)
@@ -155,12 +155,12 @@ def benchmark_decoding(rounds: int = 9) -> list[dict[str, Any]]:
         if not all(torch.equal(tokens, greedy[0]) for tokens in greedy):
             raise AssertionError(f"the loops do not find the same tokens at {size}")
         times = in_turn(runs, rounds)
-        row: dict[str, Any] = {"size": str(size)}
-        row["milliseconds"] = round(1000 * statistics.median(times["ours"]) / count, 3)
         pairs = [("ours, sampling" if "sampling" in name else "ours", name) for name in times if "ours" not in name]
-        row["ratio"] = {name: round(ratio(times, ours, name), 3) for ours, name in pairs}
-        rows.append(row)
-    return rows
+        yield {
+            "size": str(size),
+            "milliseconds": round(1000 * statistics.median(times["ours"]) / count, 3),
+            "ratio": {name: round(ratio(times, ours, name), 3) for ours, name in pairs},
+        }
 
 
 CONTEXTS = (1, 256, 1024, 4096, 16_384)
@@ -201,16 +201,15 @@ def bytes_of(content: Any) -> int:
 
 
 @torch.no_grad()
-def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> list[dict[str, Any]]:
+def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> Iterator[dict[str, Any]]:
     """Time of one more token, and size of what is kept, as the text before it grows.
 
     Without positions that are learned, as for random weights here, only the length of the context matters, so
     GPT-2's position table is left out of its count of parameters.
 
-    Returns:
+    Yields:
         Rows of `model`, `parameters`, `context`, `milliseconds` a token (median), `kilobytes` of state or cache.
     """
-    rows = []
     models = networks_of_equal_size()
     for name in announced("context", models):
         model, memory = models[name], name_of_memory(models[name])
@@ -225,12 +224,13 @@ def benchmark_context(rounds: int = 5, contexts: tuple[int, ...] = CONTEXTS) -> 
                 start = time.perf_counter()
                 model(token, **{memory: cache}, use_cache=True)
                 seconds.append(time.perf_counter() - start)
-            rows.append({
-                "model": name, "parameters": model.num_parameters() - positions, "context": context,
+            yield {
+                "model": name,
+                "parameters": model.num_parameters() - positions,
+                "context": context,
                 "milliseconds": round(1000 * statistics.median(seconds), 3),
                 "kilobytes": round(bytes_of(cache) / 1024, 1),
-            })  # fmt: skip
-    return rows
+            }
 
 
 def name_of_memory(model: Any) -> str:
@@ -242,17 +242,15 @@ def name_of_memory(model: Any) -> str:
 LENGTHS = (1_000, 10_000, 100_000, 1_000_000)
 
 
-def resident_memory(lengths: tuple[int, ...] = LENGTHS) -> list[dict[str, Any]]:
+def resident_memory(lengths: tuple[int, ...] = LENGTHS) -> Iterator[dict[str, Any]]:
     """Resident memory, in megabytes, of two processes of their own after so many tokens generated in one call, and
     after so many tokens scored as one text that comes line by line.
 
     The ids that are generated take 8 bytes a token, and their buffer up to twice that.
     """
     generated, scored = (alone(_memory_after, what, lengths) for what in ("generate", "score"))
-    return [
-        {"tokens": length, "megabytes generating": one, "megabytes scoring": other}
-        for length, one, other in zip(lengths, generated, scored, strict=True)
-    ]
+    for length, generating, scoring in zip(lengths, generated, scored, strict=True):
+        yield {"tokens": length, "megabytes generating": generating, "megabytes scoring": scoring}
 
 
 def _memory_after(what: str, lengths: tuple[int, ...]) -> list[float]:
@@ -266,22 +264,22 @@ def _memory_after(what: str, lengths: tuple[int, ...]) -> list[float]:
             model.generate(prompt, max_new_tokens=length, **options)
         else:
             lines = (" ".join(map(str, range(100))) for _ in range(length // 100))
-            found = sum(len(line.surprisals) for line in score(model, tokenizer, lines, carry_state=True))
-            assert found == length // 100 * 100
+            num_scored = sum(len(line.surprisals) for line in score(model, tokenizer, lines, carry_state=True))
+            assert num_scored == length // 100 * 100
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         megabytes.append(round(pages * 4096 / 1e6, 1))
     return megabytes
 
 
-def benchmark_generation(rounds: int = 9) -> dict[str, Any]:
-    """All of the generation benchmark by table: `rows` of times, `context` and `memory`.
+def benchmark_generation(rounds: int = 9) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows of the generation benchmark with their tables: `rows` of times, `context` and `memory`.
 
     The process keeps freed memory, as in `benchmark_training`; those that `memory` is measured in do not.
     """
     keep_freed_memory()
-    return {
-        "rows": benchmark_decoding(rounds), "context": benchmark_context(rounds), "memory": resident_memory(),
-    }  # fmt: skip
+    yield from zip(repeat("rows"), benchmark_decoding(rounds))
+    yield from zip(repeat("context"), benchmark_context(rounds))
+    yield from zip(repeat("memory"), resident_memory())
 
 
 def plot_context(tables: dict[str, Any], png: Path) -> None:

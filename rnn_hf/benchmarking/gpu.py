@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,10 @@ from torch import nn
 from rnn_hf.benchmarking.gpu_speed import DRY, FULL, TYPES, rows_of_speed, set_tf32
 from rnn_hf.benchmarking.loops import write_text
 from rnn_hf.benchmarking.machine import describe_machine
+from rnn_hf.benchmarking.record import Record
 from rnn_hf.benchmarking.training import TrainingSize
 from rnn_hf.evaluation import evaluate_splits
-from rnn_hf.files import read_json, read_json_lines, write_json
+from rnn_hf.files import read_json, read_json_lines
 from rnn_hf.runs import load_corpus_of, save_scores
 from rnn_hf.training.reporting import versions
 
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Part:
-    """A part of the check: what it was told, and what it found, which is in a file after each row.
+    """A part of the check: what it was told, and what it measured, which is in a file after each row.
 
     Attributes:
         name: Of `PARTS`.
@@ -47,7 +48,7 @@ class Part:
         device: `cuda` or `cpu`.
         is_dry: Whether all is tiny and in one round.
         until: When the part is to be over, in seconds since the epoch.
-        found: By table or name.
+        record: Gets what is measured; in OUT/NAME.json.
     """
 
     name: str
@@ -57,7 +58,9 @@ class Part:
     device: str
     is_dry: bool
     until: float
-    found: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.record = Record(self.out / f"{self.name}.json")
 
     @property
     def target(self) -> torch.device:
@@ -65,11 +68,6 @@ class Part:
 
     def seconds_left(self) -> float:
         return self.until - time.time()
-
-    def note(self, **found: Any) -> None:
-        """Keep what was found, in OUT/NAME.partial.json too."""
-        self.found |= found
-        write_json(self.out / f"{self.name}.partial.json", self.found)
 
     def add(self, table: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> None:
         """A row more of a table: what it is about, and what was measured or the error that was met instead."""
@@ -79,12 +77,7 @@ class Part:
             traceback.print_exc()
             row = about | {"error": first_line(error)}
         logger.info("%s: %s", table, row)
-        self.note(**{table: [*self.found.get(table, []), row]})
-
-    def finish(self, is_complete: bool) -> None:
-        """Leave OUT/NAME.json in place of the partial one."""
-        self.note(complete=is_complete)
-        (self.out / f"{self.name}.partial.json").replace(self.out / f"{self.name}.json")
+        self.record.add(table, row)
 
 
 def first_line(error: BaseException) -> str:
@@ -96,7 +89,8 @@ def first_line(error: BaseException) -> str:
 
 def median_time(run: Callable[[], object], device: torch.device, rounds: int) -> float:
     """Median of the seconds that a run keeps a device busy, by events on a GPU, after two runs to warm up."""
-    run(), run()
+    run()
+    run()
     seconds = []
     for _ in range(rounds):
         if device.type == "cuda":
@@ -169,7 +163,7 @@ def recurrent_layer(device: torch.device, name: str, is_dry: bool) -> dict[str, 
 
 def find_facts(part: Part) -> bool:
     device = part.target
-    part.note(versions=versions(), machine=describe_machine(part.device), **card(device))
+    part.record.note(versions=versions(), machine=describe_machine(part.device), **card(device))
     if part.device == "cuda":
         part.add("driver", {}, driver)
     part.add("memory", {}, lambda: copy_rate(device, part.is_dry))
@@ -206,8 +200,8 @@ def run_tests(part: Part) -> bool:
         command += ["-n", "6"]
     start = time.time()
     code = run_until(command, part.until - SECONDS_TO_STOP, signal.SIGINT)
-    part.note(files=files, seconds=round(time.time() - start, 1), exit_code=code)
-    part.note(**read_report(report))
+    part.record.note(files=files, seconds=round(time.time() - start, 1), exit_code=code)
+    part.record.note(**read_report(report))
     return code in (0, 1)
 
 
@@ -293,13 +287,13 @@ def run_training(part: Part) -> bool:
     command += ["--resume_from_checkpoint", "last", "--save_total_limit", "1", "--disable_tqdm", "true"]
     seconds = min(SECONDS_TO_EVALUATE, part.seconds_left() / 2)
     code = run_until([sys.executable, *command], part.until - seconds, signal.SIGTERM)
-    part.note(command=f"python {' '.join(command)}", exit_code=code)
+    part.record.note(command=f"python {' '.join(command)}", exit_code=code)
     run, rows = read_json(directory / "run.json"), read_json_lines(directory / "metrics.jsonl")
     if run is None or "result" not in run:
-        part.note(error="the run did not end by itself: see train.log")
+        part.record.note(error="the run did not end by itself: see train.log")
         return False
     speeds = [row["tokens_per_second"] for row in rows if row.get("tokens_per_second")]
-    part.note(
+    part.record.note(
         result=run["result"], parameters=run["parameters"], metrics=rows[-5:],
         tokens_per_second=statistics.median(speeds) if speeds else None,
     )  # fmt: skip
@@ -307,7 +301,7 @@ def run_training(part: Part) -> bool:
     for name in KEPT:
         if (directory / name).is_file():
             shutil.copyfile(directory / name, part.out / f"train_{name}")
-    return code == 0 and run["result"]["is_complete"] and "error" not in part.found["scores"][0]
+    return code == 0 and run["result"]["is_complete"] and "error" not in part.record.content["scores"][0]
 
 
 def scores_of(directory: Path, device: str) -> dict[str, Any]:
@@ -337,9 +331,9 @@ def run_part(part: Part) -> None:
         is_complete = PARTS[part.name](part)
     except Exception as error:
         traceback.print_exc()
-        part.note(error=first_line(error))
-    part.note(part_seconds=round(time.time() - start, 1))
-    part.finish(is_complete)
+        part.record.note(error=first_line(error))
+    part.record.note(part_seconds=round(time.time() - start, 1))
+    part.record.finish(is_complete)
 
 
 if __name__ == "__main__":

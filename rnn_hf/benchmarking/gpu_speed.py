@@ -43,7 +43,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "float32": {"tf32": False}, "tf32": {"tf32": True},
     "bf16": {"tf32": True, "bf16": True}, "fp16": {"tf32": True, "fp16": True},
 }  # fmt: skip
-Row = tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]  # table, what the row is about, how to measure it
+Row = tuple[str, dict[str, Any], Callable[[], dict[str, Any]]]  # table, subject, measurement
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class StepSize(TrainingSize):
 
     @property
     def head(self) -> dict[str, Any]:
-        """The fields of the configuration that are beside those of every size."""
+        """The fields of the configuration that only some sizes have."""
         size = self.output_projection_size
         return {} if size is None else {"embedding_size": size, "output_projection_size": size}
 
@@ -176,7 +176,9 @@ def timed(candidates: Mapping[str, Callable[[], object]], device: torch.device, 
     wait, able, errors = synchronize_of(device), {}, {}
     for name, run in candidates.items():
         try:
-            run(), run(), wait()
+            run()
+            run()
+            wait()
             able[name] = run
         except Exception as error:
             traceback.print_exc()
@@ -185,7 +187,8 @@ def timed(candidates: Mapping[str, Callable[[], object]], device: torch.device, 
         raise RuntimeError(f"no candidate runs: {errors}")
     start = time.perf_counter()
     for run in able.values():
-        run(), wait()
+        run()
+        wait()
     once = time.perf_counter() - start
     runs = max(1, min(plan.most_runs, int(plan.seconds / (2 * plan.rounds * once))))
 
@@ -198,16 +201,16 @@ def timed(candidates: Mapping[str, Callable[[], object]], device: torch.device, 
     return {"seconds": seconds, "runs": runs, "errors": errors}
 
 
-def row_of(found: dict[str, Any], plan: Plan, first: str | None = None) -> dict[str, Any]:
+def row_of(timing: dict[str, Any], plan: Plan, first: str | None = None) -> dict[str, Any]:
     """Medians in milliseconds, and the ratio of the time of the `first` candidate to that of each other one."""
-    times = found["seconds"]
+    times = timing["seconds"]
     row: dict[str, Any] = {
         "milliseconds": {name: round(1000 * statistics.median(values), 4) for name, values in times.items()}
     }
     if first in times:
         row["ratio"] = {name: round(ratio(times, str(first), name), 3) for name in times if name != first}
-    row |= {"rounds": plan.rounds, "runs": found["runs"]}
-    return row | ({"errors": found["errors"]} if found["errors"] else {})
+    row |= {"rounds": plan.rounds, "runs": timing["runs"]}
+    return row | ({"errors": timing["errors"]} if timing["errors"] else {})
 
 
 def free(device: torch.device) -> None:
@@ -251,11 +254,11 @@ def step_row(device: torch.device, plan: Plan, size: StepSize, name: str, rate: 
         flags = FLAGS[name] | size.head | {"use_cpu": device.type == "cpu"}
         run, bar = our_run(size, Path(directory), size.is_tied, **flags), tqdm(disable=True)
         candidates = {"ours": lambda: run._step(bar), **steps_by_hand(size, device, TYPES[name][0])}
-        found = timed(candidates, device, plan)
-    row = row_of(found, plan, "ours")
-    if "ours" not in found["seconds"]:
+        timing = timed(candidates, device, plan)
+    row = row_of(timing, plan, "ours")
+    if "ours" not in timing["seconds"]:
         return row
-    seconds = statistics.median(found["seconds"]["ours"])
+    seconds = statistics.median(timing["seconds"]["ours"])
     row["tokens_per_second"] = round(size.batch_size * size.window / seconds)
     row["tflop_per_s"] = round(size.operations() / seconds / 1e12, 3)
     return row | ({"share_of_matrix_rate": round(row["tflop_per_s"] / rate, 4)} if rate else {})
@@ -298,9 +301,9 @@ def decode_row(device: torch.device, plan: Plan, size: DecodingSize, others: lis
         parameters["GPT-2"] = other.num_parameters()
         runs["GPT-2"] = partial(generated, other)
     greedy = [runs[name]() for name in ("ours", "by hand", "stock generate()")]
-    found = timed(runs, device, plan)
-    found["seconds"] = {name: [s / plan.tokens for s in values] for name, values in found["seconds"].items()}
-    row = row_of(found, plan, "ours")
+    timing = timed(runs, device, plan)
+    timing["seconds"] = {name: [s / plan.tokens for s in values] for name, values in timing["seconds"].items()}
+    row = row_of(timing, plan, "ours")
     is_same = all(torch.equal(tokens, greedy[0]) for tokens in greedy)
     return row | {"tokens": plan.tokens, "parameters": parameters, "finds_same_tokens": is_same}
 
@@ -337,12 +340,12 @@ def stack_row(device: torch.device, plan: Plan, cell_type: str, layers: int, wid
         stacked: list[nn.Module] = [RNNLayer(config, index) for index in range(layers)]
         one: list[nn.Module] = [CELLS[cell_type](width, width, num_layers=layers, batch_first=True)]
         candidates = {kind: pass_of(m, inputs, upstream, name) for kind, m in (("stacked", stacked), ("one", one))}
-        found = timed(candidates, device, dataclasses.replace(plan, seconds=plan.seconds / 4))
-        part = row_of(found, plan, "stacked")
+        timing = timed(candidates, device, dataclasses.replace(plan, seconds=plan.seconds / 4))
+        part = row_of(timing, plan, "stacked")
         row["milliseconds"] |= {f"{name}, {kind}": value for kind, value in part["milliseconds"].items()}
-        row["errors"] |= {f"{name}, {kind}": text for kind, text in found["errors"].items()}
-        row |= {"rounds": plan.rounds, "runs": found["runs"]}
-        if not found["errors"]:
+        row["errors"] |= {f"{name}, {kind}": text for kind, text in timing["errors"].items()}
+        row |= {"rounds": plan.rounds, "runs": timing["runs"]}
+        if not timing["errors"]:
             row["ratio"][name] = part["ratio"]["one"]
     return row
 
@@ -378,7 +381,7 @@ def loss_row(device: torch.device, plan: Plan, tokens: int, words: int, width: i
 
     kinds = {"in parts": True, "all logits": False}
     candidates = {f"{name}, {kind}": partial(run, name, flag) for name in TYPES for kind, flag in kinds.items()}
-    found = timed(candidates, device, plan)
-    row, times = row_of(found, plan), found["seconds"]
+    timing = timed(candidates, device, plan)
+    row, times = row_of(timing, plan), timing["seconds"]
     pairs = {name: [f"{name}, {kind}" for kind in kinds] for name in TYPES}
     return row | {"ratio": {n: round(ratio(times, *pair), 3) for n, pair in pairs.items() if times.keys() >= {*pair}}}

@@ -3,9 +3,10 @@
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import repeat
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -29,7 +30,7 @@ from rnn_hf.benchmarking.training import (
 from rnn_hf.benchmarking.vocabulary import benchmark_vocabulary
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.timing import alone, announced, in_turn, rise_of_peak
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import TrainingRun
 from rnn_hf.training.setup import keep_freed_memory
 
@@ -145,13 +146,12 @@ def loop_of(name: str, size: TrainingSize, steps: int, directory: Path, tied: bo
     return lambda: run_epoch(run)
 
 
-def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] = ()) -> list[dict[str, Any]]:
+def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] = ()) -> Iterator[dict[str, Any]]:
     """Time of whole training loops on a CPU: rows as in `benchmark_steps`, for the first two sizes.
 
     Raises:
         ValueError: As `peer_epoch`.
     """
-    rows: list[dict[str, Any]] = []
     for size in announced("whole loops", TRAINING_SIZES[:2]):
         for other in (TRAINER, *map(str, peers)):
             tied = other != TRAINER
@@ -159,12 +159,11 @@ def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] =
                 # Trainer comes first, as it sets Accelerate's state anew.
                 theirs = loop_of(other, size, steps, Path(name))
                 candidates = {OURS: loop_of(OURS, size, steps, Path(name), tied), Path(other).name: theirs}
-                label = f"{size}, whole loop{', tied' * tied}"
-                rows.append(row_of(label, in_turn(candidates, rounds), size.batch_size * size.window * steps))
-    return rows
+                times = in_turn(candidates, rounds)
+            yield row_of(f"{size}, whole loop{', tied' * tied}", times, size.batch_size * size.window * steps)
 
 
-def benchmark_memory(peers: Sequence[Path] = ()) -> list[dict[str, Any]]:
+def benchmark_memory(peers: Sequence[Path] = ()) -> Iterator[dict[str, Any]]:
     """Memory of training on a CPU, for the first two sizes: rows of `size` and `megabytes` of each loop beyond model
     and data, at its peak.
 
@@ -172,10 +171,8 @@ def benchmark_memory(peers: Sequence[Path] = ()) -> list[dict[str, Any]]:
     which is part of what it needs, and the others leave glibc's defaults.
     """
     names = (OURS, "by hand, same loss", "by hand, cross_entropy", TRAINER, *map(str, peers))
-    return [
-        {"size": str(size), "megabytes": {Path(name).name: alone(_peak_of, name, size) for name in names}}
-        for size in announced("memory of training", TRAINING_SIZES[:2])
-    ]
+    for size in announced("memory of training", TRAINING_SIZES[:2]):
+        yield {"size": str(size), "megabytes": {Path(name).name: alone(_peak_of, name, size) for name in names}}
 
 
 def _peak_of(name: str, size: TrainingSize) -> float:
@@ -210,10 +207,10 @@ PARTS = {
 }
 
 
-def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
+def benchmark_shares(steps: int = STEPS) -> Iterator[dict[str, Any]]:
     """Where the time of the package's loop goes on a CPU, for the first two sizes.
 
-    Returns:
+    Yields:
         Rows of `size` and `percent`: of each of `PARTS`; of `Python`, which is all that torch's operators and its
         autograd engine did not take, and of `Python of the loss`, within what autograd sees as one operator, the work
         of the profiler included in both; and of `other arithmetic`.
@@ -224,7 +221,6 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
         with record_function("engine"):
             return engine(*arguments, **options)
 
-    rows = []
     for size in announced("shares of a step", TRAINING_SIZES[:2]):
         with TemporaryDirectory() as name:
             write_text(size, steps, Path(name))
@@ -240,19 +236,20 @@ def benchmark_shares(steps: int = STEPS) -> list[dict[str, Any]]:
                 run_epoch(run)
         events = {event.key: event for event in measured.key_averages()}
         times = defaultdict(float, {key: event.cpu_time_total for key, event in events.items()})
-        found = {part: sum(times[key] for key in keys) for part, keys in PARTS.items()}
+        parts = {part: sum(times[key] for key in keys) for part, keys in PARTS.items()}
         python = {"Python": "all", "Python of the loss": "LinearCrossEntropy"}
-        found |= {part: events[key].self_cpu_time_total for part, key in python.items()}
-        found["softmax and loss"] -= found["Python of the loss"]
+        parts |= {part: events[key].self_cpu_time_total for part, key in python.items()}
+        parts["softmax and loss"] -= parts["Python of the loss"]
         whole = times["all"]
-        found["other arithmetic"] = whole - sum(found.values())
-        rows.append({"size": str(size), "percent": {part: round(100 * t / whole, 1) for part, t in found.items()}})
-    return rows
+        parts["other arithmetic"] = whole - sum(parts.values())
+        yield {"size": str(size), "percent": {part: round(100 * time / whole, 1) for part, time in parts.items()}}
 
 
-def benchmark_training(rounds: int = 9, device: str = "cpu", peers: Sequence[Path] = ()) -> dict[str, Any]:
-    """All of the training benchmark by table: `rows` of times, `padding`, `bf16` and, on a CPU, `memory`, `shares` and
-    `vocabulary`.
+def benchmark_training(
+    rounds: int = 9, device: str = "cpu", peers: Sequence[Path] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All rows of the training benchmark with their tables: `rows` of times, `padding`, `bf16` and, on a CPU,
+    `memory`, `shares` and `vocabulary`.
 
     On a CPU the process keeps freed memory, as a run of the package does: so all that is timed has this in common.
 
@@ -261,14 +258,13 @@ def benchmark_training(rounds: int = 9, device: str = "cpu", peers: Sequence[Pat
     """
     if device == "cpu":
         keep_freed_memory()
-    tables = {
-        "rows": benchmark_steps(rounds, device),
-        "padding": benchmark_padding(rounds, device),
-        "bf16": benchmark_bf16(rounds, device),
-    }
+    yield from zip(repeat("rows"), benchmark_steps(rounds, device))
+    yield from zip(repeat("padding"), benchmark_padding(rounds, device))
+    yield from zip(repeat("bf16"), benchmark_bf16(rounds, device))
     if device != "cpu":
-        return tables
+        return
     peers = [peer.resolve() for peer in peers]
-    tables["rows"] += benchmark_loops(max(3, rounds // 2), peers=peers)  # each of which is many steps
-    tables |= {"memory": benchmark_memory(peers), "shares": benchmark_shares()}
-    return tables | {"vocabulary": benchmark_vocabulary(rounds)}
+    yield from zip(repeat("rows"), benchmark_loops(max(3, rounds // 2), peers=peers))  # each of which is many steps
+    yield from zip(repeat("memory"), benchmark_memory(peers))
+    yield from zip(repeat("shares"), benchmark_shares())
+    yield from zip(repeat("vocabulary"), benchmark_vocabulary(rounds))

@@ -23,7 +23,7 @@ SETTINGS = (
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """What the time of a computation depends on beside the code, as it is when this is called.
+    """What the time of a computation depends on besides the code, as it is when this is called.
 
     Returns:
         `cpu` (model), physical `cores`, `threads`, `instructions` that torch uses, `blas`, `onednn` (whether it is
@@ -80,8 +80,8 @@ def physical_cores() -> int:
 def instruction_sets() -> list[str]:
     """The vector instructions of torch's own kernels, and whether the CPU has units for bfloat16."""
     units = {"AVX512_BF16": "_is_avx512_bf16_supported", "AMX": "_is_amx_tile_supported"}
-    found = [name for name, test in units.items() if getattr(torch.cpu, test, lambda: False)()]
-    return [torch.backends.cpu.get_cpu_capability(), *found]
+    available = [name for name, test in units.items() if getattr(torch.cpu, test, lambda: False)()]
+    return [torch.backends.cpu.get_cpu_capability(), *available]
 
 
 def keeps_freed_memory() -> bool | None:

@@ -1,7 +1,7 @@
 """The backbone over a padded batch against the same rectangle of tokens without padding."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -59,22 +59,20 @@ def padded_passes(size: TrainingSize, device: torch.device) -> dict[str, Callabl
     return runs
 
 
-def benchmark_padding(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
+def benchmark_padding(rounds: int = 9, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Time of the backbone over padded batches: one row a size of `PADDED_SIZES`.
 
-    Returns:
+    Yields:
         Rows of `size`, `milliseconds` of each of `PASSES` without padding, medians, and `ratio` to these with padding
         on each side; 1 is as fast as without padding.
     """
     target = torch.device(device)
-    rows = []
     for size in announced("padded batch", PADDED_SIZES):
         times = in_turn(padded_passes(size, target), 3 * rounds, synchronize_of(target))  # of milliseconds
         unpadded = {name: f"unpadded, {name}" for name in PASSES}
         pairs = [(f"{side}, {name}", unpadded[name]) for side in SIDES for name in PASSES]
-        rows.append({
+        yield {
             "size": str(size),
             "milliseconds": {name: round(1000 * statistics.median(times[unpadded[name]]), 2) for name in PASSES},
             "ratio": {padded: round(ratio(times, padded, plain), 3) for padded, plain in pairs},
-        })  # fmt: skip
-    return rows
+        }

@@ -1,7 +1,7 @@
 """A training step of the package against the same step written by hand, and under autocast against float32."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -116,20 +116,17 @@ def row_of(label: str, times: dict[str, list[float]], tokens: int) -> dict[str, 
     return {"size": label, "tokens_per_second": speed, "ratio": ratios}
 
 
-def benchmark_steps(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
+def benchmark_steps(rounds: int = 9, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Time of a training step against the same step written by hand: one row a size of `TRAINING_SIZES`.
 
-    Returns:
+    Yields:
         Rows of `size`, `tokens_per_second` of the package, and `ratio` of its time to that of each other candidate;
         below 1 the package is faster.
     """
     target = torch.device(device)
-    rows: list[dict[str, Any]] = []
     for size in announced("training step", TRAINING_SIZES):
         times = in_turn(training_steps(size, target), rounds, synchronize_of(target))
-        tokens = size.batch_size * size.window
-        rows.append(row_of(str(size), times, tokens))
-    return rows
+        yield row_of(str(size), times, size.batch_size * size.window)
 
 
 BF16_SIZES = [
@@ -140,13 +137,11 @@ BF16_SIZES = [
 ]
 
 
-def benchmark_bf16(rounds: int = 9, device: str = "cpu") -> list[dict[str, Any]]:
+def benchmark_bf16(rounds: int = 9, device: str = "cpu") -> Iterator[dict[str, Any]]:
     """Time of a step of the package under bfloat16 autocast against float32, as `benchmark_steps` has its rows; one a
     size of `BF16_SIZES`."""
     target = torch.device(device)
-    rows = []
     for size in announced("step under bf16 autocast", BF16_SIZES):
         candidates = {"ours": our_step(size, target, torch.bfloat16), "float32": our_step(size, target)}
         times = in_turn(candidates, rounds, synchronize_of(target))
-        rows.append(row_of(str(size), times, size.batch_size * size.window))
-    return rows
+        yield row_of(str(size), times, size.batch_size * size.window)

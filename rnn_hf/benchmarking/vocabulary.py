@@ -1,6 +1,6 @@
 """What the output layer costs as the vocabulary grows: the loss in parts, over all logits, and adaptive softmax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -44,18 +44,16 @@ def output_step(name: str, vocab_size: int, tokens: int = 700, width: int = 200)
     return run
 
 
-def benchmark_vocabulary(rounds: int = 9) -> list[dict[str, Any]]:
+def benchmark_vocabulary(rounds: int = 9) -> Iterator[dict[str, Any]]:
     """Rows of `words`, `ratio` of the time in parts to that of each other layer, and `megabytes` at the peak beyond
     the weights, each layer in a process of its own."""
-    rows = []
     for words in announced("vocabulary", VOCABULARIES):
         times = in_turn({name: output_step(name, words) for name in OUTPUT_LAYERS}, max(3, rounds // 2))
-        rows.append({
+        yield {
             "words": words,
             "ratio": {name: round(ratio(times, OUTPUT_LAYERS[0], name), 3) for name in OUTPUT_LAYERS[1:]},
             "megabytes": {name: alone(_peak_of, name, words) for name in OUTPUT_LAYERS},
-        })  # fmt: skip
-    return rows
+        }
 
 
 def _peak_of(name: str, words: int) -> float:
