@@ -164,10 +164,12 @@ def _read_conll(path: Path, text_column: str | None, label_column: str | None) -
     number of fields than the words do is a comment; so the word `#` with its label is none. The lines of CoNLL-U that
     are no words (`3-4`, `3.1`) and the `-DOCSTART-` of CoNLL-2003 are left out.
     """
-    text = path.read_text(encoding="utf-8-sig").replace("\r\n", "\n")
+    text = path.read_text(encoding="utf-8-sig")
     separator = "\t" if "\t" in text else None
-    lines = [line.split(separator) if line.strip() else [] for line in text.split("\n")]
-    width = next((len(fields) for fields in lines if fields and not fields[0].startswith("#")), 0)
+    lines = text.split("\n")
+    width = next((len(line.split(separator)) for line in lines if line.strip() and not line.startswith("#")), 0)
+    if width < 2:
+        raise InputError(f"{path} must have a word and its label in each line, separated by a tab")
     is_conllu = path.suffix.lower() == ".conllu"
     names = CONLLU if is_conllu else []
     word_at = _position(text_column or ("FORM" if is_conllu else "1"), names, width, "text_column")
@@ -175,15 +177,18 @@ def _read_conll(path: Path, text_column: str | None, label_column: str | None) -
     words: list[str] = []
     labels: list[str] = []
     start = 1
-    for number, fields in enumerate([*lines, []], 1):
-        if not fields:
+    for number, line in enumerate([*lines, ""], 1):
+        fields = line.split(separator)
+        if not line.strip():
             if words:
                 yield Row(f"{path}, line {start}", words, labels)
             words, labels = [], []
         elif len(fields) != width:
-            if not fields[0].startswith("#"):
+            if not line.startswith("#"):
                 raise InputError(f"{path}, line {number} has {len(fields)} fields, the first word of the file {width}")
         elif not ((is_conllu and not fields[0].isdigit()) or fields[word_at] == "-DOCSTART-"):
+            if not fields[label_at]:
+                raise InputError(f"{path}, line {number} has no label")
             start = start if words else number
             words.append(fields[word_at])
             labels.append(fields[label_at])
