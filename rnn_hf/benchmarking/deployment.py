@@ -185,8 +185,9 @@ def plot_deployment(tables: dict[str, Any], png: Path) -> None:
         ImportError: matplotlib is not installed; the message names the extra.
     """
     rows = tables["rows"]
-    figure = new_figure(9, 3.8)
-    panels = figure.subplots(1, 2)
+    figure = new_figure(9, 4.2)
+    figure.suptitle("Speed of a step in ONNX Runtime")
+    panels = figure.subplots(1, 2, sharey=True)
     for panel, batch_size in zip(panels, (1, 32), strict=True):
         shown = [row for row in rows if row["size"].endswith(f"batch {batch_size}")]
         for place, name in enumerate((RUNNER, "int8, generate()")):
@@ -194,8 +195,9 @@ def plot_deployment(tables: dict[str, Any], png: Path) -> None:
             panel.bar([index + 0.38 * (place - 0.5) for index in range(len(shown))], speeds, 0.38, label=name)
         panel.axhline(1, color="0.3", linewidth=1, label="PyTorch, generate()")
         labels = [row["size"].partition(",")[0].replace(" ", "\n") for row in shown]
-        panel.set(title=f"batch {batch_size}", ylabel="speed of a step, PyTorch = 1")
+        panel.set_title(f"batch {batch_size}")
         panel.set_xticks(range(len(shown)), labels)
         panel.grid(alpha=0.3, axis="y")
+    panels[0].set_ylabel("speed, PyTorch = 1")
     panels[0].legend(fontsize=8)
     save_figure(figure, png)

@@ -289,14 +289,21 @@ def plot_context(tables: dict[str, Any], png: Path) -> None:
         ImportError: matplotlib is not installed; the message names the extra.
     """
     rows = tables["context"]
-    figure = new_figure(9, 3.6)
+    figure = new_figure(9, 4)
+    figure.suptitle("Time and memory of one more token, networks of one size")
+    figure.get_layout_engine().set(wspace=0.1)
     panels = figure.subplots(1, 2)
-    units = {"milliseconds": "milliseconds a token", "kilobytes": "kilobytes of state or cache"}
+    units = {"milliseconds": "milliseconds a token", "megabytes": "megabytes of state or cache"}
     for panel, (key, label) in zip(panels, units.items(), strict=True):
-        for name in dict.fromkeys(row["model"] for row in rows):
-            points = [(row["context"], row[key]) for row in rows if row["model"] == name]
-            panel.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+        for name, marker in zip(dict.fromkeys(row["model"] for row in rows), "os^", strict=True):
+            of_model = [row | {"megabytes": row["kilobytes"] / 1024} for row in rows if row["model"] == name]
+            contexts, values = zip(*((row["context"], row[key]) for row in of_model), strict=True)
+            panel.plot(contexts, values, marker=marker, markersize=5, label=name)
         panel.set(xlabel="tokens of context", ylabel=label, xscale="log", yscale="log")
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter("{x:g}")
         panel.grid(alpha=0.3)
+    panels[0].yaxis.get_major_locator().set_params(subs=(1, 2, 5))  # its times span one power of ten
+    panels[0].minorticks_off()
     panels[0].legend()
     save_figure(figure, png)
