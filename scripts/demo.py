@@ -11,7 +11,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
 from rnn_hf.data.tokenization import unknown_id
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import train
 
 

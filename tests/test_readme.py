@@ -14,7 +14,7 @@ import pytest
 
 from rnn_hf.commands import RECIPES
 from rnn_hf.models.versions_rnn import NEWEST_TRANSFORMERS, OLDEST_TRANSFORMERS
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf_command import COMMANDS
 
 

@@ -18,7 +18,7 @@ from rnn_hf.evaluation import evaluate
 from rnn_hf.loading import load_model
 from rnn_hf.scoring import Totals, read_lines, score, text_rows, token_rows
 from rnn_hf.tables import table_lines
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import train
 
 

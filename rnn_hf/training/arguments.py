@@ -1,43 +1,57 @@
-"""The arguments of a training run: dataclasses, recipes in YAML, and flags that override them."""
+"""The arguments of a training run, as dataclasses: of every task those of its model, its data and its training.
 
-import argparse
+Nothing large is imported, so that help and a mistyped flag are answered at once.
+"""
+
+import ast
 import dataclasses
-import difflib
 import inspect
 import math
 import re
-import sys
-import types
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
-import yaml
-from transformers import HfArgumentParser
-
-from rnn_hf.models import RNNConfig
+from rnn_hf.errors import InputError
 
 
-# What other programs call these arguments.
-SYNONYMS = {
-    "batch_size": "per_device_train_batch_size", "train_batch_size": "per_device_train_batch_size",
-    "eval_batch_size": "per_device_eval_batch_size", "epochs": "num_train_epochs", "num_epochs": "num_train_epochs",
-    "lr": "learning_rate", "optimizer": "optim", "wd": "weight_decay", "clip": "max_grad_norm", "bptt": "window",
-    "seq_len": "window", "block_size": "window", "model": "cell_type", "nlayers": "num_hidden_layers",
-    "num_layers": "num_hidden_layers", "nhid": "hidden_size", "emsize": "embedding_size",
-    "tied": "tie_word_embeddings", "dropout": "embedding_dropout input_dropout hidden_dropout output_dropout",
-    "data": "train_file dataset_name ptb_dir", "save": "output_dir", "resume": "resume_from_checkpoint",
-    "model_name_or_path": "init_from", "no_cuda": "use_cpu", "cpu": "use_cpu", "log_interval": "logging_steps",
+CONFIGURATION = Path(__file__).parents[1] / "models" / "configuration_rnn.py"
+SET_BY_DATA = {
+    "vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "num_characters", "longest_spelling",
 }  # fmt: skip
-OTHER_VALUES = {"elman": "rnn"}  # what a choice is called besides
-KINDS_OF_VALUE = {int: "a whole number", float: "a number"}
+OF_LANGUAGE_MODELS = {
+    "last_hidden_size", "output_projection_size", "num_softmaxes", "tie_word_embeddings", "softmax_dropout",
+}  # fmt: skip
+OF_CLASSIFIERS = {
+    "bidirectional", "classifier_dropout", "pooling", "character_embedding_size", "character_hidden_size",
+}  # fmt: skip
 
 
-def _refuse_non_finite(arguments: Any) -> None:
+def check_finite(arguments: Any) -> None:
+    """Refuse numbers that are none.
+
+    Raises:
+        InputError: Naming the argument.
+    """
     for name, value in vars(arguments).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"--{name} must be a finite number, got {value}")
+            raise InputError(f"`{name}` must be a finite number, got {value}")
+
+
+def check_at_least(arguments: Any, bounds: dict[int, str]) -> None:
+    """Refuse numbers below a bound.
+
+    Args:
+        arguments: With the values.
+        bounds: Names of arguments, separated by spaces, by the smallest value that they may have.
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    for bound, names in bounds.items():
+        for name in names.split():
+            if getattr(arguments, name) < bound:
+                raise InputError(f"`{name}` must be at least {bound}, got {getattr(arguments, name)}")
 
 
 def _described(docstring: str | None) -> dict[str, str]:
@@ -47,26 +61,38 @@ def _described(docstring: str | None) -> dict[str, str]:
     return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
 
 
-def _model_fields() -> list[tuple[str, Any, Any]]:
-    """The fields of RNNConfig that a user sets, with their defaults and descriptions: said once, there."""
-    fixed = {"vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id"}  # set from the tokenizer
-    fields, described = [], _described(RNNConfig.__doc__)
-    for name in (name for name in RNNConfig.__annotations__ if name not in fixed):
-        kind = RNNConfig.__annotations__[name]
-        if get_origin(kind) in (Union, types.UnionType) and float in get_args(kind):
+def _model_arguments(name: str, without: set[str]) -> Any:
+    """A dataclass of the fields of RNNConfig, with their defaults and descriptions: said once, there.
+
+    They are read off the source, because importing the class imports torch and transformers, which takes seconds.
+    """
+    body = ast.parse(CONFIGURATION.read_text(encoding="utf-8")).body
+    (config,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "RNNConfig"]
+    described = _described(ast.get_docstring(config))
+    fields = []
+    for node in config.body:
+        if not isinstance(node, ast.AnnAssign) or ast.unparse(node.target) in SET_BY_DATA | without:
+            continue
+        key, kind = ast.unparse(node.target), eval(ast.unparse(node.annotation), {"Literal": Literal})
+        if float in get_args(kind):
             kind = float  # RNNConfig takes whole numbers for its probabilities as well
-        metadata = {"help": described.get(name, f"RNNConfig.{name}")}
-        fields.append((name, kind, field(default=getattr(RNNConfig, name), metadata=metadata)))
-    return fields
+        assert node.value is not None
+        metadata = {"help": described.get(key, f"RNNConfig.{key}")}
+        fields.append((key, kind, field(default=ast.literal_eval(node.value), metadata=metadata)))
+    made = make_dataclass(name, fields, namespace={"__post_init__": check_finite})
+    made.__module__ = __name__  # so that it can be pickled
+    made.__doc__ = "The shape and the dropouts of the network: fields of RNNConfig."
+    return made
 
 
-ModelArguments = make_dataclass("ModelArguments", _model_fields(), namespace={"__post_init__": _refuse_non_finite})
-ModelArguments.__doc__ = "The shape and the dropouts of the network: the fields of RNNConfig but the vocabulary."
+ModelArguments = _model_arguments("ModelArguments", OF_CLASSIFIERS)
+ClassifierArguments = _model_arguments("ClassifierArguments", OF_LANGUAGE_MODELS)
+TaggerArguments = _model_arguments("TaggerArguments", OF_LANGUAGE_MODELS | {"pooling"})
 
 
 @dataclass
 class DataArguments:
-    """Which corpus, and how it becomes tokens."""
+    """Which corpus of plain text, and how it becomes tokens."""
 
     dataset_name: str | None = field(default=None, metadata={"help": "ptb, sotu, or a data set of the Hub"})
     dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
@@ -90,71 +116,82 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         if not 1 <= self.validation_split_percentage <= 50:
-            raise ValueError(
-                f"--validation_split_percentage must be from 1 to 50, got {self.validation_split_percentage}"
+            raise InputError(
+                f"`validation_split_percentage` must be from 1 to 50, got {self.validation_split_percentage}"
             )
         if self.max_train_tokens is not None and self.max_train_tokens < 1:
-            raise ValueError(f"--max_train_tokens must be at least 1, got {self.max_train_tokens}")
-        if self.min_frequency < 1:
-            raise ValueError(f"--min_frequency must be at least 1, got {self.min_frequency}")
+            raise InputError(f"`max_train_tokens` must be at least 1, got {self.max_train_tokens}")
+        check_at_least(self, {1: "min_frequency"})
 
 
 @dataclass
-class TrainingArguments:
-    """How the run goes. Names are those of transformers.TrainingArguments where it has one."""
+class LabelledDataArguments:
+    """Which labelled text, and how it becomes tokens."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "mr, ewt_pos, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    dataset_dir: str | None = field(
+        default=None, metadata={"help": "directory with the files of mr or ewt_pos, in place of the Hub's copy"}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "file to train on: CSV, TSV, JSON lines, CoNLL, or a word and its label a line"},
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "file to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "file to test on"})
+    text_column: str | None = field(
+        default=None, metadata={"help": "column of texts or words, by name or number; default: text, tokens, or 1"}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "column of labels; default: label, tags, or the last; several: A,B,C"}
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
+        default=None, metadata={"help": "kind of the labels of whole texts; default: what the labels look like"}
+    )
+    validation_split_percentage: int = field(
+        default=10, metadata={"help": "share of the training rows to validate on where there is no such split"}
+    )
+    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep"})
+    min_frequency: int = field(default=2, metadata={"help": "rarer words are spelled by pieces"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
+    pieces: Literal["learned", "characters", "none"] = field(
+        default="learned", metadata={"help": "what rarer words are spelled by; none: they are all [UNK]"}
+    )
+    max_length: int = field(default=512, metadata={"help": "tokens of a text that are read"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many rows only"})
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.validation_split_percentage <= 50:
+            raise InputError(
+                f"`validation_split_percentage` must be from 1 to 50, got {self.validation_split_percentage}"
+            )
+        check_at_least(self, {1: "min_frequency max_length"})
+        if self.max_train_samples is not None:
+            check_at_least(self, {1: "max_train_samples"})
+
+
+@dataclass
+class RunArguments:
+    """How a run goes, of any task. Names are those of transformers.TrainingArguments where it has one."""
 
     output_dir: str = field(default="runs/default", metadata={"help": "where the model and the run's files go"})
     overwrite_output_dir: bool = field(default=False, metadata={"help": "replace the run that output_dir holds"})
     seed: int = field(default=42, metadata={"help": "of initialisation and dropout"})
-    num_train_epochs: int = field(default=10, metadata={"help": "passes over the stream; the schedule's length"})
     max_steps: int = field(default=-1, metadata={"help": "stop after so many optimizer steps; -1: run all epochs"})
-    per_device_train_batch_size: int = field(default=20, metadata={"help": "columns of the stream on each process"})
-    per_device_eval_batch_size: int = field(default=10, metadata={"help": "columns when validating during training"})
-    window: int = field(default=35, metadata={"help": "steps of truncated backpropagation through time"})
-    random_windows: bool = field(
-        default=False, metadata={"help": "draw each window's length around --window, with the rate in proportion"}
-    )
-    partial_shuffle: bool = field(default=False, metadata={"help": "turn each column at random before each epoch"})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "windows an optimizer step"})
-    optim: Literal["sgd", "adam", "adamw"] = field(default="adam", metadata={"help": "optimizer"})
-    learning_rate: float = field(
-        default=None,  # type: ignore[assignment]  # a number from __post_init__ on
-        metadata={"help": "peak learning rate; None: 20 for sgd, 0.002 for adam and adamw"},
-    )
     weight_decay: float = field(default=0.0, metadata={"help": "L2 (sgd, adam) or decoupled (adamw)"})
-    momentum: float = field(default=0.0, metadata={"help": "of sgd"})
     adam_beta1: float = field(default=0.9, metadata={"help": "of adam and adamw"})
     adam_beta2: float = field(default=0.999, metadata={"help": "of adam and adamw"})
-    activation_regularization: float = field(default=0.0, metadata={"help": "AR, on the output after dropout"})
-    temporal_activation_regularization: float = field(default=0.0, metadata={"help": "TAR, on the output's changes"})
-    past_decode_regularization: float = field(default=0.0, metadata={"help": "PDR, on decoding the token before"})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "share of a target spread over all words"})
-    average_start_step: int = field(default=-1, metadata={"help": "average the weights after this step; -1: do not"})
-    nonmonotone_interval: int = field(
-        default=0,
-        metadata={"help": "average once validation is worse than all but the last so many (NT-ASGD has 5); 0: do not"},
-    )
     init_from: str | None = field(
         default=None, metadata={"help": "start from the weights of this model, of the same shape and vocabulary"}
     )
-    max_grad_norm: float = field(
-        default=None,  # type: ignore[assignment]  # as of the learning rate
-        metadata={"help": "clip the gradient's norm to this, 0: do not; None: 0.25 for sgd, 1 for adam and adamw"},
-    )
-    lr_scheduler_type: Literal["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"] = field(
-        default="cosine", metadata={"help": "learning-rate schedule"}
-    )
     warmup_steps: int = field(default=0, metadata={"help": "linear warm-up of constant, linear and cosine"})
-    lr_decay: float = field(default=0.5, metadata={"help": "factor of step and reduce_lr_on_plateau"})
-    lr_decay_start: int = field(default=4, metadata={"help": "step: epochs before the first decay; then every epoch"})
-    lr_patience: int = field(default=0, metadata={"help": "reduce_lr_on_plateau: evaluations without gain to bear"})
     bf16: bool = field(
         default=False, metadata={"help": "compute in bfloat16; recurrent layers too where that is faster"}
     )
     fp16: bool = field(default=False, metadata={"help": "the same in float16, on a GPU, with a scaled loss"})
-    tf32: bool = field(
-        default=True, metadata={"help": "on a GPU: round the factors of float32 products to TF32, which is faster"}
-    )
     eval_steps: int = field(default=0, metadata={"help": "validate each so many steps; 0: after each epoch"})
     save_steps: int = field(default=0, metadata={"help": "checkpoint each so many steps; 0: after each epoch"})
     save_total_limit: int = field(default=1, metadata={"help": "resumable checkpoints to keep; 0: none at all"})
@@ -172,200 +209,159 @@ class TrainingArguments:
     hub_strategy: Literal["end", "all_checkpoints"] = field(
         default="end", metadata={"help": "all_checkpoints: push at each checkpoint too, with the checkpoints kept"}
     )
+    tf32: bool = field(
+        default=True, metadata={"help": "on a GPU: round the factors of float32 products to TF32, which is faster"}
+    )
     measure_kernels: bool = field(
         default=True,
         metadata={"help": "on a CPU: choose the fastest kernels by a short measurement; false: the same everywhere"},
     )
+    use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
+    disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        if not self.output_dir.strip():
+            raise InputError(f"`output_dir` must name a directory, got {self.output_dir!r}")
+        options: Any = self  # every task has these, with defaults of its own
+        bounds = {
+            1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size logging_steps "
+            "gradient_accumulation_steps",
+            0: "max_grad_norm weight_decay warmup_steps eval_steps save_steps save_total_limit "
+            "early_stopping_patience seed",
+        }
+        check_at_least(options, bounds)
+        if self.bf16 and self.fp16:
+            raise InputError("`bf16` and `fp16` do not go together: choose one")
+        if options.learning_rate <= 0:
+            raise InputError(f"`learning_rate` must be positive, got {options.learning_rate}")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise InputError(f"`max_steps` must be positive, or -1 for all epochs, got {self.max_steps}")
+        for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor"):
+            check_fraction(name, getattr(self, name))
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse what is not in [0, 1).
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    if not 0 <= value < 1:
+        raise InputError(f"`{name}` must be in [0, 1), got {value}")
+
+
+@dataclass
+class TrainingArguments(RunArguments):
+    """How a language model trains, on a stream with carried state."""
+
+    num_train_epochs: int = field(default=10, metadata={"help": "passes over the stream; the schedule's length"})
+    per_device_train_batch_size: int = field(default=20, metadata={"help": "columns of the stream on each process"})
+    per_device_eval_batch_size: int = field(default=10, metadata={"help": "columns when validating during training"})
+    window: int = field(default=35, metadata={"help": "steps of truncated backpropagation through time"})
+    random_windows: bool = field(
+        default=False, metadata={"help": "draw each window's length around `window`, with the rate in proportion"}
+    )
+    partial_shuffle: bool = field(default=False, metadata={"help": "turn each column at random before each epoch"})
+    optim: Literal["sgd", "adam", "adamw"] = field(default="adam", metadata={"help": "optimizer"})
+    learning_rate: float = field(
+        default=None,  # type: ignore[assignment]  # a number from __post_init__ on
+        metadata={"help": "peak learning rate; None: 20 for sgd, 0.002 for adam and adamw"},
+    )
+    momentum: float = field(default=0.0, metadata={"help": "of sgd"})
+    activation_regularization: float = field(default=0.0, metadata={"help": "AR, on the output after dropout"})
+    temporal_activation_regularization: float = field(default=0.0, metadata={"help": "TAR, on the output's changes"})
+    past_decode_regularization: float = field(default=0.0, metadata={"help": "PDR, on decoding the token before"})
+    average_start_step: int = field(default=-1, metadata={"help": "average the weights after this step; -1: do not"})
+    nonmonotone_interval: int = field(
+        default=0,
+        metadata={"help": "average once validation is worse than all but the last so many (NT-ASGD has 5); 0: do not"},
+    )
+    max_grad_norm: float = field(
+        default=None,  # type: ignore[assignment]  # as of the learning rate
+        metadata={"help": "clip the gradient's norm to this, 0: do not; None: 0.25 for sgd, 1 for adam and adamw"},
+    )
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"] = field(
+        default="cosine", metadata={"help": "learning-rate schedule"}
+    )
+    lr_decay: float = field(default=0.5, metadata={"help": "factor of step and reduce_lr_on_plateau"})
+    lr_decay_start: int = field(default=4, metadata={"help": "step: epochs before the first decay; then every epoch"})
+    lr_patience: int = field(default=0, metadata={"help": "reduce_lr_on_plateau: evaluations without gain to bear"})
+    sample_tokens: int = field(
+        default=20, metadata={"help": "tokens of text that the model writes at each validation; 0: none"}
+    )
     cuda_graphs: bool = field(
         default=True, metadata={"help": "on one GPU: record steps and run them without Python, which is faster"}
     )
-    use_cpu: bool = field(default=False, metadata={"help": "do not use a GPU"})
-    disable_tqdm: bool = field(default=False, metadata={"help": "no progress bar"})
 
     def __post_init__(self) -> None:
         if self.learning_rate is None:
             self.learning_rate = 20.0 if self.optim == "sgd" else 2e-3
         if self.max_grad_norm is None:
             self.max_grad_norm = 0.25 if self.optim == "sgd" else 1.0
-        _refuse_non_finite(self)
-        if not self.output_dir.strip():
-            raise ValueError(f"--output_dir must name a directory, got {self.output_dir!r}")
-        at_least = {
-            1: "num_train_epochs per_device_train_batch_size per_device_eval_batch_size window logging_steps "
-            "gradient_accumulation_steps",
-            0: "max_grad_norm weight_decay momentum warmup_steps lr_decay_start lr_patience eval_steps save_steps "
-            "save_total_limit early_stopping_patience seed nonmonotone_interval activation_regularization "
-            "temporal_activation_regularization past_decode_regularization",
+        super().__post_init__()
+        bounds = {
+            1: "window",
+            0: "momentum lr_decay_start lr_patience nonmonotone_interval activation_regularization "
+            "temporal_activation_regularization past_decode_regularization sample_tokens",
             -1: "average_start_step",
         }
-        for bound, names in at_least.items():
-            for name in names.split():
-                if getattr(self, name) < bound:
-                    raise ValueError(f"--{name} must be at least {bound}, got {getattr(self, name)}")
-        if self.bf16 and self.fp16:
-            raise ValueError("--bf16 and --fp16 do not go together: choose one")
-        if self.learning_rate <= 0:
-            raise ValueError(f"--learning_rate must be positive, got {self.learning_rate}")
-        if self.max_steps == 0 or self.max_steps < -1:
-            raise ValueError(f"--max_steps must be positive, or -1 for all epochs, got {self.max_steps}")
-        for name in ("adam_beta1", "adam_beta2", "momentum", "label_smoothing_factor"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"--{name} must be in [0, 1), got {getattr(self, name)}")
+        check_at_least(self, bounds)
+        check_fraction("momentum", self.momentum)
         if not 0 < self.lr_decay < 1:
-            raise ValueError(f"--lr_decay is a factor in (0, 1), got {self.lr_decay}")
+            raise InputError(f"`lr_decay` is a factor in (0, 1), got {self.lr_decay}")
+
+
+@dataclass
+class LabelledTrainingArguments(RunArguments):
+    """How a network trains on labelled examples, by transformers' Trainer."""
+
+    num_train_epochs: int = field(default=10, metadata={"help": "passes over the examples; the schedule's length"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "examples on each process"})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "examples when validating"})
+    group_by_length: bool = field(default=True, metadata={"help": "batches of examples of about one length"})
+    optim: Literal["adamw", "adam"] = field(default="adamw", metadata={"help": "optimizer"})
+    learning_rate: float = field(default=1e-3, metadata={"help": "peak learning rate"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "clip the gradient's norm to this, 0: do not"})
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = field(
+        default="linear", metadata={"help": "learning-rate schedule"}
+    )
+    average_decay: float = field(
+        default=0.0, metadata={"help": "validate and keep a running mean of the weights with this decay; 0: do not"}
+    )
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "rate of each layer below the head, as a factor of the one above it"}
+    )
+    unfreeze_epochs: float = field(
+        default=0.0, metadata={"help": "epochs until the next layer below the head is trained too; 0: all at once"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, {0: "unfreeze_epochs"})
+        check_fraction("average_decay", self.average_decay)
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"`layer_decay` is a factor in (0, 1], got {self.layer_decay}")
 
 
 @dataclass
 class Arguments:
-    """A whole run: model, data and training arguments, and the recipe that they came from."""
+    """A whole run: its task, model, data and training arguments, and the recipe that they came from."""
 
-    model: Any  # a ModelArguments, whose class is made from RNNConfig
-    data: DataArguments
-    training: TrainingArguments
+    model: Any  # classes made from RNNConfig
+    data: Any
+    training: Any
     recipe: str | None = None
+    task: str = "language-modeling"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dictionary, for run.json."""
-        return dataclasses.asdict(self)
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "task"}
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
-    """Read a recipe and flags: defaults, then the recipe, then the flags.
-
-    Args:
-        argv: `[recipe.yaml] [--flag value ...]`; `None` takes those of the process.
-
-    Raises:
-        ValueError: A recipe that does not exist, an unknown key or flag, or a value of the wrong type or out of range.
-
-    Example:
-
-    >>> parse_arguments(["--cell_type", "gru", "--learning_rate", "1e-3"]).training.learning_rate
-    0.001
-    """
-    kinds = (ModelArguments, DataArguments, TrainingArguments)
-    parser = _Parser(
-        kinds,  # type: ignore[arg-type]
-        prog="rnn-hf train",
-        description="Train a recurrent language model.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("recipe", nargs="?", help="YAML file of values for these flags")
-    argv = sys.argv[1:] if argv is None else list(argv)
-    recipe, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
-    types_of = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
-    known = list(types_of)
-    if recipe is not None:
-        given = _as_flags(recipe, read_recipe(recipe, known), types_of)
-        try:
-            parser.parse_args_into_dataclasses(given, look_for_args_file=False)
-            parser.set_defaults(**vars(parser.parse_known_args(given)[0]))
-        except (argparse.ArgumentError, ValueError) as error:
-            raise ValueError(f"recipe {recipe}: {_reason(error).replace('--', '')}") from error
-    try:
-        model, data, training, other, unknown = parser.parse_args_into_dataclasses(
-            args=rest, look_for_args_file=False, return_remaining_strings=True
-        )
-    except argparse.ArgumentError as error:
-        raise ValueError(_reason(error)) from error
-    if unknown:
-        flag = unknown[0].partition("=")[0]
-        raise ValueError(f"unknown flag {flag!r}" + _hint(flag.lstrip("-"), known, "--"))
-    if other.recipe is not None:
-        raise ValueError(f"put the recipe before the flags: {other.recipe} [--flag value ...]")
-    return Arguments(model, data, training, recipe)
-
-
-def read_recipe(path: str, known: Sequence[str]) -> dict[str, str | None]:
-    """The values of a recipe as they are written there, to be parsed as flags are; `None` for a key without one.
-
-    Raises:
-        ValueError: No such file, not a mapping, a key that is not in `known` or that is there twice, or a value that
-            is a list or a mapping.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"no recipe {path}; recipes are YAML files, see scripts/recipes/")
-    try:
-        # Nodes, which have the text of a value: loaded, 2024_05 would be a number and `no` false.
-        root = yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"recipe {path} is not UTF-8 text: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise ValueError(f"recipe {path} must be a mapping of flags to values")
-    values: dict[str, str | None] = {}
-    for key, value in root.value:
-        name = str(key.value)
-        if name not in known:
-            raise ValueError(f"recipe {path}: unknown key {name!r}" + _hint(name, known))
-        if name in values:
-            raise ValueError(f"recipe {path}: {name!r} is there twice, again in line {key.start_mark.line + 1}")
-        if not isinstance(value, yaml.ScalarNode):
-            raise ValueError(f"recipe {path}: {name!r} must be one value")
-        values[name] = None if value.tag == "tag:yaml.org,2002:null" else value.value
-    return values
-
-
-def _as_flags(recipe: str, values: dict[str, str | None], types_of: dict[str, Any]) -> list[str]:
-    """A recipe as flags. A key without a value keeps the default, which is None, where None is a value."""
-    flags = []
-    for name, value in values.items():
-        if value is not None:
-            if bool in (types_of[name], *get_args(types_of[name])):
-                value = {"on": "true", "off": "false"}.get(value.lower(), value)
-            flags.append(f"--{name}={value}")
-        elif types.NoneType not in get_args(types_of[name]):
-            raise ValueError(f"recipe {recipe}: {name!r} has no value: give one, or leave the line out")
-    return flags
-
-
-class _Parser(HfArgumentParser):
-    """Says of a value of the wrong type what would be right."""
-
-    def add_argument(self, *names: Any, **options: Any) -> Any:
-        """As of argparse; of the two spellings of a flag that transformers gives, help shows the one of the manual."""
-        if "type" in options:
-            choices = options.pop("choices", ())
-            if choices:
-                options["metavar"] = f"{{{','.join(choices)}}}"
-            options["type"] = _reader(options["type"], choices)
-        spelled = [name for name in names if "-" not in name.removeprefix("--")]
-        action = super().add_argument(*names, **options)
-        if spelled and spelled != list(names):
-            action.option_strings = spelled
-        return action
-
-
-def _reader(kind: Callable[[str], Any], choices: Sequence[str]) -> Callable[[str], Any]:
-    """A value from its text, by `kind`, which raises an error where it cannot."""
-    right = f"one of {', '.join(choices)}" if choices else KINDS_OF_VALUE.get(kind, "true or false")  # type: ignore[call-overload]
-
-    def read(text: str) -> Any:
-        try:
-            value = OTHER_VALUES.get(text, text) if choices else kind(text)
-        except (ValueError, argparse.ArgumentTypeError):
-            value = None
-        if value is None or (choices and value not in choices):
-            raise argparse.ArgumentTypeError(f"must be {right}, got {text!r}")
-        return value
-
-    return read
-
-
-def _reason(error: Exception) -> str:
-    """What an error of argparse says, its flag by one of its two names."""
-    if not isinstance(error, argparse.ArgumentError):
-        return str(error)
-    flag = str(error.argument_name).partition("/")[0]
-    return f"{flag} {error.message}" if error.message.startswith("must be ") else f"{flag}: {error.message}"
-
-
-def _hint(name: str, known: Sequence[str], prefix: str = "") -> str:
-    """What somebody may have meant by a name that is not `known`."""
-    name = name.replace("-", "_")
-    if name in SYNONYMS:
-        return f": that is {' or '.join(prefix + other for other in SYNONYMS[name].split())} here"
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {prefix + close[0]!r}?" if close else ""
+# Classes of the model, data and training arguments of each task.
+KINDS: dict[str, tuple[Any, Any, Any]] = {
+    "language-modeling": (ModelArguments, DataArguments, TrainingArguments),
+    "text-classification": (ClassifierArguments, LabelledDataArguments, LabelledTrainingArguments),
+    "token-classification": (TaggerArguments, LabelledDataArguments, LabelledTrainingArguments),
+}

@@ -43,7 +43,7 @@ FREE = {
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "max_steps", "save_steps", "save_total_limit",
     "logging_steps", "report_to", "disable_tqdm", "use_cpu", "measure_kernels", "cuda_graphs",
     "early_stopping_patience", "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo",
-    "hub_strategy",
+    "hub_strategy", "sample_tokens",
 }  # fmt: skip
 
 

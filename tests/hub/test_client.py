@@ -25,7 +25,7 @@ from rnn_hf.hub.client import HubError, push
 from rnn_hf.hub.repository import build_repository, without_paths
 from rnn_hf.models import modeling_rnn
 from rnn_hf.onnx.export import export_onnx
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 
 
 ROOT = Path(__file__).parents[2]

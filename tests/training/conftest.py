@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rnn_hf.training.arguments import parse_arguments
 from rnn_hf.training.loop import train
+from rnn_hf.training.parsing import parse_arguments
 
 
 @pytest.fixture(scope="session")

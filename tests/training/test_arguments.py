@@ -9,18 +9,16 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from rnn_hf import RNNConfig
-from rnn_hf.training.arguments import (
-    SYNONYMS,
-    DataArguments,
-    ModelArguments,
-    TrainingArguments,
-    parse_arguments,
-    read_recipe,
-)
+from rnn_hf.errors import InputError
+from rnn_hf.tasks import TASKS
+from rnn_hf.training.arguments import KINDS as KINDS_OF_TASKS
+from rnn_hf.training.arguments import DataArguments, ModelArguments, TrainingArguments
+from rnn_hf.training.parsing import SYNONYMS, parse_arguments, read_recipe
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
 KINDS = (ModelArguments, DataArguments, TrainingArguments)
+OF_ANY_TASK = {name for kinds in KINDS_OF_TASKS.values() for kind in kinds for name in get_type_hints(kind)}
 TYPES = {name: hint for kind in KINDS for name, hint in get_type_hints(kind).items()}
 
 
@@ -101,7 +99,7 @@ def test_a_flag_of_other_programs_is_answered_by_the_one_here(flag):
 
 def test_what_other_programs_call_a_flag_is_none_here_and_stands_for_some_that_are():
     for name, targets in SYNONYMS.items():
-        assert name not in TYPES and set(targets.split()) <= set(TYPES)
+        assert name not in OF_ANY_TASK and set(targets.split()) <= OF_ANY_TASK and set(targets.split()) & set(TYPES)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +113,7 @@ def test_what_other_programs_call_a_flag_is_none_here_and_stands_for_some_that_a
         (["--bf16", "maybe"], "--bf16 must be true or false, got 'maybe'"),
         (["--hub_private_repo", "maybe"], "--hub_private_repo must be true or false, got 'maybe'"),
         (["--seed"], "--seed: expected one argument"),
-        (["--output_dir", ""], "--output_dir must name a directory, got ''"),
+        (["--output_dir", ""], "`output_dir` must name a directory, got ''"),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_that_says_what_would_be_right(argv, message, capsys):
@@ -179,7 +177,7 @@ def test_no_flag_takes_a_number_that_is_not_finite():
     assert {"learning_rate", "weight_decay", "max_grad_norm", "hidden_dropout", "initializer_range"} <= set(floats)
     for name in floats:
         for value in ("nan", "inf", "-inf"):
-            with pytest.raises(ValueError, match=f"--{name} must be a finite number, got {value}"):
+            with pytest.raises(ValueError, match=f"`{name}` must be a finite number, got {value}"):
                 parse_arguments([f"--{name}={value}"])
 
 
@@ -205,11 +203,36 @@ def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_parses_and_makes_a_configuration(path):
     arguments = parse_arguments([str(path)])
+    assert arguments.task in TASKS
     assert RNNConfig(vocab_size=100, **vars(arguments.model)).num_hidden_layers >= 1
     assert arguments.data.dataset_name or "--train_file" in path.read_text(encoding="utf-8")
     # Defaults may change, and published figures were measured with these.
-    written = read_recipe(str(path), list(TYPES))
-    assert {"optim", "learning_rate", "max_grad_norm", "lr_scheduler_type", "window", "num_train_epochs"} <= set(
-        written
-    )
+    needed = {"optim", "learning_rate", "max_grad_norm", "lr_scheduler_type", "num_train_epochs"}
+    needed |= {"window"} if arguments.task == "language-modeling" else {"task"}
+    assert needed <= set(read_recipe(str(path)))
     assert arguments.training.seed >= 0
+
+
+def test_each_task_has_arguments_and_a_flag_of_another_task_is_told_from_a_wrong_one(tmp_path):
+    assert set(KINDS_OF_TASKS) == set(TASKS)
+    path = recipe(tmp_path, "task: text-classification\nbidirectional: true\npooling: max\n")
+    arguments = parse_arguments([path, "--average_decay", "0.9"])
+    assert arguments.task == "text-classification" and arguments.model.bidirectional
+    assert (arguments.training.average_decay, arguments.training.optim) == (0.9, "adamw")
+    assert parse_arguments(["--task=token-classification"]).task == "token-classification"
+    for argv, message in (
+        ([path, "--window", "3"], "unknown flag '--window': it is for the task language-modeling"),
+        (
+            ["--pooling", "max"],
+            "unknown flag '--pooling': it is for the task text-classification, and this is language",
+        ),
+        (
+            [path, "--task", "token-classification"],
+            "does not go with the recipe .*, whose task is text-classification",
+        ),
+        (["--task", "parsing"], "--task must be one of language-modeling, .*got 'parsing'"),
+        (["--task", "text-classification", "--batch_size", "3"], "that is --per_device_train_batch_size here"),
+        (["--task", "text-classification", "--layer_decay", "0"], r"`layer_decay` is a factor in \(0, 1\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_arguments(argv)

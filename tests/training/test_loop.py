@@ -20,7 +20,7 @@ from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import Score, evaluate
 from rnn_hf.models import kernels_rnn, loss_rnn
 from rnn_hf.training import loop
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.readings import Readings
 from rnn_hf.training.reporting import closing_lines, opening_lines
 
@@ -179,7 +179,7 @@ KILLED = """
 import os, signal, sys
 import torch
 from rnn_hf.training import checkpoint, loop
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 when, count, saves, steps, moves = sys.argv.pop(1), int(sys.argv.pop(1)), [], [], []
 def die():
     os.kill(os.getpid(), signal.SIGKILL)

@@ -78,7 +78,7 @@ PARTED = """
 import os, sys
 from rnn_hf.evaluation import Score
 from rnn_hf.training import validation
-from rnn_hf.training.arguments import parse_arguments
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import train
 calls, sign = [], (-1) ** int(os.environ["RANK"])
 def differs(model, tokens, *rest):
