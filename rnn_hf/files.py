@@ -3,17 +3,26 @@
 import difflib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from rnn_hf.errors import InputError
+
+
+logger = logging.getLogger(__name__)
 
 
 def check_local(name: str) -> None:
     """Refuse what can only be a path, and is not there, before the Hub is asked for it.
+
+    USER/NAME can be on the Hub though there is a folder USER here: then a warning has the nearest name in that folder.
 
     Raises:
         FileNotFoundError: The message has the nearest name that is there.
@@ -21,12 +30,24 @@ def check_local(name: str) -> None:
     path = Path(name).expanduser()
     if path.exists():
         return
-    if not (path.is_absolute() or name[:1] == "." or len(path.parts) > 2 or Path(path.parts[0]).is_dir()):
+    is_path = path.is_absolute() or name[:1] == "." or len(path.parts) > 2
+    if not (is_path or Path(path.parts[0]).is_dir()):
         return
     folder = next(parent for parent in path.parents if parent.is_dir())
     there = [entry.name for entry in folder.iterdir()]
     close = difflib.get_close_matches(path.relative_to(folder).parts[0], there, n=1)
-    raise FileNotFoundError(f"there is no {name}" + (f"; did you mean {folder / close[0]}?" if close else ""))
+    message = f"there is no {name}" + (f"; did you mean {folder / close[0]}?" if close else "")
+    if is_path or not _is_repository_name(name):
+        raise FileNotFoundError(message)
+    logger.warning("%s Asking the Hub for it.", message if close else f"{message} here.")
+
+
+def _is_repository_name(name: str) -> bool:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -118,3 +118,19 @@ def test_what_may_be_a_name_on_the_hub_and_what_is_there_pass_and_other_paths_do
         check_local(str(tmp_path / "modle"))
     with pytest.raises(FileNotFoundError, match=r"there is no \./none/such"):
         check_local("./none/such")
+
+
+def test_a_name_on_the_hub_passes_although_a_folder_is_called_like_its_user(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "USER" / "NAME-2").mkdir(parents=True)
+    check_local("USER/NAME-2")
+    assert not caplog.messages
+    check_local("USER/NAME-1")
+    check_local("USER/else")
+    assert caplog.messages == [
+        "there is no USER/NAME-1; did you mean USER/NAME-2? Asking the Hub for it.",
+        "there is no USER/else here. Asking the Hub for it.",
+    ]
+    for name in ("USER/NAME 2", "USER/NAME-1/", "USER/NAME--3", "USER/NAME-2/epoch", "./USER/NAME-1"):
+        with pytest.raises(FileNotFoundError, match=f"there is no {name}"):
+            check_local(name)
