@@ -80,7 +80,9 @@ def run(name: str, argv: Sequence[str]) -> NoReturn:
     arguments = command.parse(argv)
     if not is_imported:
         spec.loader.exec_module(package)
-    importlib.import_module("rnn_hf.commands").run_command(lambda: command.run(arguments))
+    importlib.import_module("rnn_hf.commands").run_command(
+        lambda: command.run(arguments), getattr(arguments, "flags", None)
+    )
     raise AssertionError("unreachable")
 
 

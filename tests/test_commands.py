@@ -7,16 +7,17 @@ from inspect import signature
 
 import pytest
 
-from rnn_hf.commands import CORPUS_HELP, Parser, add_device_flag, run_command
+from rnn_hf.commands import CORPUS_HELP, Parser, add_device_flag, add_model_argument, run_command
 from rnn_hf.commands.score import UNITS
 from rnn_hf.data.corpora import load_corpus
+from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.loading import DEVICES
 from rnn_hf.scoring import PER_NAT
 
 
-def ending(main):
+def ending(main, *flags):
     with pytest.raises(SystemExit) as stop:
-        run_command(main)
+        run_command(main, *flags)
     return stop.value.code
 
 
@@ -31,10 +32,28 @@ def say(text):
 
 def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(capsys):
     assert ending(lambda: 0) == 0 and ending(lambda: 1) == 1
-    assert ending(lambda: fail(ValueError("too large"))) == 2
-    assert capsys.readouterr().err == "error: too large\n"
-    with pytest.raises(KeyError):
-        run_command(lambda: fail(KeyError("a bug")))
+    for kind in (InputError, MissingPackageError, OSError, FileNotFoundError, FloatingPointError):
+        assert ending(lambda kind=kind: fail(kind("too large"))) == 2
+        assert capsys.readouterr().err == "error: too large\n"
+    for kind in (ValueError, TypeError, KeyError, ImportError, RuntimeError):
+        with pytest.raises(kind):
+            run_command(lambda kind=kind: fail(kind("a bug")))
+
+
+def test_a_line_names_as_flags_the_arguments_that_are_flags_of_the_command_and_no_others(capsys):
+    parser = Parser(None, "any")
+    add_model_argument(parser)
+    parser.add_argument("--ptb_dir")
+    parser.add_argument("--dataset_name")
+    flags = parser.parse_args(["a"]).flags
+    lines = {
+        "no `ptb_dir`": "no --ptb_dir",
+        "`dataset_name='ptb'` and `dataset_name` ptb": "--dataset_name ptb and --dataset_name ptb",
+        "`model` goes with `labels=None`, as in `a + ptb_dir`": "`model` goes with `labels=None`, as in `a + ptb_dir`",
+    }
+    for message, line in lines.items():
+        assert ending(lambda message=message: fail(InputError(message)), flags) == 2
+        assert capsys.readouterr().err == f"error: {line}\n"
 
 
 def test_a_console_shows_a_character_that_it_lacks_by_its_number(monkeypatch):

@@ -7,11 +7,14 @@ flag are answered at once.
 import difflib
 import io
 import os
+import re
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from rnn_hf.errors import InputError, MissingPackageError
 
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,6 +28,13 @@ CORPUS_HELP = {
     "validation_file": "text file of the validation split",
     "test_file": "text file of the test split",
 }
+
+
+class Arguments(Namespace):
+    """What a command was given; `flags` are the names of its flags, and no value of `vars()`."""
+
+    __slots__ = ("flags",)
+    flags: set[str]
 
 
 class Formatter(ArgumentDefaultsHelpFormatter):
@@ -49,11 +59,12 @@ class Parser(ArgumentParser):
         )  # fmt: skip
 
     def parse_args(self, argv: Sequence[str] | None = None, namespace: Any = None) -> Namespace:  # type: ignore[override]
-        arguments, unknown = self.parse_known_args(argv, namespace)
+        arguments, unknown = self.parse_known_args(argv, namespace or Arguments())
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         if unknown:
-            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             close = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
             self.error(f"unknown argument {unknown[0]!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        arguments.flags = {flag.removeprefix("--") for flag in flags}
         return arguments
 
     def error(self, message: str) -> NoReturn:
@@ -81,11 +92,40 @@ def corpus_of(arguments: Namespace) -> dict[str, str]:
     return {name: value for name in CORPUS_HELP if (value := getattr(arguments, name)) is not None}
 
 
-def run_command(main: Callable[[], int]) -> NoReturn:
-    """Run what a command does and exit with its code: a user's mistake is one line and code 2.
+def with_flags(message: str, flags: Collection[str] | None = None) -> str:
+    """A message of the library, which speaks of arguments in backquotes, in the words of the command line.
+
+    Args:
+        message: Of an error.
+        flags: Names of the command's flags; other names stay as they are. `None`: any argument is a flag.
+
+    Example:
+
+    >>> with_flags('give `train_file` or `dataset_name="ptb"`, not `input_ids`', {"train_file", "dataset_name"})
+    'give --train_file or --dataset_name ptb, not `input_ids`'
+    """
+
+    def as_flag(match: re.Match) -> str:
+        name, value = match.groups()
+        if flags is not None and name not in flags:
+            return match[0]
+        return f"--{name}" if value is None else f"--{name} {value}"
+
+    return re.sub(r"""`([a-z_]\w*)(?:=["']?([^`]*?)["']?)?`""", as_flag, message)
+
+
+def run_command(main: Callable[[], int], flags: Collection[str] | None = None) -> NoReturn:
+    """Run what a command does and exit with its code.
+
+    A user's mistake, or what the world refuses, is one line and code 2; any other error is a bug, whose traceback
+    Python prints with code 1.
 
     What a console cannot show is printed as `\\u2581`, and the command ends without a word when its reader, such as
     `head`, has seen enough. A GPU computes float32 in full.
+
+    Args:
+        main: What the command does; returns its code.
+        flags: As of `with_flags`.
     """
     import torch
 
@@ -101,7 +141,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         # Python flushes once more on its way out, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (InputError, MissingPackageError, OSError, FloatingPointError) as error:
+        sys.stderr.write(f"error: {with_flags(str(error), flags)}\n")
         code = 2
     sys.exit(code)
