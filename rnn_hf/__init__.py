@@ -8,7 +8,16 @@ from typing import Any
 
 import transformers
 
-from rnn_hf.models import HEADS, RecurrentStateLayer, RNNCache, RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.models import (
+    HEADS,
+    RecurrentStateLayer,
+    RNNCache,
+    RNNConfig,
+    RNNForCausalLM,
+    RNNForSequenceClassification,
+    RNNForTokenClassification,
+    RNNModel,
+)
 
 
 __version__ = "0.1.0"
@@ -19,7 +28,16 @@ for _name, _model in HEADS.items():
     getattr(transformers, _name).register(_model.config_class, _model, exist_ok=True)
     _model.register_for_auto_class(_name)  # so that save_pretrained writes the code next to the weights
 
-__all__ = ["RNNCache", "RNNConfig", "RNNForCausalLM", "RNNModel", "RNNONNXForCausalLM", "RecurrentStateLayer"]
+__all__ = [
+    "RNNCache",
+    "RNNConfig",
+    "RNNForCausalLM",
+    "RNNForSequenceClassification",
+    "RNNForTokenClassification",
+    "RNNModel",
+    "RNNONNXForCausalLM",
+    "RecurrentStateLayer",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,17 +7,31 @@ for a stranger. tests/test_architecture.py holds the rule.
 
 from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
-from .modeling_rnn import RNNForCausalLM, RNNLayer, RNNModel, RNNPreTrainedModel
+from .modeling_rnn import (
+    RNNForCausalLM,
+    RNNForSequenceClassification,
+    RNNForTokenClassification,
+    RNNLayer,
+    RNNModel,
+    RNNPreTrainedModel,
+)
 
 
 # What each of transformers' Auto classes makes of a checkpoint: registration, the Hub and the server go by this table.
-HEADS = {"AutoModel": RNNModel, "AutoModelForCausalLM": RNNForCausalLM}
+HEADS = {
+    "AutoModel": RNNModel,
+    "AutoModelForCausalLM": RNNForCausalLM,
+    "AutoModelForSequenceClassification": RNNForSequenceClassification,
+    "AutoModelForTokenClassification": RNNForTokenClassification,
+}
 
 __all__ = [
     "HEADS",
     "RNNCache",
     "RNNConfig",
     "RNNForCausalLM",
+    "RNNForSequenceClassification",
+    "RNNForTokenClassification",
     "RNNLayer",
     "RNNModel",
     "RNNPreTrainedModel",

@@ -107,6 +107,8 @@ class RNNConfig(PreTrainedConfig):
                 "AutoConfig": "configuration_rnn.RNNConfig",
                 "AutoModel": "modeling_rnn.RNNModel",
                 "AutoModelForCausalLM": "modeling_rnn.RNNForCausalLM",
+                "AutoModelForSequenceClassification": "modeling_rnn.RNNForSequenceClassification",
+                "AutoModelForTokenClassification": "modeling_rnn.RNNForTokenClassification",
             }
 
     def validate_rnn(self):

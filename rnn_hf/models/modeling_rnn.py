@@ -1,4 +1,6 @@
-"""Recurrent networks as transformers models: the backbone and the causal language model.
+"""Recurrent networks as transformers models: the backbone, the causal language model and classifiers.
+
+All in one file, so that the repository of a language model also loads as a classifier for those without this package.
 
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary.
 """
@@ -13,32 +15,26 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn import init
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple, logging
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
 
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
+from .heads_rnn import pool, pooled_size, text_loss, token_loss
+from .inputs_rnn import check_extra, check_inputs, read_mask
 from .integrity_rnn import NO_SPACE, REPAIR, check_download
 from .layers_rnn import Compaction, RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
 from .versions_rnn import (
     CACHE_NAME,
+    CACHE_NAMES,
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     one_cache,
     register_causal,
 )
-
-
-# Arguments that pack several texts into a row, and those that say nothing to this network.
-PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "seq_idx"}
-IGNORED = {
-    "cache_position", "head_mask", "max_length_k", "max_length_q", "num_items_in_batch", "position_ids", "return_dict",
-    "token_type_ids",
-}  # fmt: skip
-
-logger = logging.get_logger(__name__)
 
 
 class RNNPreTrainedModel(PreTrainedModel):
@@ -174,13 +170,13 @@ class RNNModel(RNNPreTrainedModel):
                 name = "`use_cache=True`" if cache is None else "`cache`"
                 raise ValueError(f"{name} is not for a network with `bidirectional=True`: its state is not carried on")
             use_cache = False
-        self._check_inputs(input_ids, inputs_embeds)
+        check_inputs(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         inputs = inputs_embeds if input_ids is None else input_ids
         states = self._read_state(cache, len(inputs))
-        mask = self._read_mask(attention_mask, inputs)
+        mask = read_mask(attention_mask, inputs)
         check_extra(kwargs, mask)
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
@@ -243,16 +239,6 @@ class RNNModel(RNNPreTrainedModel):
         hidden_states = [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)] if keeps else []
         return torch.cat(outputs, dim=1), hidden_states
 
-    @staticmethod
-    def _check_inputs(input_ids, inputs_embeds) -> None:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
-        given = inputs_embeds if input_ids is None else input_ids
-        if given.ndim != (3 if input_ids is None else 2) or not given.shape[1]:
-            name = "`inputs_embeds` must be (batch, time, embedding_size)"
-            name = name if input_ids is None else "`input_ids` must be (batch, time)"
-            raise ValueError(f"{name} with at least one time step, got shape {tuple(given.shape)}")
-
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
         if inputs.is_floating_point():
@@ -275,17 +261,6 @@ class RNNModel(RNNPreTrainedModel):
         for layer, (hidden, cell) in zip(cache.layers, states, strict=True):
             layer.update(hidden, cell, num_tokens)
         return cache
-
-    def _read_mask(self, attention_mask, inputs: torch.Tensor) -> torch.Tensor | None:
-        """The mask of this window, `(B, T)`, true at real tokens."""
-        if attention_mask is None:
-            return None
-        batch, time = inputs.shape[:2]
-        if attention_mask.ndim != 2 or len(attention_mask) != batch or attention_mask.shape[1] < time:
-            raise ValueError(
-                f"`attention_mask` must be ({batch}, {time}) or longer in time, got {tuple(attention_mask.shape)}"
-            )
-        return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
 
     def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
         if state[0] is not None or self.config.bidirectional:
@@ -412,6 +387,110 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         return loss / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+class RNNClassifier(RNNPreTrainedModel):
+    """What classifiers of texts and of tokens share: [`RNNModel`], dropout, and a linear layer `score` to the labels.
+
+    The checkpoint of a language model loads as either, with a new `score`.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^mixture\.", r"^output_projection\."]
+
+    def __init__(self, config: RNNConfig, width: int):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = RNNModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def _run_backbone(self, input_ids, attention_mask, inputs_embeds, output_hidden_states, given: dict[str, Any]):
+        """The network over whole texts, with what else was `given` to `forward`."""
+        if any(given.get(name) is not None for name in CACHE_NAMES):
+            raise ValueError("`cache` is not for a classifier: it reads whole texts and keeps no state")
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            **{**given, "use_cache": False, "return_dict": True},
+        )
+
+
+class RNNForSequenceClassification(RNNClassifier):
+    """A classifier of texts: `score` on what `config.pooling` makes of the outputs at a text's real tokens."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__(config, pooled_size(config.output_size, config.pooling))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ):
+        """Classify texts. Arguments as in [`RNNModel.forward`], and:
+
+        Args:
+            attention_mask: As there. Without it all tokens are real: padding is never told by its id. A text without a
+                real token is classified from zeros.
+            labels: `(B,)` for one label a text, `(B, num_labels)` for several or for regression, by
+                `config.problem_type`; `None` there: by `num_labels` and the type of the labels.
+            kwargs: `num_items_in_batch`, which divides the summed loss in place of the number in this batch.
+
+        Returns:
+            `loss`, `logits` `(B, num_labels)`, `hidden_states`.
+
+        Raises:
+            ValueError: As in [`RNNModel.forward`]; a state; labels of a wrong shape or type.
+        """
+        outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
+        mask = read_mask(attention_mask, outputs.last_hidden_state)
+        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling, self.config.num_directions)
+        logits, loss = self.score(self.dropout(pooled)), None
+        if labels is not None:
+            loss = text_loss(logits, labels, self.config.problem_type, kwargs.get("num_items_in_batch"))
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class RNNForTokenClassification(RNNClassifier):
+    """A classifier of tokens: `score` on the output at each."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__(config, config.output_size)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs,
+    ):
+        """Classify tokens. Arguments as in [`RNNModel.forward`], and:
+
+        Args:
+            labels: `(B, T)`, -100 to ignore a token.
+            kwargs: `num_items_in_batch`, which divides the summed loss in place of the number of labels.
+
+        Returns:
+            `loss` (mean cross entropy in nats), `logits` `(B, T, num_labels)`, `hidden_states`.
+
+        Raises:
+            ValueError: As in [`RNNModel.forward`]; a state; labels of a wrong shape.
+        """
+        outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
+        logits, loss = self.score(self.dropout(outputs.last_hidden_state)), None
+        if labels is not None:
+            loss = token_loss(logits, labels, kwargs.get("num_items_in_batch"))
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
 def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | None:
     """A part of a state in the type of a layer's `inputs` and on their kind of device; itself where these agree.
 
@@ -420,42 +499,6 @@ def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | No
     if part is None:
         return None
     return part.to(inputs.dtype) if part.device.type == inputs.device.type else part.to(inputs)
-
-
-def check_extra(given: dict[str, Any], mask: torch.Tensor | None) -> None:
-    """Refuse or warn of arguments without a name in `forward`, so that none is passed by in silence.
-
-    Args:
-        given: By name.
-        mask: `(B, T)`, true at real tokens; `None` where all are.
-
-    Raises:
-        ValueError: Heads are masked, or a row holds several texts.
-    """
-    if given.get("head_mask") is not None:
-        raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
-    packed = [name for name in PACKED if given.get(name) is not None]
-    if begins_again(given.get("position_ids"), mask):
-        packed.append("position_ids")
-    if packed:
-        raise ValueError(
-            f"`{packed[0]}` says that a row holds several texts, and the state would go from one to the next: give "
-            "each text a row of its own, padded, with an `attention_mask`"
-        )
-    for name in given.keys() - IGNORED - PACKED:
-        if given[name] is not None and given[name] is not False:
-            logger.warning_once(f"`{name}` is no argument of {RNNModel.__name__} and has no effect")
-
-
-def begins_again(positions: torch.Tensor | None, mask: torch.Tensor | None) -> bool:
-    """Whether the positions of real tokens, `(B, T)`, fall within a row."""
-    if positions is None or positions.is_meta:
-        return False
-    positions = torch.atleast_2d(positions)
-    falls = positions[:, 1:] <= positions[:, :-1]
-    if mask is not None:
-        falls = falls & mask[:, 1:] & mask[:, :-1]
-    return bool(falls.any())
 
 
 def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
@@ -486,4 +529,11 @@ def tiny_network() -> RNNForCausalLM:
 RNNGenerationMixin.tiny_network = staticmethod(tiny_network)
 register_causal(RNNForCausalLM)
 
-__all__ = ["RNNForCausalLM", "RNNLayer", "RNNModel", "RNNPreTrainedModel"]
+__all__ = [
+    "RNNForCausalLM",
+    "RNNForSequenceClassification",
+    "RNNForTokenClassification",
+    "RNNLayer",
+    "RNNModel",
+    "RNNPreTrainedModel",
+]

@@ -10,14 +10,14 @@ from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from rnn_hf import RNNForCausalLM, RNNModel
-from rnn_hf.models import loss_rnn, modeling_rnn
+from rnn_hf.models import inputs_rnn, loss_rnn
 
 
 @pytest.fixture
 def warnings_of_models(monkeypatch):
     """Texts of the warnings that the models give, each once."""
     texts = []
-    monkeypatch.setattr(modeling_rnn.logger, "warning_once", lambda text: text in texts or texts.append(text))
+    monkeypatch.setattr(inputs_rnn.logger, "warning_once", lambda text: text in texts or texts.append(text))
     return texts
 
 

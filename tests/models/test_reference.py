@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_hf import RNNCache, RNNModel
+from rnn_hf import RNNCache, RNNForTokenClassification, RNNModel
 
 
 TOLERANCE = 1e-9
@@ -137,6 +137,31 @@ def test_outputs_and_every_gradient_of_both_directions_equal_the_reference(
     for name, parameter in model.named_parameters():
         assert_equal(parameter.grad, expected.pop(f"model.{name}"), name)
     assert expected.keys() == {"lm_head.weight", "lm_head.bias"}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@given(problem=problems())
+def test_loss_and_every_gradient_of_a_classifier_of_tokens_equal_the_reference(
+    make_model, cell, bidirectional, problem
+):
+    sizes, batch, time, _, seed = problem
+    fields = {**sizes, "tie_word_embeddings": False, "bidirectional": bidirectional, "num_labels": 3}
+    model = make_model(cell, seed=seed, model_class=RNNForTokenClassification, **fields)
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, sizes["vocab_size"], (batch, time))
+    labels = np.where(rng.random((batch, time)) < 0.3, -100, rng.integers(0, 3, (batch, time)))
+    labels[0, 0] = 1  # one at least must count
+    output = model(torch.tensor(ids), labels=torch.tensor(labels))
+    output.loss.backward()
+
+    arrays = {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+    network = reference.from_parameters(arrays, model.config.cell_type, model.config.hidden_act, head="score")
+    loss, dlogits = reference.cross_entropy(network.forward(ids)[0], labels)
+    assert_equal(output.loss, loss)
+    expected = reference.by_parameter(network.backward(dlogits), head="score")
+    assert expected.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        assert_equal(parameter.grad, expected[name], name)
 
 
 def test_reference_gradients_equal_finite_differences(make_model, cell):
