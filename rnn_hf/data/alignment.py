@@ -81,7 +81,6 @@ def encode_rows(
         truncation=max_length is not None,
         max_length=max_length,
         return_attention_mask=False,
-        return_token_type_ids=False,
     )
     # The tokenizer would keep the limit for the file that it is saved to.
     tokenizer.backend_tokenizer.no_truncation()

@@ -141,7 +141,7 @@ QUOTING = "quote fields that hold separators, line breaks or quotes, and double 
 
 
 def _read_json_lines(path: Path, text_column: str, label_column: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="\n") as stream:
+    with path.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, 1):
             place = f"{path}, line {number}"
             if not line.strip():

@@ -1,7 +1,7 @@
 """Tokenizers for labelled text: frequent words are whole, others are spelled by pieces that begin with `##`."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -14,6 +14,10 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 CONTINUED = "##"
 # Stands for each character that the vocabulary lacks, so that such a character does not hide the rest of its word.
 UNKNOWN_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+
+# What is in the vocabulary but cannot come from the text, as a word is cut in it: the mark of a continued piece, and
+# special tokens. A pattern of words (`WORD`) does the same, as it splits punctuation off.
+RESERVED = r"#(?=#)|\[(?=PAD\]|UNK\])"
 
 PIECES = ("learned", "characters", "none")
 LEARNED_PIECES = 1_000
@@ -63,18 +67,8 @@ def build_wordpiece(
     counts = _count_and_set_splitter(tokenizer, texts)
     characters = sorted({character for word in counts for character in word} | {UNKNOWN_CHARACTER})
     spelling = [] if pieces == "none" else [*characters, *(CONTINUED + character for character in characters)]
-    room = len(counts) if vocab_size is None else vocab_size - len({PAD, UNKNOWN, *spelling})
-    if room < 0 or (room == 0 and not spelling):
-        needed = len({PAD, UNKNOWN, *spelling}) + (not spelling)
-        raise InputError(f"`vocab_size` must be at least {needed} to hold every character, got {vocab_size}")
-    num_learned = 0
-    if pieces == "learned":
-        num_learned = LEARNED_PIECES if vocab_size is None else min(LEARNED_PIECES, room // 2)
-    whole = _whole_words(counts, set(spelling), min_frequency, room - (num_learned if vocab_size else 0))
-    learned = _learn(sorted(counts.keys() - set(whole)), spelling, num_learned) if num_learned else []
-    vocabulary = {
-        token: index for index, token in enumerate(dict.fromkeys([PAD, UNKNOWN, *spelling, *learned, *whole]))
-    }
+    num_learned = LEARNED_PIECES if pieces == "learned" else 0
+    vocabulary = _vocabulary(counts, [PAD, UNKNOWN, *spelling], vocab_size, min_frequency, num_learned)
     tokenizer.model = models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD)
     if spelling:
         tokenizer.normalizer = _normalizer(characters, lowercase)
@@ -99,9 +93,8 @@ def _count_and_set_splitter(tokenizer: Tokenizer, texts: Iterable[str] | Iterabl
         units.update([text] if isinstance(text, str) else text)
     if len(types) > 1:
         raise InputError("`texts` must be either all strings or all lists of words")
-    # The mark of a continued piece cannot come from the text: at `##` a word is cut.
-    inner = pre_tokenizers.Split(Regex(WORD if types == {True} else "#(?=#)"), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), inner])
+    splitter = pre_tokenizers.Split(Regex(WORD if types == {True} else RESERVED), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), splitter])
     normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
     counts: Counter[str] = Counter()
     for unit, count in units.items():
@@ -112,26 +105,41 @@ def _count_and_set_splitter(tokenizer: Tokenizer, texts: Iterable[str] | Iterabl
     return counts
 
 
-def _whole_words(counts: Counter[str], other: Collection[str], min_frequency: int, limit: int) -> list[str]:
-    """The frequent words, most frequent first; equally frequent ones by alphabet, whatever the order of the texts."""
-    frequent = [word for word, count in counts.items() if count >= min_frequency and word not in other]
-    return sorted(frequent, key=lambda word: (-counts[word], word))[:limit]
+def _vocabulary(
+    counts: Counter[str], fixed: list[str], vocab_size: int | None, min_frequency: int, num_learned: int
+) -> dict[str, int]:
+    """Ids of what every vocabulary has, of learned pieces, which get half of the room at most, and of frequent words.
+
+    Frequent words come most frequent first, and equally frequent ones by alphabet, whatever the order of the texts.
+    """
+    room = len(counts) + num_learned if vocab_size is None else vocab_size - len(fixed)
+    if room < 1:
+        raise InputError(
+            f"`vocab_size` must be at least {len(fixed) + 1}: {PAD}, {UNKNOWN}, what spells words, and one word; "
+            f"got {vocab_size}"
+        )
+    num_learned = min(num_learned, room // 2)
+    known = set(fixed)
+    frequent = [word for word, count in counts.items() if count >= min_frequency and word not in known]
+    whole = sorted(frequent, key=lambda word: (-counts[word], word))[: room - num_learned]
+    learned = _learn(sorted(counts.keys() - set(whole)), fixed, num_learned) if num_learned else []
+    return {token: index for index, token in enumerate(dict.fromkeys([*fixed, *learned, *whole]))}
 
 
-def _learn(words: list[str], spelling: list[str], number: int) -> list[str]:
+def _learn(words: list[str], fixed: list[str], number: int) -> list[str]:
     """The pieces that WordPiece training puts together from characters within `words`."""
     tokenizer = Tokenizer(models.WordPiece())
     trainer = trainers.WordPieceTrainer(
-        vocab_size=len(spelling) + number,
+        vocab_size=len(fixed) + number,
         min_frequency=2,
         continuing_subword_prefix=CONTINUED,
         show_progress=False,
         # As special tokens they have their ids in this order. Otherwise the order is random, and with it what is
         # learned where two pieces are equally frequent.
-        special_tokens=spelling,
+        special_tokens=fixed,
     )
     tokenizer.train_from_iterator(words, trainer)
-    return sorted(tokenizer.get_vocab().keys() - set(spelling))
+    return sorted(tokenizer.get_vocab().keys() - set(fixed))
 
 
 def _normalizer(characters: list[str], lowercase: bool) -> normalizers.Normalizer:

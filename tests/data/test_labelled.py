@@ -246,7 +246,8 @@ def test_counts_and_floors_are_those_of_a_constant_answer():
     for some, lines in (
         (
             data,
-            "validation: 5 texts|  a 40.0%, b 20.0%, c 40.0%|  always the most frequent class of train: accuracy 20.0%",
+            "validation: 5 texts|  a 40.0%, b 20.0%, c 40.0%|"
+            "  always the most frequent class of train: accuracy 20.0%",
         ),
         (
             words,

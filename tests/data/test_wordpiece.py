@@ -1,6 +1,7 @@
 """The tokenizer for labelled text: nothing hides a word, offsets are exact, saved = loaded, order changes nothing."""
 
 import json
+import random
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,6 +22,11 @@ SPECIAL = [PAD, UNKNOWN, UNKNOWN_CHARACTER, "##", "##x", "a##b", "\u00a0", "\u20
 pieces_of_text = st.one_of(st.sampled_from(SPECIAL + [word for words in WORDS for word in words]), st.text(max_size=5))
 texts = st.lists(pieces_of_text, max_size=8).map("".join) | st.lists(pieces_of_text, max_size=8).map(" ".join)
 words = st.lists(pieces_of_text.filter(str.strip), min_size=1, max_size=8)
+
+
+# Many words that occur once, so that pieces are learned, and more than there is room for.
+LETTERS = random.Random(0)
+RARE = ["".join(LETTERS.choices("abcdef", k=LETTERS.randrange(2, 9))) for _ in range(3_000)]
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +77,22 @@ def test_a_given_word_keeps_its_id_and_only_its_first_piece_begins_a_word(tokeni
     for tokenizer in tokenizers:
         encoding = tokenizer(words, is_split_into_words=True)
         assert set(encoding.word_ids()) == set(range(len(words)))
-        is_for_words = "#(?=#)" in str(tokenizer.backend_tokenizer.pre_tokenizer)
+        is_for_words = "PAD" in str(tokenizer.backend_tokenizer.pre_tokenizer)
         for index, word in enumerate(words) if is_for_words else ():
-            if "##" in word or any(character.isspace() for character in word):
+            if any(token in word for token in ("##", PAD, UNKNOWN)) or any(character.isspace() for character in word):
                 continue
             tokens = [token for token, i in zip(encoding.tokens(), encoding.word_ids(), strict=True) if i == index]
             continued = [token.startswith(CONTINUED) for token in tokens]
             assert continued == [False] + [True] * (len(tokens) - 1)
+
+
+@pytest.mark.parametrize("pieces", PIECES)
+def test_a_special_token_that_is_frequent_in_the_text_is_no_special_token(pieces):
+    data = [[f"{before}{token}{after}" for token in (PAD, UNKNOWN) for before, after in ("  ", "ab", "bc", "cd")]]
+    tokenizer = build_wordpiece(data * 3, pieces=pieces)
+    ids = tokenizer(data, is_split_into_words=True)["input_ids"][0]
+    assert PAD not in tokenizer.convert_ids_to_tokens(ids)
+    assert pieces == "none" or UNKNOWN not in tokenizer.convert_ids_to_tokens(ids)
 
 
 def test_the_mark_of_a_continued_piece_cannot_come_from_the_text():
@@ -101,6 +116,11 @@ def test_frequent_words_are_whole_and_others_are_spelled():
         assert build_wordpiece(data, pieces=pieces).tokenize("sing ringing") == tokens
 
 
+def test_case_is_lost_before_characters_are_looked_up():
+    tokenizer = build_wordpiece(["the cat"], lowercase=True)
+    assert tokenizer("THE Cats")["input_ids"] == tokenizer("the cats")["input_ids"]
+
+
 def test_a_long_url_is_spelled_and_a_blob_is_unknown():
     tokenizer = build_wordpiece([["a"]])
     for length in (140, LONGEST_WORD):
@@ -110,8 +130,8 @@ def test_a_long_url_is_spelled_and_a_blob_is_unknown():
 
 @pytest.mark.parametrize("pieces", PIECES)
 def test_the_order_of_the_texts_changes_nothing(pieces):
-    for data in (TEXTS, WORDS):
-        one, other = build_wordpiece(data * 2, pieces=pieces), build_wordpiece(data[::-1] * 2, pieces=pieces)
+    for data in (TEXTS, WORDS, [" ".join(RARE)], [RARE[:1_500], RARE[1_500:]]):
+        one, other = build_wordpiece(data, pieces=pieces), build_wordpiece(data[::-1], pieces=pieces)
         assert one.backend_tokenizer.to_str() == other.backend_tokenizer.to_str()
 
 
@@ -122,6 +142,8 @@ def test_a_vocabulary_has_at_most_its_size_and_the_most_frequent_words(pieces):
         vocabulary = build_wordpiece(data, vocab_size=size, pieces=pieces, min_frequency=1).get_vocab()
         assert len(vocabulary) <= size and vocabulary[PAD] == 0 and vocabulary[UNKNOWN] == 1
         assert sorted(vocabulary.values()) == list(range(len(vocabulary)))
+    for size in (100, 500, 3_000):
+        assert len(build_wordpiece([RARE, RARE[:600]], vocab_size=size, pieces=pieces)) <= size
     assert len(build_wordpiece(data, vocab_size=12, pieces="characters", min_frequency=1)) == 12
     assert {"abc", "ab"} <= build_wordpiece(data, vocab_size=12, pieces="characters").get_vocab().keys()
 
@@ -162,7 +184,10 @@ def test_decoding_joins_pieces(tokenizers):
         ({"texts": []}, "`texts` has no word"),
         ({"texts": [" ", ""]}, "`texts` has no word"),
         ({"texts": ["a", ["b"]]}, "either all strings or all lists"),
-        ({"texts": ["ab"], "vocab_size": 7}, "`vocab_size` must be at least 8 to hold every character, got 7"),
+        (
+            {"texts": ["ab"], "vocab_size": 7},
+            r"`vocab_size` must be at least 9: \[PAD\], .* and one word; got 7",
+        ),
         ({"texts": ["ab"], "vocab_size": 2, "pieces": "none"}, "`vocab_size` must be at least 3"),
     ],
 )
