@@ -13,7 +13,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.files import read_json, read_json_lines
 from rnn_hf.runs import describe_weights, read_run
-from rnn_hf.tasks import METRICS, Metric, task_of_run
+from rnn_hf.tasks import METRICS, Metric, metric_of_run
 
 
 # Arguments that say where and with how many words a run is made, not what it is.
@@ -66,7 +66,7 @@ def describe_run(directory: Path) -> dict[str, Any]:
         raise InputError(f"{directory} has no run.json of a training run{hint}")
     model, data, training = (run["arguments"][part] for part in ("model", "data", "training"))
     rows, result = read_json_lines(directory / "metrics.jsonl"), run.get("result") or {}
-    metric = task_of_run(run).metric
+    metric = metric_of_run(run)
     scores = [row[f"validation_{metric.name}"] for row in rows if f"validation_{metric.name}" in row]
     losses = [row["validation_loss"] for row in rows if "validation_loss" in row]
     score = result.get(f"best_validation_{metric.name}")
@@ -104,7 +104,7 @@ def table_rows(comparison: Mapping[str, list[dict[str, Any]]]) -> list[dict[str,
         parts = {"run": run["run"], "recipe": run["recipe"], "cell": run["cell"], "size": run["size"]}
         parts |= {"parameters": f"{run['parameters']:,}" if run["parameters"] else None, "epochs": epochs}
         parts |= {"seed": run["seed"], "minutes": None if run["minutes"] is None else f"{run['minutes']:.1f}"}
-        parts |= {"metric": METRICS[run["metric"]].title if has_several else None}
+        parts |= {"metric": METRICS[run["metric"]].column if has_several else None}
         rows.append(parts | {name: None if run[name] is None else _text(name, run[name], run) for name in SCORES})
     for group in comparison["groups"]:
         scores = {

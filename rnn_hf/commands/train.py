@@ -35,7 +35,7 @@ def run(arguments: Arguments) -> int:
         from rnn_hf.training.loop import train
         from rnn_hf.training.reporting import closing_lines
     else:
-        from rnn_hf.training.trainer import closing_lines, train
+        from rnn_hf.training.labelled_run import closing_lines, train
 
     record = train(arguments)
     if not PartialState().is_main_process:

@@ -15,6 +15,7 @@ class NamedCorpus:
         name: As a card calls it.
         data: A card's sentences on where the text comes from, how it was prepared, and its license.
         limits: A card's sentences on what a model of it knows, and does not.
+        task: What it is a corpus for.
         language: Code of ISO 639-1.
         dataset_id: On the Hub; `None` where it is not there.
         dataset_config: Configuration of the data set there.
@@ -32,6 +33,7 @@ class NamedCorpus:
     name: str
     data: str
     limits: str
+    task: str = "language-modeling"
     language: str = "en"
     dataset_id: str | None = None
     dataset_config: str | None = None
@@ -97,6 +99,7 @@ MOVIE_REVIEWS = NamedCorpus(
     "Lee, 2005). It was made for research; no license is named with it, and the text is not part of this repository.",
     limits="The model knows the opinions of professional film critics before 2005, in lower case and one sentence at "
     "a time. It judges words more than sense: irony, negation over a distance and other subjects mislead it.",
+    task="text-classification",
     dataset_id="cornell-movie-review-data/rotten_tomatoes",
     columns=("text", "label"),
     directory_argument="dataset_dir",
@@ -116,6 +119,7 @@ ENGLISH_WEB_TREEBANK = NamedCorpus(
     "4.0; Silveira et al., 2014).",
     limits="The model knows English of the web before 2012. It expects text that is split into words as the treebank "
     "splits it (`do n't`, `'s`), and it has one tag a word.",
+    task="token-classification",
     dataset_id="universal-dependencies/universal_dependencies",
     dataset_config="en_ewt",
     columns=("tokens", "upos"),

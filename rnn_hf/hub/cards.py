@@ -192,7 +192,7 @@ def _metadata(task: Task, values: dict[str, Any], license: str | None) -> ModelC
             dataset_config=corpus.dataset_config if corpus else None,
             dataset_split=split,
             metric_type=metric.name,
-            metric_name=f"{metric.title.partition(',')[0].capitalize()} ({split})",
+            metric_name=f"{metric.title[0].upper()}{metric.title[1:]} ({split})",
             metric_value=round(metric.shown(score[metric.name]), 2),
         )
         for split, score in scores.items()

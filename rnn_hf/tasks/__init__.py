@@ -18,7 +18,7 @@ class Metric:
     Attributes:
         name: Key in evaluation.json, in run.json (`best_validation_NAME`) and metrics.jsonl (`validation_NAME`), and
             the metric's name on the Hub.
-        title: As tables and pictures call it.
+        title: As texts and pictures call it.
         higher_is_better: Else lower is.
         is_share: Whether it is from 0 to 1, and shown in percent.
     """
@@ -40,6 +40,11 @@ class Metric:
         """The number that people read: a share in percent."""
         return 100 * value if self.is_share else value
 
+    @property
+    def column(self) -> str:
+        """The title with its unit, over numbers as `text` gives them."""
+        return f"{self.title}, %" if self.is_share else self.title
+
     def text(self, value: float) -> str:
         """The number that people read, with two digits.
 
@@ -47,6 +52,10 @@ class Metric:
         '78.12'
         """
         return f"{self.shown(value):.2f}"
+
+    def label(self, value: float) -> str:
+        """Title, number and unit, as in `accuracy 78.12 %`."""
+        return f"{self.title} {self.text(value)}{' %' * self.is_share}"
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class Task:
         title: As a card's metadata call it.
         pipeline_tag: Of the Hub, which shows the widget of that pipeline.
         architecture: Class of its models.
-        metric: By which the best weights are chosen.
-        others: Further metrics that cards and tables show.
+        metric: By which the best weights are chosen, unless run.json names another one for its data.
+        others: Further metrics that cards and tables show, where they were measured.
     """
 
     name: str
@@ -80,31 +89,42 @@ class Task:
         return import_module(f"rnn_hf.tasks.{self.name.replace('-', '_')}")
 
 
+def _share(name: str, title: str) -> Metric:
+    return Metric(name, title, higher_is_better=True, is_share=True)
+
+
 PERPLEXITY = Metric("perplexity", "perplexity")
-ACCURACY = Metric("accuracy", "accuracy, %", higher_is_better=True, is_share=True)
-MACRO_F1 = Metric("macro_f1", "macro F1, %", higher_is_better=True, is_share=True)
+ACCURACY, MACRO_F1 = _share("accuracy", "accuracy"), _share("macro_f1", "macro F1")
+OF_TEXTS = (
+    MACRO_F1, _share("micro_f1", "micro F1"), Metric("mean_squared_error", "mean squared error"),
+    Metric("r2", "R²", higher_is_better=True),
+)  # fmt: skip
+OF_WORDS = (
+    MACRO_F1, _share("span_f1", "F1 of spans"), _share("accuracy_known", "accuracy on known words"),
+    _share("accuracy_unknown", "accuracy on unknown words"),
+)  # fmt: skip
 
 LANGUAGE_MODELING = Task("language-modeling", "Language modeling", "text-generation", "RNNForCausalLM", PERPLEXITY)
-TASKS = {
-    task.name: task
-    for task in (
-        LANGUAGE_MODELING,
-        Task(
-            "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification",
-            ACCURACY, (MACRO_F1,),
-        ),
-        Task(
-            "token-classification", "Token classification", "token-classification", "RNNForTokenClassification",
-            ACCURACY, (MACRO_F1,),
-        ),
-    )
-}  # fmt: skip
+TEXT_CLASSIFICATION = Task(
+    "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification", ACCURACY,
+    OF_TEXTS,
+)  # fmt: skip
+TOKEN_CLASSIFICATION = Task(
+    "token-classification", "Token classification", "token-classification", "RNNForTokenClassification", ACCURACY,
+    OF_WORDS,
+)  # fmt: skip
+TASKS = {task.name: task for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
 METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
 
 
 def task_of_run(run: Mapping[str, Any]) -> Task:
     """The task of a run, by its run.json; those of before there were several are language models."""
     return TASKS.get(run.get("task", ""), LANGUAGE_MODELING)
+
+
+def metric_of_run(run: Mapping[str, Any]) -> Metric:
+    """The metric by which a run chose its best weights."""
+    return METRICS.get(run.get("metric", ""), task_of_run(run).metric)
 
 
 def task_of_model(architectures: list[str] | None) -> Task:

@@ -12,9 +12,12 @@ class WeightAverage:
 
     Args:
         model: Unwrapped.
+        decay: Of an exponential mean, which forgets: it is about that of the last 1 / (1 - decay) steps. At 1 all
+            steps count alike.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, decay: float = 1.0):
+        self.decay = decay
         self.parameters: list[torch.Tensor] = list(model.parameters())
         self.mean: list[torch.Tensor] = []
         self.count = 0
@@ -31,7 +34,7 @@ class WeightAverage:
     def update(self) -> None:
         """Take the present weights into the mean."""
         self.count += 1
-        torch._foreach_lerp_(self.mean, self.parameters, 1 / self.count)
+        torch._foreach_lerp_(self.mean, self.parameters, max(1 / self.count, 1 - self.decay))
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

@@ -146,15 +146,21 @@ def save_checkpoint(
         _write_tensors(_process_state(state), draft / f"process-{accelerator.process_index}.pt")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if os.path.lexists(target):
-            remove(target)
-        os.replace(draft, target)
-        others = [path for path in checkpoints(output_dir) if path != target]
-        for old in others[: max(0, len(others) + 1 - limit)]:
-            remove(old)
-        for pattern in (".checkpoint-*.writing", ".checkpoint-*.removing"):
-            for left in output_dir.glob(pattern):
-                shutil.rmtree(left, ignore_errors=True)
+        put_in_place(draft, target, limit)
+
+
+def put_in_place(draft: Path, target: Path, limit: int) -> None:
+    """Make a whole draft the checkpoint `target`, and remove older ones, of which `limit` are kept, with what a killed
+    run left half-written."""
+    if os.path.lexists(target):
+        remove(target)
+    os.replace(draft, target)
+    others = [path for path in checkpoints(target.parent) if path != target]
+    for old in others[: max(0, len(others) + 1 - limit)]:
+        remove(old)
+    for pattern in (".checkpoint-*.writing", ".checkpoint-*.removing"):
+        for left in target.parent.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -210,21 +216,16 @@ def load_checkpoint(
     """
     rank = accelerator.process_index
     model = objective.model
-    with _reading(path, "progress.json"):
+    with reading(path, "progress.json"):
         saved = read_json(path / "progress.json")
         progress = Progress(**saved["progress"])
         before = dict(saved["identity"])
-    for name, value in identity.items():
-        was = before.get(name, DEFAULTS.get(name))
-        if was != value:
-            advice = f"; `init_from` {path.parent} with another `output_dir` trains its model on as a run of its own"
-            advice = advice if name in TRAINING or name == "train_sha1" else ""
-            raise InputError(f"{path} is of another run: `{name}` was {was!r}, is {value!r}{advice}")
-    with _reading(path, WEIGHTS):
+    check_identity(path, before, identity)
+    with reading(path, WEIGHTS):
         weights = type(model).from_pretrained(path).state_dict()
-    with _reading(path, "optimizer.pt"):
+    with reading(path, "optimizer.pt"):
         parts = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-    with _reading(path, f"process-{rank}.pt"):
+    with reading(path, f"process-{rank}.pt"):
         process = torch.load(path / f"process-{rank}.pt", map_location="cpu", weights_only=True)
     model.load_state_dict(weights)
     device = accelerator.device
@@ -247,9 +248,28 @@ def load_checkpoint(
     if "cuda" in process["generators"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(process["generators"]["cuda"])
     if device.type == "cpu" and "threads" in process:  # older checkpoints lack it
-        _take_threads(process["threads"], accelerator)
+        take_threads(process["threads"], accelerator)
     CHOICES.update(process.get("kernels", {}))
     return progress, state
+
+
+def check_identity(path: Path, before: dict[str, Any], identity: dict[str, Any]) -> None:
+    """Refuse to go on from a checkpoint of another run.
+
+    Args:
+        path: Of the checkpoint.
+        before: The identity that it was saved with.
+        identity: Of the run.
+
+    Raises:
+        InputError: A value of the identity differs, named in the message.
+    """
+    for name, value in identity.items():
+        was = before.get(name, DEFAULTS.get(name))
+        if was != value:
+            advice = f"; `init_from` {path.parent} with another `output_dir` trains its model on as a run of its own"
+            advice = advice if name in TRAINING or name == "train_sha1" else ""
+            raise InputError(f"{path} is of another run: `{name}` was {was!r}, is {value!r}{advice}")
 
 
 def take_directory(output_dir: Path, resumed: Path | None, write_model: Callable[[Path], None]) -> None:
@@ -287,7 +307,7 @@ def take_directory(output_dir: Path, resumed: Path | None, write_model: Callable
 
 
 @contextmanager
-def _reading(path: Path, name: str) -> Iterator[None]:
+def reading(path: Path, name: str) -> Iterator[None]:
     """A file that does not load is named, with the checkpoints to go on from in place of this one."""
     try:
         yield
@@ -300,7 +320,7 @@ def _reading(path: Path, name: str) -> Iterator[None]:
         raise InputError(f"{path / name} is broken or missing ({reason}): {advice}") from error
 
 
-def _take_threads(threads: int, accelerator: Accelerator) -> None:
+def take_threads(threads: int, accelerator: Accelerator) -> None:
     """Compute on as many threads as before the checkpoint: they share out sums, so their number changes rounding."""
     now = torch.get_num_threads()
     cores = os.cpu_count() or 1

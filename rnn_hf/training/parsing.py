@@ -75,7 +75,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Arguments:
         raise InputError(f"unknown flag {flag!r}" + _hint(flag.lstrip("-"), known, task, "--"))
     if values.recipe is not None:
         raise InputError(f"put the recipe before the flags: {values.recipe} [--flag value ...]")
-    return Arguments(*_made(kinds, values), recipe, task)
+    model, data, training = _made(kinds, values)
+    return Arguments(model, data, training, recipe, task)
 
 
 def _task_of(recipe: str | None, written: dict[str, str | None], flags: Sequence[str]) -> str:

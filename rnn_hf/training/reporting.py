@@ -126,10 +126,19 @@ def _count(number: int, what: str) -> str:
 
 def opening_lines(record: dict[str, Any]) -> list[str]:
     """What a run is about to do, by what stands in its run.json from the start."""
-    model, data, training = (record["arguments"][part] for part in ("model", "data", "training"))
-    counts = record["data"]
+    data, counts = record["arguments"]["data"], record["data"]
     tokens = ", ".join(f"{split} {count:,}" for split, count in counts["tokens"].items())
     unknown = ", ".join(f"{split} {100 * share:.1f} %" for split, share in counts["unknown"].items())
+    return [
+        f"corpus      {data['dataset_name'] or data['train_file'] or data['ptb_dir']}; tokens: {tokens}",
+        f"vocabulary  {counts['vocab_size']:,} ({data['tokenizer']}); unknown: {unknown or 'none'}",
+        *run_lines(record),
+    ]
+
+
+def run_lines(record: dict[str, Any]) -> list[str]:
+    """The network, the device and the length of a run of any task, by its run.json."""
+    model, training = record["arguments"]["model"], record["arguments"]["training"]
     threads = f", {_count(record['threads'], 'thread')}" if record["device"] == "cpu" else ""
     processes = f", {record['processes']} processes" if record["processes"] > 1 else ""
     number = "bfloat16" if training["bf16"] else "float16" if training["fp16"] else "float32"
@@ -139,11 +148,11 @@ def opening_lines(record: dict[str, Any]) -> list[str]:
         steps += f", of which --max_steps {training['max_steps']:,}"
     if record["first_step"]:
         steps += f", going on at step {record['first_step']:,}"
+    network = f"{CELL_NAMES[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}"
+    if model.get("bidirectional"):
+        network = f"bidirectional {network}"
     return [
-        f"corpus      {data['dataset_name'] or data['train_file'] or data['ptb_dir']}; tokens: {tokens}",
-        f"vocabulary  {counts['vocab_size']:,} ({data['tokenizer']}); unknown: {unknown or 'none'}",
-        f"model       {CELL_NAMES[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}, "
-        f"{record['parameters']:,} parameters",
+        f"model       {network}, {record['parameters']:,} parameters",
         f"device      {record.get('gpu') or record['device']}{threads}{processes}, {number}",
         f"run         {steps}; {training['optim']} at {training['learning_rate']:g}",
     ]
@@ -180,11 +189,11 @@ def closing_lines(record: dict[str, Any]) -> list[str]:
                 advice = "more --num_train_epochs, a smaller --per_device_train_batch_size, another --learning_rate"
             lines.append(f"warning: this is no better than counting words, so no order was learned: try {advice}")
         lines.append(f"model, run.json, metrics.jsonl and curve.png are in {training['output_dir']}")
-    return [*lines, *_how_it_ended(record)]
+    return [*lines, *ending_lines(record)]
 
 
-def _how_it_ended(record: dict[str, Any]) -> list[str]:
-    """Nothing of a run that came to its end."""
+def ending_lines(record: dict[str, Any]) -> list[str]:
+    """How a run of any task ended and goes on, by its run.json; nothing of one that came to its end."""
     result, training = record["result"], record["arguments"]["training"]
     steps, total = result["steps"], record["total_steps"]
     had_ended = steps == record["first_step"]  # before this process

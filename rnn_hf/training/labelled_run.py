@@ -1,0 +1,381 @@
+"""A run on labelled examples: what is checked before it, what it leaves, how it stops and goes on."""
+
+import math
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import sha1
+from io import BytesIO
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from rnn_hf.data.labelled import label_counts, majority_floor, summary
+from rnn_hf.errors import InputError
+from rnn_hf.files import link_or_copy, read_json, read_json_lines, write_into, write_json
+from rnn_hf.hub.client import HubError
+from rnn_hf.runs import read_run
+from rnn_hf.tasks import METRICS, TASKS
+from rnn_hf.tasks.labelled import Prepared, build_model, prepare
+from rnn_hf.training.arguments import Arguments
+from rnn_hf.training.checkpoint import (
+    BEST,
+    WEIGHTS,
+    check_identity,
+    find_checkpoint,
+    put_in_place,
+    reading,
+    take_directory,
+    take_threads,
+    writing,
+)
+from rnn_hf.training.curve import plot_curve
+from rnn_hf.training.pushing import Pusher
+from rnn_hf.training.reporting import Metrics, ending_lines, run_lines, start_record
+from rnn_hf.training.setup import check_model, check_output_dir, identity_of, set_up_process, trackers_of
+from rnn_hf.training.signals import stop_signals
+from rnn_hf.training.trainer import DRAFTS, LabelledTrainer
+
+
+@dataclass
+class Progress:
+    """Where a run stands after `step` optimizer steps."""
+
+    step: int = 0
+    best: dict[str, float] | None = None  # the scores of the best validation
+    best_step: int = 0
+    last_validation: int = 0  # its step
+    evaluations_without_gain: int = 0
+    seconds: float = 0.0
+
+
+def train(arguments: Arguments) -> dict[str, Any]:
+    """Train a classifier and leave it, its files and its checkpoints in `output_dir`.
+
+    The best model by validation stands in the directory itself, with `run.json`, `metrics.jsonl` and `curve.png`;
+    checkpoints to go on from stand in `checkpoint-N`. SIGINT and SIGTERM end the run after the current step, with a
+    checkpoint.
+
+    Returns:
+        The content of run.json.
+
+    Raises:
+        InputError: Arguments that do not fit each other, the data, or the checkpoint.
+        FloatingPointError: The loss is no longer finite.
+        OSError: A file or directory is missing or in the way; or the Hub refused.
+    """
+    with stop_signals() as stop:
+        run = LabelledRun(arguments, stop)
+        run.train()
+        record = run.finish()
+    run.push()
+    return record
+
+
+class LabelledRun(TrainerCallback):
+    """A run and where it stands. Everything that can be refused is refused when it is made.
+
+    Args:
+        arguments: Of the run.
+        stop: Signals that were received.
+    """
+
+    def __init__(self, arguments: Arguments, stop: list[int]):
+        self.arguments, self.stop = arguments, stop
+        options = arguments.training
+        self.task, self.module = TASKS[arguments.task], TASKS[arguments.task].module
+        check_model(arguments)
+        self.output_dir = check_output_dir(arguments)
+        set_up_process(options)
+        trackers = trackers_of(options.report_to)
+        if not options.disable_tqdm:
+            tqdm.write("reading the data and making it tokens ...")
+        self.prepared = prepared = prepare(arguments.task, arguments.data, options.seed, options.init_from)
+        self.metric = METRICS[self.module.metric_of(prepared.data)]
+        if options.label_smoothing_factor and prepared.data.label_names is None:
+            raise InputError("`label_smoothing_factor` is for classes, and the labels are numbers")
+        self.model = model = build_model(
+            self.module.AUTO_CLASS, arguments.model, prepared, options.seed, options.init_from
+        )
+        self.trainer = LabelledTrainer(
+            self, options, trackers, model=model, train_dataset=prepared.examples["train"],
+            eval_dataset=prepared.examples["validation"], processing_class=prepared.tokenizer,
+            data_collator=self.module.COLLATOR(prepared.tokenizer),
+        )  # fmt: skip
+        self.accelerator = self.trainer.accelerator
+        self.is_main = self.accelerator.is_main_process
+        rows = len(prepared.examples["train"])
+        batches = math.ceil(rows / (options.per_device_train_batch_size * self.accelerator.num_processes))
+        self.steps_per_epoch = math.ceil(batches / options.gradient_accumulation_steps)
+        self.total_steps = self.steps_per_epoch * options.num_train_epochs
+        self.last_step = self.total_steps if options.max_steps < 0 else min(options.max_steps, self.total_steps)
+        self.counts = data_counts(prepared, self.module)
+        self.progress = Progress()
+        self.resumed: Path | None = None
+        self.history: list[dict[str, Any]] = []
+        torch.manual_seed(options.seed + self.accelerator.process_index)  # of dropout
+        if options.resume_from_checkpoint:
+            self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
+        self.logged, self.started = (self.progress.step, self.progress.seconds), 0.0
+        self.pusher = Pusher(options, self.output_dir, tqdm.write) if options.push_to_hub and self.is_main else None
+        self.record = start_record(
+            arguments, self.accelerator, task=arguments.task, metric=self.metric.name, data=self.counts,
+            parameters=model.num_parameters(), steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps,
+            first_step=self.progress.step,
+        )  # fmt: skip
+        self.metrics: Metrics | None = None
+        self.has_begun = False
+        if not options.disable_tqdm:
+            self._say(*summary(prepared.data), *run_lines(self.record))
+
+    def _say(self, *lines: str) -> None:
+        for line in lines if self.is_main else ():
+            tqdm.write(line)
+
+    def train(self) -> None:
+        """Run to the end of the epochs, `max_steps`, early stopping, or a signal."""
+        progress = self.progress
+        self.bar = tqdm(
+            total=self.last_step, initial=progress.step, desc="training", unit="step",
+            mininterval=1 if sys.stderr.isatty() else 30,
+            disable=self.arguments.training.disable_tqdm or not self.is_main,
+        )  # fmt: skip
+        with self.bar:
+            if progress.step < self.last_step and not self._stopped_early():
+                self.trainer.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed))
+            # After the checkpoint: a run that goes on must not have it in its history.
+            if self.has_begun and not self.stop and progress.last_validation < progress.step:
+                self.trainer.evaluate()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.started = time.perf_counter()
+        every = self.arguments.training.unfreeze_epochs
+        if every:
+            self.trainer.freeze_below(int(state.epoch / every))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        options, progress, average = self.arguments.training, self.progress, self.trainer.average
+        progress.step = state.global_step
+        progress.seconds += time.perf_counter() - self.started
+        if options.average_decay:
+            average.update() if average.is_on else average.start()
+        self._begin()
+        self.bar.update()
+        if self._should_stop():
+            control.should_training_stop = True
+            # Where an epoch ends, its checkpoint follows the validation.
+            ends_epoch = progress.step % self.steps_per_epoch == 0
+            control.should_save = bool(options.save_total_limit) and not (ends_epoch and not options.save_steps)
+
+    def _should_stop(self) -> bool:
+        stop = bool(self.stop)
+        if self.accelerator.num_processes > 1:  # all must leave at the same step
+            if stop:
+                self.accelerator.set_trigger()
+            stop = self.accelerator.check_trigger()
+        return stop or self.progress.step >= self.last_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.progress.step % self.steps_per_epoch:  # Trainer says so as well where a run stops
+            control.should_evaluate = control.should_save = False
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        options, (since, seconds) = self.arguments.training, self.logged
+        norm, rate = logs.get("grad_norm", 0.0), logs["learning_rate"]
+        if not math.isfinite(logs["loss"]):
+            raise FloatingPointError(
+                f"the loss is {logs['loss']:g} up to step {state.global_step} (learning rate {rate:g}): lower "
+                "`learning_rate` or `max_grad_norm`, or warm up by `warmup_steps`; the last checkpoint is untouched"
+            )
+        elapsed = self.progress.seconds - seconds
+        batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
+        samples = (state.global_step - since) * batch * self.accelerator.num_processes
+        self.logged = (state.global_step, self.progress.seconds)
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
+        self._report(
+            epoch=round(state.epoch, 4), train_loss=logs["loss"], grad_norm=norm, learning_rate=rate,
+            samples_per_second=round(samples / elapsed, 1) if elapsed else 0.0,
+        )  # fmt: skip
+
+    def validate(self, trainer: LabelledTrainer) -> dict[str, float]:
+        """Score the model as it stands, and keep it if it is the best: what Trainer's `evaluate` calls."""
+        progress, options = self.progress, self.arguments.training
+        scores = self.module.score(
+            self.model, self.prepared.data, "validation", self.prepared.examples["validation"],
+            options.per_device_eval_batch_size,
+        )  # fmt: skip
+        if not math.isfinite(scores.loss):
+            raise FloatingPointError(f"the validation loss is {scores.loss:g}: lower `learning_rate`")
+        values = {"loss": scores.loss, **scores.values}
+        value, best = values[self.metric.name], progress.best
+        is_best = best is None or self.metric.is_better(value, best[self.metric.name])
+        progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
+        progress.last_validation = progress.step
+        epoch = progress.step / self.steps_per_epoch
+        self._report(epoch=round(epoch, 4), **{f"validation_{name}": number for name, number in values.items()})
+        self._say(
+            f"epoch {epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min  validation loss "
+            f"{scores.loss:.4f}  {self.metric.label(value)}{'  (best)' if is_best else ''}"
+        )
+        if is_best:
+            progress.best, progress.best_step = values, progress.step
+            if self.is_main:
+                with writing(self.output_dir / WEIGHTS):
+                    write_into(self.output_dir, self._write_model)
+        if self._stopped_early():
+            trainer.control.should_training_stop = True
+            trainer.control.should_save = bool(options.save_total_limit)
+        return values
+
+    def _stopped_early(self) -> bool:
+        patience = self.arguments.training.early_stopping_patience
+        return bool(patience) and self.progress.evaluations_without_gain >= patience
+
+    def _write_model(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.prepared.tokenizer.save_pretrained(directory)
+
+    def _identity(self) -> dict[str, Any]:
+        data = {name: self.counts[name] for name in ("train_sha1", "vocab_size")}
+        of_run = {"task": self.arguments.task, "processes": self.accelerator.num_processes}
+        return {**identity_of(self.arguments), **data, **of_run}
+
+    @contextmanager
+    def writing_checkpoint(self, step: int, drafts: Path) -> Iterator[None]:
+        """Complete the checkpoint that Trainer writes below `drafts`, and put it in place."""
+        target = self.output_dir / f"checkpoint-{step}"
+        draft = drafts / target.name
+        with writing(target, drafts):
+            yield
+            if self.is_main:
+                buffer = BytesIO()
+                torch.save(self.trainer.average.state_dict(), buffer)
+                (draft / "average.pt").write_bytes(buffer.getbuffer())
+                content = {"progress": asdict(self.progress), "identity": self._identity()}
+                write_json(draft / "progress.json", content | {"threads": torch.get_num_threads()})
+                if self.progress.best_step and (self.output_dir / WEIGHTS).is_file():
+                    link_or_copy(self.output_dir / WEIGHTS, draft / BEST)
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            put_in_place(draft, target, self.arguments.training.save_total_limit)
+            shutil.rmtree(drafts, ignore_errors=True)
+            if self.pusher is not None and self.pusher.with_checkpoints:
+                self.pusher.start(f"Step {step}")
+
+    def _resume(self, path: Path | None) -> None:
+        if path is None:
+            return
+        with reading(path, "progress.json"):
+            saved = read_json(path / "progress.json")
+            self.progress = Progress(**saved["progress"])
+            before = dict(saved["identity"])
+        check_identity(path, before, self._identity())
+        with reading(path, "average.pt"):
+            average = torch.load(path / "average.pt", map_location="cpu", weights_only=True)
+        self.trainer.average.load_state_dict(average)
+        if self.accelerator.device.type == "cpu":
+            take_threads(saved["threads"], self.accelerator)
+        self.resumed = path
+        rows = read_json_lines(path.parent / "metrics.jsonl")
+        self.history = [row for row in rows if row["step"] <= self.progress.step]
+
+    def _begin(self) -> None:
+        """Make the directory this run's, once and after the first step: a run that fails before it changes nothing."""
+        if not self.has_begun and self.is_main:
+            with writing(self.output_dir / "run.json"):
+                take_directory(self.output_dir, self.resumed, self._write_model)
+                self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.history)
+                write_json(self.output_dir / "run.json", self.record)
+        self.has_begun = True
+
+    def _report(self, **values: float) -> None:
+        if self.metrics is not None:
+            with writing(self.metrics.path):
+                self.metrics.write(step=self.progress.step, **values)
+
+    def finish(self) -> dict[str, Any]:
+        """Write the results into run.json and draw the curve; returns the content of run.json."""
+        shutil.rmtree(self.output_dir / DRAFTS, ignore_errors=True)
+        progress = self.progress
+        is_complete = progress.step >= self.total_steps or self._stopped_early()
+        result = {
+            "steps": progress.step,
+            "epochs": round(progress.step / self.steps_per_epoch, 4),
+            "is_complete": is_complete,
+            "stopped_by": Signals(self.stop[0]).name if self.stop and not is_complete else None,
+            "minutes": round(progress.seconds / 60, 2),
+            "best_step": progress.best_step,
+            **{f"best_validation_{name}": value for name, value in (progress.best or {}).items()},
+        }
+        before = (read_run(self.output_dir / "run.json") or {}).get("result", {})
+        if not self.has_begun and progress.step == before.get("steps"):  # nothing was left to do
+            return self.record | {"result": before | {"stopped_by": result["stopped_by"]}}
+        self._begin()
+        self.record["result"] = result
+        if self.is_main:
+            with writing(self.output_dir / "run.json"):
+                write_json(self.output_dir / "run.json", self.record)
+            try:
+                plot_curve(self.output_dir / "metrics.jsonl", self.output_dir / "curve.png")
+            except ImportError as error:
+                self.accelerator.print(f"no curve.png: {error}")
+        return self.record
+
+    def push(self) -> None:
+        """The last push, with `push_to_hub`; not of a run that a signal ended, which should end at once."""
+        if self.pusher is None:
+            return
+        by_hand = f"rnn-hf push {self.output_dir} {self.pusher.repo_id}"
+        if self.stop:
+            tqdm.write(f"not pushed, as the run was stopped; by hand: {by_hand}")
+            return
+        try:
+            tqdm.write(f"pushed: {self.pusher.finish(f'Trained for {self.progress.step} steps')}")
+        except (OSError, ValueError) as error:
+            message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
+            raise HubError(message) from error
+
+
+def data_counts(prepared: Prepared, module: Any) -> dict[str, Any]:
+    """What run.json says of the data: sizes, labels, the floor of the most frequent class, a checksum."""
+    data = prepared.data
+    train = repr([(example["input_ids"], example["labels"]) for example in prepared.examples["train"]])
+    counts = {
+        "rows": {split: len(data.splits[split]) for split in prepared.examples},
+        "floor": majority_floor(data, "validation"),
+        "vocab_size": len(prepared.tokenizer),
+        "train_sha1": sha1(train.encode()).hexdigest(),
+        **module.counts(prepared),
+    }
+    if data.label_names is not None:
+        counts["labels"] = {split: label_counts(data, split) for split in prepared.examples}
+    return counts
+
+
+def closing_lines(record: dict[str, Any]) -> list[str]:
+    """How a run ended, where its model is and how to go on, by its run.json."""
+    result, training, metric = record["result"], record["arguments"]["training"], METRICS[record["metric"]]
+    lines = []
+    value, floor = result.get(f"best_validation_{metric.name}"), record["data"]["floor"]
+    if value is not None:
+        against = ""
+        if floor is not None and metric.name in ("accuracy", "mean_squared_error"):
+            always = "the most frequent class" if metric.name == "accuracy" else "the mean"
+            against = f"; always {always} has {metric.text(floor)}"
+        lines.append(f"best validation {metric.label(value)} at step {result['best_step']:,}{against}")
+        if against and not metric.is_better(value, floor):
+            lines.append(
+                "warning: this is no better than looking at no text: try more `num_train_epochs`, another "
+                "`learning_rate`, or more examples"
+            )
+        lines.append(f"model, run.json, metrics.jsonl and curve.png are in {training['output_dir']}")
+    return [*lines, *ending_lines(record)]

@@ -1,0 +1,181 @@
+"""Training on labelled examples: transformers' Trainer, with the files and the way to end of every run here."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim import Adam, AdamW, Optimizer
+from torch.utils.data import Sampler
+from transformers import Trainer
+from transformers import TrainingArguments as TrainerArguments
+
+from rnn_hf.training.arguments import LabelledTrainingArguments
+from rnn_hf.training.averaging import WeightAverage
+
+
+DRAFTS = ".drafts"  # in the run's directory, where a checkpoint is written before it is moved into place
+
+
+class LengthSampler(Sampler[int]):
+    """Examples at random, those of about one length in a batch together.
+
+    What an epoch draws depends on the seed and the number of the epoch alone, so that a run that is resumed sees what
+    it would have seen.
+
+    Args:
+        lengths: Of the examples.
+        batch_size: Examples that are taken together.
+        seed: Of the run.
+        epoch: Says which epoch begins.
+        by_length: Whether lengths count; else the order is a plain shuffle.
+    """
+
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int], by_length: bool = True
+    ):
+        self.lengths, self.batch_size, self.by_length = lengths, batch_size, by_length
+        self.seed, self.epoch = seed, epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = random.Random(f"{self.seed} {self.epoch()}")
+        order = list(range(len(self.lengths)))
+        generator.shuffle(order)
+        if not self.by_length:
+            return iter(order)
+        # Sorted by length with some noise, so that batches differ from epoch to epoch.
+        order.sort(key=lambda index: self.lengths[index] * generator.uniform(0.9, 1.1))
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        last = [batches.pop()] if len(batches[-1]) < self.batch_size else []
+        generator.shuffle(batches)
+        return iter([index for batch in [*batches, *last] for index in batch])
+
+
+def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of a classifier from the head down: head, recurrent layers from the last one on, embeddings."""
+    backbone: Any = model.model
+    layers = [list(layer.parameters()) for layer in reversed(backbone.layers)]
+    within = {id(parameter) for group in layers for parameter in group}
+    below = [parameter for parameter in backbone.parameters() if id(parameter) not in within]
+    inside = within | {id(parameter) for parameter in below}
+    head = [parameter for parameter in model.parameters() if id(parameter) not in inside]
+    return [head, *layers, below]
+
+
+def build_optimizer(model: nn.Module, options: LabelledTrainingArguments) -> Optimizer:
+    """The optimizer, with a rate for each of `layer_groups` (discriminative rates; Howard and Ruder, 2018, section
+    3.2)."""
+    groups = [
+        {"params": parameters, "lr": options.learning_rate * options.layer_decay**depth}
+        for depth, parameters in enumerate(layer_groups(model))
+        if parameters
+    ]
+    kind = {"adam": Adam, "adamw": AdamW}[options.optim]
+    betas = (options.adam_beta1, options.adam_beta2)
+    return kind(groups, lr=options.learning_rate, betas=betas, weight_decay=options.weight_decay, fused=True)
+
+
+def smoothed_loss(smoothing: float) -> Callable[..., torch.Tensor]:
+    """Cross entropy with a share of each target spread over all classes, as Trainer's `compute_loss_func`."""
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
+        logits, targets = outputs.logits.flatten(0, -2), labels.flatten()
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
+        return total / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return loss
+
+
+def trainer_arguments(options: LabelledTrainingArguments, trackers: list[str]) -> TrainerArguments:
+    """The options of a run as those of transformers' Trainer. It never ends a run early: the schedule's length is
+    that of all epochs, whatever `max_steps`."""
+    schedule: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
+    if options.eval_steps:
+        schedule |= {"eval_strategy": "steps", "eval_steps": options.eval_steps}
+    if options.save_steps:
+        schedule |= {"save_strategy": "steps", "save_steps": options.save_steps}
+    if not options.save_total_limit:
+        schedule["save_strategy"] = "no"
+    same = (
+        "output_dir", "seed", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
+        "gradient_accumulation_steps", "learning_rate", "max_grad_norm", "lr_scheduler_type", "warmup_steps", "bf16",
+        "fp16", "logging_steps", "use_cpu",
+    )  # fmt: skip
+    values = {name: getattr(options, name) for name in same}
+    if options.lr_scheduler_type == "constant":
+        values["lr_scheduler_type"] = "constant_with_warmup"
+    return TrainerArguments(
+        **values,
+        **schedule,
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=trackers or "none",
+        dataloader_pin_memory=torch.cuda.is_available() and not options.use_cpu,
+    )
+
+
+class LabelledTrainer(Trainer):
+    """transformers' Trainer, whose order of examples, optimizer, validation and checkpoints are the run's.
+
+    Args:
+        run: Told of steps, logs, validations and checkpoints.
+        options: Of the run.
+        trackers: To report to.
+        keywords: Of Trainer.
+    """
+
+    def __init__(self, run: Any, options: LabelledTrainingArguments, trackers: list[str], **keywords: Any):
+        self.run, self.options = run, options
+        if options.label_smoothing_factor:
+            keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
+        super().__init__(args=trainer_arguments(options, trackers), **keywords)
+        for callback in list(self.callback_handler.callbacks):
+            if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
+                self.remove_callback(callback)
+        self.add_callback(run)
+        self.average = WeightAverage(cast(nn.Module, self.model), options.average_decay)
+
+    def _get_train_sampler(self, *_: Any) -> Sampler[int]:
+        options, dataset = self.options, cast(Sequence, self.train_dataset)
+        lengths = [len(example["input_ids"]) for example in dataset]
+        size = self.args.train_batch_size * options.gradient_accumulation_steps * self.args.world_size
+        # An epoch begins where the one before ended, or within, where a run is resumed.
+        return LengthSampler(lengths, size, options.seed, lambda: int(self.state.epoch or 0), options.group_by_length)
+
+    def create_optimizer(self, *_: Any) -> Optimizer:
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(cast(nn.Module, self.model), self.options)
+        return self.optimizer
+
+    def freeze_below(self, depth: int) -> None:
+        """Train the head and the first `depth` of the `layer_groups` below it (gradual unfreezing; Howard and Ruder,
+        2018, section 3.3)."""
+        for index, parameters in enumerate(layer_groups(cast(nn.Module, self.model))):
+            for parameter in parameters:
+                parameter.requires_grad_(index <= depth)
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Validate by the mean of the weights, if there is one, and let the run keep them if they are the best."""
+        with self.average.in_place():
+            values = self.run.validate(self)
+        metrics = {f"eval_{name}": value for name, value in values.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _get_output_dir(self, *_: Any, **__: Any) -> str:
+        return str(Path(self.options.output_dir) / DRAFTS)
+
+    def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
+        """Write a checkpoint as a draft, which the run completes and moves into place."""
+        with self.run.writing_checkpoint(self.state.global_step, Path(self._get_output_dir())):
+            super()._save_checkpoint(*arguments, **keywords)
