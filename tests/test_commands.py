@@ -35,6 +35,8 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(capsys):
     for kind in (InputError, MissingPackageError, OSError, FileNotFoundError, FloatingPointError):
         assert ending(lambda kind=kind: fail(kind("too large"))) == 2
         assert capsys.readouterr().err == "error: too large\n"
+    assert ending(lambda: fail(OSError("no file:\n  look\n\nelsewhere"))) == 2
+    assert capsys.readouterr().err == "error: no file: look elsewhere\n"
     for kind in (ValueError, TypeError, KeyError, ImportError, RuntimeError):
         with pytest.raises(kind):
             run_command(lambda kind=kind: fail(kind("a bug")))

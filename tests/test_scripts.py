@@ -134,7 +134,11 @@ def test_generate_goes_on_from_each_prompt(trained, run_script):
     "options, message",
     [
         (("--num_beams", 0), "--num_beams must be at least 1, got 0"),
-        (("--temperature", -1), "--temperature must be 0 or more, got -1.0"),
+        (("--temperature", -1), "--temperature must be 0, or from 0.001 to 1000; got -1.0"),
+        (("--temperature", "nan"), "--temperature must be 0, or from 0.001 to 1000; got nan"),
+        (("--min_new_tokens", 9, "--max_new_tokens", 8), "--min_new_tokens 9 must be at most --max_new_tokens 8"),
+        (("--seed", -1), "--seed must be from 0 to 4294967295, got -1"),
+        (("--prompt", "caf\udce9"), "argument --prompt: must be UTF-8 text, got"),
         (("--top_p", 2), "--top_p is a probability above 0, got 2.0"),
         (("--num_return_sequences", 3, "--temperature", 0), "--num_return_sequences 3 needs as many --num_beams"),
     ],
@@ -220,8 +224,14 @@ def test_a_process_that_dies_ends_the_run_of_all_with_words(text, tmp_path):
         (["train.py", "--window", "many"], "error: --window must be a whole number, got 'many'"),
         (["train.py", "--ptb_dir", "nowhere"], "error: no file nowhere/ptb.train.txt"),
         (["train.py", "--dataset_name", "sotu", "--cell_type", "gru", "--projection_size", "3"], "projection_size"),
-        (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: no file"),
+        (["evaluate.py", "nowhere", "--ptb_dir", "nowhere"], "error: cannot load the model nowhere"),
         (["generate.py", "./nowhere"], "error: there is no ./nowhere"),
+        (["serve.py", "nowhere", "--port", "70000"], "error: --port must be from 0 to 65535, got 70000"),
+        (["adapt.py", "nowhere", "cache", "--tune_tokens", "0"], "error: --tune_tokens must be at least 1, got 0"),
+        (["benchmark_model.py", "nowhere", "--json", "no/a.json"], "error: --json: no directory no"),
+        (["push_to_hub.py", "nowhere", "a b"], "error: `repo_id` must be NAME or USER/NAME, of"),
+        (["push_to_hub.py", "nowhere", "a b", "--dry_run"], "error: `repo_id` must be NAME or USER/NAME, of"),
+        (["push_to_hub.py", "nowhere", "--local_dir", __file__], "error: --local_dir must be a directory, and"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(argv, message, tmp_path, run_script):

@@ -529,8 +529,8 @@ def test_what_cannot_be_served_is_refused_before_anything_listens(checkpoint, tm
     more.save_pretrained(tmp_path / NAME)
     refused = {
         backbone: "it is a RNNModel",
-        tmp_path / "a@b": "cannot serve the model",
-        tmp_path: "cannot serve the model",
+        tmp_path / "a@b": "cannot load the model",
+        tmp_path: "cannot load the model",
         tmp_path / NAME: "its tokenizer has ids up to 18, and it knows 18",
     }
     for name, words in refused.items():

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -71,6 +71,15 @@ class Parser(ArgumentParser):
         self.exit(2, f"error: {message} ({self.prog} --help lists all)\n")
 
 
+def utf8_text(value: str) -> str:
+    """The type of an argument that a tokenizer reads: bytes of a shell that are not UTF-8 are refused."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ArgumentTypeError(f"must be UTF-8 text, got {value!r}") from None
+    return value
+
+
 def add_model_argument(parser: ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="directory, or name on the Hub")
 
@@ -90,6 +99,17 @@ def add_corpus_flags(parser: ArgumentParser) -> None:
 def corpus_of(arguments: Namespace) -> dict[str, str]:
     """The corpus flags that were given, for `load_corpus`."""
     return {name: value for name in CORPUS_HELP if (value := getattr(arguments, name)) is not None}
+
+
+def check_file(flag: str, file: str | None) -> None:
+    """Refuse a file that cannot be written, before the work whose result goes there."""
+    if file is None:
+        return
+    path = Path(file).absolute()
+    if path.is_dir():
+        raise IsADirectoryError(f"--{flag} must name a file, and {file} is a directory")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"--{flag}: no directory {Path(file).parent}")
 
 
 def with_flags(message: str, flags: Collection[str] | None = None) -> str:
@@ -142,6 +162,7 @@ def run_command(main: Callable[[], int], flags: Collection[str] | None = None) -
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (InputError, MissingPackageError, OSError, FloatingPointError) as error:
-        sys.stderr.write(f"error: {with_flags(str(error), flags)}\n")
+        line = re.sub(r"\s*\n\s*", " ", str(error))
+        sys.stderr.write(f"error: {with_flags(line, flags)}\n")
         code = 2
     sys.exit(code)

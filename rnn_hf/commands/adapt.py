@@ -48,6 +48,8 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.loading import load_model
     from rnn_hf.runs import load_corpus_of, save_scores
 
+    if arguments.tune_tokens < 1:
+        raise InputError(f"--tune_tokens must be at least 1, got {arguments.tune_tokens}")
     if arguments.save and not Path(arguments.model).is_dir():
         raise InputError(f"--save needs a directory, and {arguments.model} is none")
     corpus = load_corpus_of(arguments.model, **({"ptb_dir": arguments.ptb_dir} if arguments.ptb_dir else {}))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.commands import Parser, add_device_flag, add_model_argument, check_file
 from rnn_hf.errors import InputError
 from rnn_hf.onnx import INT8_FILE, MODEL_FILE
 
@@ -36,6 +36,7 @@ def run(arguments: Namespace) -> int:
 
     if arguments.tokens < 16 or min(arguments.batch_size) < 1:
         raise InputError("--tokens must be at least 16, and --batch_size at least 1")
+    check_file("json", arguments.json)
     disable_progress_bar()
     model, _ = load_model(arguments.model, device=arguments.device)
     models: dict[str, Any] = {f"PyTorch, {model.device}": model}

@@ -8,14 +8,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.commands import Parser, add_device_flag, add_model_argument, utf8_text
 from rnn_hf.errors import InputError
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "generate")
     add_model_argument(parser)
-    parser.add_argument("--prompt", action="append", help="text to go on from; may be given several times")
+    parser.add_argument(
+        "--prompt", type=utf8_text, action="append", help="text to go on from; may be given several times"
+    )
     parser.add_argument("--max_new_tokens", type=int, default=40, help="tokens to write at most")
     parser.add_argument("--min_new_tokens", type=int, default=0, help="tokens to write before a text may end")
     parser.add_argument("--num_return_sequences", type=int, default=1, help="texts for each prompt")
@@ -36,10 +38,16 @@ def check(arguments: Namespace) -> None:
     for name, value in least.items():
         if getattr(arguments, name) < value:
             raise InputError(f"--{name} must be at least {value}, got {getattr(arguments, name)}")
-    if arguments.temperature < 0:
-        raise InputError(f"--temperature must be 0 or more, got {arguments.temperature}")
+    if arguments.min_new_tokens > arguments.max_new_tokens:
+        raise InputError(
+            f"--min_new_tokens {arguments.min_new_tokens} must be at most --max_new_tokens {arguments.max_new_tokens}"
+        )
+    if arguments.temperature != 0 and not 1e-3 <= arguments.temperature <= 1e3:  # or logits overflow
+        raise InputError(f"--temperature must be 0, or from 0.001 to 1000; got {arguments.temperature}")
     if not 0 < arguments.top_p <= 1:
         raise InputError(f"--top_p is a probability above 0, got {arguments.top_p}")
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed must be from 0 to {2**32 - 1}, got {arguments.seed}")
     texts = arguments.num_return_sequences
     if texts > arguments.num_beams and (arguments.num_beams > 1 or arguments.temperature == 0):
         raise InputError(

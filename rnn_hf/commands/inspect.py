@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_device_flag
+from rnn_hf.commands import Parser, add_device_flag, check_file, utf8_text
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.errors import InputError
 
 
+PICTURES = (".png", ".pdf", ".svg")
 SHOWN = ("hidden", "cell", "input", "forget", "output", "reset", "update")  # of `rnn_hf.analysis.activations`
 
 
@@ -34,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         "--heatmap", metavar="PNG", help="draw units over --sentence; without --json and --plot that alone"
     )
-    parser.add_argument("--sentence", metavar="TEXT", help="text of the heat map")
+    parser.add_argument("--sentence", type=utf8_text, metavar="TEXT", help="text of the heat map")
     parser.add_argument(
         "--show", choices=SHOWN, default="hidden", help="what the heat map shows: outputs, cells or a gate"
     )
@@ -55,8 +56,9 @@ def check(arguments: Namespace) -> None:
         raise InputError("--heatmap PNG and --sentence TEXT go together")
     for name in ("json", "plot", "heatmap"):
         file = getattr(arguments, name)
-        if file and not Path(file).absolute().parent.is_dir():
-            raise FileNotFoundError(f"--{name}: no directory {Path(file).parent}")
+        check_file(name, file)
+        if file and name != "json" and Path(file).suffix.lower() not in PICTURES:
+            raise InputError(f"--{name} must end in {' or '.join(PICTURES)}, got {file}")
 
 
 def run(arguments: Namespace) -> int:

@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def run(arguments: Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
-    from rnn_hf.hub.client import files_below, push
+    from rnn_hf.hub.client import check_name, files_below, push
     from rnn_hf.hub.repository import build_repository
 
     options = vars(arguments)
@@ -47,10 +47,13 @@ def run(arguments: Namespace) -> int:
         raise InputError("name either a repository of the Hub, [USER/]NAME, or a --local_dir DIR")
     if arguments.dtype and not arguments.local_dir:
         raise InputError("--dtype goes with --local_dir: write the repository there, evaluate it, then push it")
+    if arguments.local_dir and Path(arguments.local_dir).is_file():
+        raise InputError(f"--local_dir must be a directory, and {arguments.local_dir} is a file")
     if arguments.local_dir:
         build_repository(model, Path(arguments.local_dir), None, license, arguments.dtype)
         print(f"the repository is in {arguments.local_dir}")
     elif arguments.dry_run:
+        check_name(repo_id)
         with tempfile.TemporaryDirectory() as folder:
             build_repository(model, Path(folder), repo_id, license)
             files = [(name, path.stat().st_size) for name, path in files_below(Path(folder))]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_device_flag, add_model_argument
+from rnn_hf.commands import Parser, add_device_flag, add_model_argument, check_file, utf8_text
 from rnn_hf.errors import InputError
 from rnn_hf.tables import FORMATS
 
@@ -24,7 +24,7 @@ UNITS = ("bits", "nats")  # of `rnn_hf.scoring.score`
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "score")
     add_model_argument(parser)
-    parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to score")
+    parser.add_argument("texts", type=utf8_text, nargs="*", metavar="TEXT", help="texts to score")
     parser.add_argument("--file", metavar="FILE", help="file with a text a line, - for standard input")
     parser.add_argument(
         "--pairs", metavar="FILE", help="file of minimal pairs (.tsv or .csv): name, good text, bad text"
@@ -55,8 +55,7 @@ def check(arguments: Namespace) -> None:
     for name in ("carry_state", "totals"):
         if arguments.pairs and getattr(arguments, name):
             raise InputError(f"--{name} does not go with --pairs")
-    if arguments.html and not Path(arguments.html).absolute().parent.is_dir():
-        raise FileNotFoundError(f"--html: no directory {Path(arguments.html).parent}")
+    check_file("html", arguments.html)
 
 
 def run(arguments: Namespace) -> int:

@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalTokenNotFoundError,
+    RepositoryNotFoundError,
+)
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
+from rnn_hf.errors import InputError
 from rnn_hf.files import sha256_of
 from rnn_hf.hub.repository import build_repository
 
@@ -62,13 +69,28 @@ def push(
 
     Raises:
         OSError: `model_dir` has no model, or one that does not load.
-        InputError: As `build_repository`.
+        InputError: `repo_id` is no name of a repository; or as `build_repository`.
         HubError: The Hub refused or could not be reached, or somebody else committed in between.
     """
+    check_name(repo_id)
     with tempfile.TemporaryDirectory() as folder:
         build_repository(Path(model_dir), Path(folder), repo_id, license)
         repo_id = check_access(repo_id, private, token)
         return push_folder(Path(folder), repo_id, commit_message, revision, tag, token)
+
+
+def check_name(repo_id: str) -> None:
+    """Refuse what cannot be the name of a repository, before it takes time.
+
+    Raises:
+        InputError: The message says what a name is made of.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise InputError(
+            f"`repo_id` must be NAME or USER/NAME, of at most 96 letters, digits, '-', '_' and '.', got {repo_id!r}"
+        ) from error
 
 
 def check_access(repo_id: str, private: bool | None = None, token: str | None = None) -> str:

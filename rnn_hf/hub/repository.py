@@ -6,23 +6,26 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
+from rnn_hf.data.named_corpora import CORPORA
+from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, write_into, write_json
 from rnn_hf.hub.cards import check_card, name_of, write_card
+from rnn_hf.loading import config_of
 from rnn_hf.models import HEADS
 from rnn_hf.onnx import REPORT_FILE
 from rnn_hf.runs import read_run
 
 
-# What a repository holds beside model, tokenizer, code and card: what the card's figures come from.
+# What a repository holds besides model, tokenizer, code and card: what the card's figures come from.
 RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
 ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder
 # Arguments of a run that are paths, and those that are paths or names on the Hub.
 ANY_PATH = ""  # a word of a command that is no argument of the run
-PATHS = (
-    ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint", "ptb_dir", "train_file", "validation_file", "test_file"
-)  # fmt: skip
+DIRECTORIES = {corpus.directory_argument for corpus in CORPORA.values() if corpus.directory_argument}
+FILES = {"train_file", "validation_file", "test_file"}
+PATHS = {ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint"} | FILES | DIRECTORIES
 PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from")
 
 
@@ -42,19 +45,20 @@ def build_repository(
         dtype: Type of the weights in the file (`float16`, `bfloat16`), which load as what they are now; `None` keeps.
 
     Raises:
-        OSError: There is no model, or it does not load.
-        ValueError: A `dtype` for an ONNX export or too narrow for a weight; or as `rnn_hf.hub.cards.check_card`.
+        OSError: There is no model, or its weights do not load.
+        InputError: Its configuration does not load; a `dtype` for an ONNX export or too narrow for a weight; or as
+            `rnn_hf.hub.cards.check_card`.
     """
     check_card(model_dir, license)
     model_id = model_id or name_of(target)
     if (model_dir / REPORT_FILE).is_file():
         if dtype:
-            raise ValueError(f"`dtype` is for the weights of a model, and {model_dir} is an ONNX export")
+            raise InputError(f"`dtype` is for the weights of a model, and {model_dir} is an ONNX export")
         return build_onnx_repository(model_dir, target, model_id, license)
     config_file = model_dir / "config.json"
     if not config_file.is_file():
         raise FileNotFoundError(f"no model in {model_dir}: it has no config.json")
-    config = AutoConfig.from_pretrained(model_dir)
+    config = config_of(str(model_dir))
     name = (config.architectures or ["RNNForCausalLM"])[0]
     kinds = {kind.__name__: kind for kind in HEADS.values()}
     if name not in kinds:
@@ -106,14 +110,14 @@ def check_range(weights: dict[str, torch.Tensor], dtype: str) -> None:
     """Refuse a type in which a weight would become infinite.
 
     Raises:
-        ValueError: Naming the weight, and a type that holds it.
+        InputError: Naming the weight, and a type that holds it.
     """
     limit = torch.finfo(getattr(torch, dtype)).max
     for name, tensor in weights.items():
         largest = float(tensor.abs().max())
         if largest > limit:
             advice = "use bfloat16" if largest <= torch.finfo(torch.bfloat16).max else "keep the type of the weights"
-            raise ValueError(f"{dtype} holds numbers up to {limit:g}, and {name} has {largest:g}: {advice}")
+            raise InputError(f"`dtype` {dtype} holds numbers up to {limit:g}, and {name} has {largest:g}: {advice}")
 
 
 def without_paths(run: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +126,7 @@ def without_paths(run: dict[str, Any]) -> dict[str, Any]:
     >>> data = {"ptb_dir": "/home/me/ptb", "train_file": "/home/me/a.txt"}
     >>> run = {"arguments": {"data": {"ptb_dir": "/home/me/ptb"}}, "command": "train.py --ptb_dir /home/me/ptb"}
     >>> without_paths(run)
-    {'arguments': {'data': {'ptb_dir': None}}, 'command': 'train.py --ptb_dir DIR'}
+    {'arguments': {'data': {'ptb_dir': None, 'dataset_name': 'ptb'}}, 'command': 'train.py --ptb_dir DIR'}
     """
     arguments = {
         part: {name: _without_directory(name, value) for name, value in values.items()}
@@ -131,10 +135,9 @@ def without_paths(run: dict[str, Any]) -> dict[str, Any]:
         for part, values in run["arguments"].items()
     }
     data = arguments.get("data", {})
-    if data.get("ptb_dir"):
-        data["ptb_dir"] = None  # the Hub's copy of the corpus, which a stranger can load
-        if "dataset_name" in data:
-            data["dataset_name"] = "ptb"
+    for name, corpus in CORPORA.items():
+        if data.get(corpus.directory_argument or "") and data.get("dataset_name") in (None, name):
+            data |= {corpus.directory_argument: None, "dataset_name": name}  # the Hub's copy, for a stranger
     clean = run | {"arguments": arguments}
     if run.get("command"):
         names = {name for values in arguments.values() if isinstance(values, dict) for name in values}
@@ -147,7 +150,8 @@ def _command_without_directories(command: str, names: set[str]) -> str:
         words = shlex.split(command)
     except ValueError:  # of a version that joined words without quoting them
         words = command.split()
-    clean, name = [], ANY_PATH
+    clean: list[str] = []
+    name = ANY_PATH
     for word in words:
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
@@ -172,4 +176,4 @@ def _without_directory(name: str, value: Any) -> Any:
         return value
     if path.parts[-3:-1] in (("scripts", "recipes"), ("rnn_hf", "recipes")):
         return "/".join(path.parts[-3:])  # of this project
-    return "DIR" if name == "ptb_dir" or path.name in ("", "..") or path.name[0] == "~" else path.name
+    return "DIR" if name in DIRECTORIES or path.name in ("", "..") or path.name[0] == "~" else path.name

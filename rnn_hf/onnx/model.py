@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn import functional as F
 from transformers import AutoConfig, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -110,7 +111,10 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         check_provider(provider)
         if threads is not None and threads < 1:
             raise InputError(f"`threads` must be at least 1, or None for as many as PyTorch has; got {threads}")
-        config = AutoConfig.from_pretrained(name, **hub)
+        try:
+            config = AutoConfig.from_pretrained(name, **hub)
+        except (ValueError, StrictDataclassError) as error:
+            raise InputError(f"cannot load the export {name}: {' '.join(str(error).split())}") from error
         if not isinstance(config, RNNConfig):
             raise InputError(f"{name} holds a {config.model_type}, which is no model of this package")
         path = str(cached_file(name, file_name, **hub))

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from transformers.utils.import_utils import is_serve_available
 from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
 from rnn_hf.errors import InputError, MissingPackageError
-from rnn_hf.files import check_local
-from rnn_hf.loading import device_of
+from rnn_hf.loading import config_of, device_of
 from rnn_hf.models import HEADS
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
@@ -128,9 +127,8 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
     """A model and its tokenizer, seen to generate as requests will ask for it; arguments and errors as of `serve`."""
     target = device_of(device)
     repository, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
-    check_local(repository)
+    config = config_of(repository, revision or None)
     try:
-        config = AutoConfig.from_pretrained(repository, revision=revision or None)
         (architecture,) = config.architectures or ["RNNForCausalLM"]
         kind = HEADS["AutoModelForCausalLM"]
         if architecture != kind.__name__:

@@ -54,6 +54,8 @@ def test_units_over_a_sentence_are_drawn_and_a_gate_that_a_cell_lacks_is_named(m
         (("--steps", "40"), "--distances 50 must be at most --steps 40"),
         (("--heatmap", "a.png"), "--heatmap PNG and --sentence TEXT go together"),
         (("--json", "nowhere/a.json"), "--json: no directory nowhere"),
+        (("--json", "."), "--json must name a file, and . is a directory"),
+        (("--plot", "a.txt"), "--plot must end in .png or .pdf or .svg, got a.txt"),
     ],
 )
 def test_flags_are_checked_before_the_model_is_loaded(flags, message, run_script):

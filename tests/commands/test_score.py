@@ -72,6 +72,8 @@ def test_pairs_are_compared_and_counted(model, tmp_path, run_script):
         (("--pairs", "nowhere"), "no file nowhere"),
         (("a", "--batch_size", "0"), "--batch_size must be at least 1, got 0"),
         (("a", "--html", "nowhere/a.html"), "--html: no directory nowhere"),
+        (("a", "--html", "."), "--html must name a file, and . is a directory"),
+        (("caf\udce9",), "argument TEXT: must be UTF-8 text, got"),
         (("--pairs", __file__, "--totals"), "--totals does not go with --pairs"),
         (("--pairs", __file__, "--carry_state"), "--carry_state does not go with --pairs"),
     ],

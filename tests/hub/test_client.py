@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.errors import InputError
 from rnn_hf.hub import client as hub
 from rnn_hf.hub import repository
 from rnn_hf.hub.cards import name_of
@@ -231,7 +232,9 @@ def test_a_name_of_another_user(lfs_server, model_dir, exists):
 
 
 def test_a_name_that_is_none(lfs_server, model_dir):
-    refused(lfs_server, model_dir, "Repo id|repo_id", "me/cat/too/deep")
+    with pytest.raises(InputError, match="`repo_id` must be NAME or USER/NAME, of .* got 'me/cat/too/deep'"):
+        push(model_dir, "me/cat/too/deep")
+    assert not lfs_server.requests
 
 
 def test_a_directory_without_a_model_and_weights_that_do_not_load(lfs_server, model_dir, tmp_path):
@@ -460,7 +463,7 @@ def test_every_path_among_the_arguments_of_a_run_is_known():
     arguments = parse_arguments([])
     values = {**vars(arguments.data), **vars(arguments.training)}
     names = {name for name, value in values.items() if value is None or isinstance(value, str)}
-    listed = set(repository.PATHS + repository.PATHS_OR_NAMES) - {repository.ANY_PATH, "recipe"}
+    listed = {*repository.PATHS, *repository.PATHS_OR_NAMES} - {repository.ANY_PATH, "recipe"}
     assert listed <= names
     assert {name for name in names if re.search("(_dir|_file|_path|checkpoint|_from)$", name)} <= listed
 
