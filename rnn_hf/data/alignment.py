@@ -60,8 +60,8 @@ def encode_rows(
     Args:
         rows: `text` or `words`, and `labels` if there are any.
         tokenizer: A tokenizer of the `tokenizers` library.
-        max_length: Longer texts are cut to this number of tokens, with a warning that counts them and the words
-            whose labels are lost.
+        max_length: Longer texts are cut to this number of tokens. A warning counts them, and the words whose labels
+            are lost, by this or because the tokenizer leaves nothing of a word.
 
     Raises:
         InputError: The tokenizer is a slow one, which does not say which piece is of which word, or `max_length` is
@@ -75,29 +75,27 @@ def encode_rows(
         return []
     is_words = "words" in rows[0]
     texts = [row["words" if is_words else "text"] for row in rows]
-    encodings = tokenizer(
-        texts,
-        is_split_into_words=is_words,
-        truncation=max_length is not None,
-        max_length=max_length,
-        return_attention_mask=False,
-    )
-    # The tokenizer would keep the limit for the file that it is saved to.
-    tokenizer.backend_tokenizer.no_truncation()
+    encodings = tokenizer(texts, is_split_into_words=is_words)
+    num_long = sum(len(ids) > max_length for ids in encodings["input_ids"]) if max_length else 0
+    if num_long:
+        encodings = tokenizer(texts, is_split_into_words=is_words, truncation=True, max_length=max_length)
+        # The tokenizer would keep the limit for the file that it is saved to.
+        tokenizer.backend_tokenizer.no_truncation()
     encoded = []
+    num_lost = 0
     for index, row in enumerate(rows):
         features = {"input_ids": encodings["input_ids"][index]}
         if "labels" in row:
-            labels = row["labels"]
-            features["labels"] = labels_of_pieces(encodings.word_ids(index), labels) if is_words else labels
+            features["labels"] = row["labels"]
+        if "labels" in row and is_words:
+            word_ids = encodings.word_ids(index)
+            features["labels"] = labels_of_pieces(word_ids, row["labels"])
+            num_lost += len(row["words"]) - len(first_pieces(word_ids))
         encoded.append(features)
-    num_cut = sum(bool(encoding.overflowing) for encoding in encodings.encodings)
-    if num_cut:
-        lost = ""
-        if is_words:
-            kept = sum(len(first_pieces(encodings.word_ids(index))) for index in range(len(rows)))
-            lost = f"; {sum(map(len, texts)) - kept:,} words lost their labels"
-        warnings.warn(
-            f"{num_cut:,} of {len(rows):,} texts are longer than {max_length} tokens and were cut{lost}", stacklevel=2
+    if num_long or num_lost:
+        cut = (
+            f"{num_long:,} of {len(rows):,} texts have more than {max_length} tokens and were cut" if num_long else ""
         )
+        lost = f"{num_lost:,} words have no token, so their labels do not count" if num_lost else ""
+        warnings.warn("; ".join(filter(None, [cut, lost])), stacklevel=2)
     return encoded

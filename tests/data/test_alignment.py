@@ -1,9 +1,12 @@
 """Labels of words on pieces and back, and rows that transformers' Trainer and collators take as they are."""
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
@@ -76,17 +79,23 @@ def test_long_texts_are_cut_and_counted(tokenizers):
     longest = max(len(row["input_ids"]) for row in whole)
     before = tokenizer.backend_tokenizer.to_str()
     assert encode_rows(rows, tokenizer, longest) == whole  # nothing to warn of
-    with pytest.warns(
-        UserWarning, match="3 of 3 texts are longer than 2 tokens and were cut; .* words lost"
-    ) as caught:
+    with pytest.warns(UserWarning, match="3 of 3 texts have more than 2 tokens and were cut; .* words") as caught:
         cut = encode_rows(rows, tokenizer, 2)
     assert [row["input_ids"] for row in cut] == [row["input_ids"][:2] for row in whole]
     assert [row["labels"] for row in cut] == [row["labels"][:2] for row in whole]
     lost = sum(label != IGNORED for row in whole for label in row["labels"][2:])
-    assert f"; {lost} words lost" in str(caught[0].message)
-    with pytest.warns(UserWarning, match="3 of 3 texts are longer than 1 tokens and were cut$"):
+    assert f"; {lost} words have no token" in str(caught[0].message)
+    with pytest.warns(UserWarning, match="3 of 3 texts have more than 1 tokens and were cut$"):
         encode_rows([{"text": text, "labels": 0} for text in TEXTS], tokenizer, 1)
     assert tokenizer.backend_tokenizer.to_str() == before  # the limit is not saved
+
+
+def test_a_word_that_a_tokenizer_drops_is_counted(tokenizers):
+    tokenizer = copy.deepcopy(tokenizers[0])
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("cat", "")
+    with pytest.warns(UserWarning, match="^1 words have no token, so their labels do not count"):
+        encoded = encode_rows(rows_of_words()[:1], tokenizer)
+    assert [label for label in encoded[0]["labels"] if label != IGNORED] == [0, 2, 3]
 
 
 def test_what_cannot_be_encoded_is_refused(tokenizers):

@@ -133,6 +133,16 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, name, task, content, messa
         read(write(tmp_path / name, content), task)
 
 
+def test_a_row_knows_its_first_line(tmp_path):
+    for name, task, content in (
+        ("a.csv", TEXTS, 'text,label\n"a\n\nb",1\n\nc,2\n'),
+        ("a.tsv", WORDS, "\na\tA\nb\tB\n\n# x\nc\tC\n"),
+        ("a.jsonl", WORDS, '\n{"tokens": [], "tags": []}\n' + "\n" * 3 + '{"tokens": [], "tags": []}'),
+    ):
+        path = write(tmp_path / name, content)
+        assert [row.place for row in read_file(path, task, None, None)] == [f"{path}, line {n}" for n in (2, 6)]
+
+
 def test_a_wrong_number_of_a_column_is_refused_with_the_right_ones(tmp_path):
     path = write(tmp_path / "a.tsv", "a\tA\n")
     for column in ("0", "3", "word"):
