@@ -92,22 +92,7 @@ def load_labelled(
     else:
         rows, names = read_hub(dataset_name, dataset_config_name, dataset_revision, task, text_column, label_column)
     rows = {split: _with_text(split, split_rows, task) for split, split_rows in rows.items()}
-    training = rows.get("train", [])
-    if task == TEXTS and problem_type is None:
-        every = training or [row for split_rows in rows.values() for row in split_rows]
-        problem_type = problem_type_of(row.label for row in every)
-    is_list = task == WORDS or problem_type == MULTI
-    for row in (row for split_rows in rows.values() for row in split_rows):
-        _check_label(row, is_list)
-    if problem_type == REGRESSION:
-        names = None
-    elif label_names is not None:
-        names = list(label_names)
-    elif names is None:
-        names = _names_of([row.label for row in training], is_list, problem_type)
-    ids = _ids_of(names)
-    splits = {split: [_encoded(row, task, is_list, ids) for row in rows[split]] for split in rows}
-    return LabelledData(task, problem_type, names, splits)
+    return _labelled(rows, task, problem_type, names if label_names is None else list(label_names))
 
 
 def problem_type_of(labels: Iterable[Any]) -> str:
@@ -213,6 +198,26 @@ def _check_arguments(task: str, dataset_name: str | None, files: Mapping[str, st
         raise InputError(
             f"`problem_type` is one of {', '.join(PROBLEM_TYPES)}, for {TEXTS} alone; got {problem_type!r}"
         )
+
+
+def _labelled(
+    rows: dict[str, list[Row]], task: str, problem_type: str | None, names: list[str] | None
+) -> LabelledData:
+    """The data of rows as read; the training rows decide what is not given."""
+    training = rows.get("train", [])
+    every = [row for split_rows in rows.values() for row in split_rows]
+    if task == TEXTS and problem_type is None:
+        problem_type = problem_type_of(row.label for row in training or every)
+    is_list = task == WORDS or problem_type == MULTI
+    for row in every:
+        _check_label(row, is_list)
+    if problem_type == REGRESSION:
+        names = None
+    elif names is None:
+        names = _names_of([row.label for row in training], is_list, problem_type)
+    ids = _ids_of(names)
+    splits = {split: [_encoded(row, task, is_list, ids) for row in rows[split]] for split in rows}
+    return LabelledData(task, problem_type, names, splits)
 
 
 def _with_text(split: str, rows: list[Row], task: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """Labels of words on pieces and back, and rows that transformers' Trainer and collators take as they are."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -78,7 +79,9 @@ def test_long_texts_are_cut_and_counted(tokenizers):
     whole = encode_rows(rows, tokenizer)
     longest = max(len(row["input_ids"]) for row in whole)
     before = tokenizer.backend_tokenizer.to_str()
-    assert encode_rows(rows, tokenizer, longest) == whole  # nothing to warn of
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert encode_rows(rows, tokenizer, longest) == whole
     with pytest.warns(UserWarning, match="3 of 3 texts have more than 2 tokens and were cut; .* words") as caught:
         cut = encode_rows(rows, tokenizer, 2)
     assert [row["input_ids"] for row in cut] == [row["input_ids"][:2] for row in whole]
