@@ -38,6 +38,7 @@ from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.readings import Readings
 from rnn_hf.training.recording import RecordedSteps, Step, Windows
 from rnn_hf.training.reporting import Metrics, data_warnings, opening_lines, result_of, score_text, start_record
+from rnn_hf.training.samples import PROMPT_TOKENS, write_sample
 from rnn_hf.training.setup import (
     build_model,
     check_distribution,
@@ -60,7 +61,7 @@ STEPS_TO_AGREE = 10  # between two questions whether one of several processes sh
 def train(arguments: Arguments) -> dict[str, Any]:
     """Train a language model and leave it, its files and its checkpoints in `--output_dir`.
 
-    The best model by validation loss stands in the directory itself, ready for `from_pretrained`, beside
+    The best model by validation loss stands in the directory itself, ready for `from_pretrained`, next to
     `run.json`, `metrics.jsonl` and `curve.png`; checkpoints to go on from stand in `checkpoint-N`. SIGINT and
     SIGTERM end the run after the current step, with a checkpoint; in another thread than the main one they are left
     to the program. With `--push_to_hub` the model goes to the Hub as well.
@@ -270,7 +271,7 @@ class TrainingRun:
         history.append(loss)
 
     def _validate(self, bar: tqdm) -> float:
-        progress, score = self.progress, self._score()
+        options, progress, score = self.arguments.training, self.progress, self._score()
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score.loss)
         is_best = score.loss < progress.best_loss
@@ -282,6 +283,10 @@ class TrainingRun:
             f"epoch {epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min  validation loss "
             f"{score.loss:.4f}  {score_text(score.loss, self.counts['unit'])}{'  (best)' if is_best else ''}"
         )
+        if options.sample_tokens and self.accelerator.is_main_process and not options.disable_tqdm:
+            prompt = [self.start, *self.corpus.streams["validation"][:PROMPT_TOKENS].tolist()]
+            text = write_sample(self.model, self.corpus.tokenizer, prompt, options.sample_tokens, options.seed)
+            tqdm.write(f"sample: ... {text}")
         if is_best:
             progress.best_loss, progress.best_step = score.loss, progress.step
             if self.accelerator.is_main_process:
