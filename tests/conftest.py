@@ -24,10 +24,10 @@ collect_ignore_glob = ["*/conftest.py"]
 settings.register_profile("rnn_hf", max_examples=8, deadline=None, derandomize=True, database=None)
 settings.load_profile("rnn_hf")
 
-# The tests run in parallel, and two threads beside a busy core are slower than one.
+# The tests run in parallel, and two threads next to a busy core are slower than one.
 torch.set_num_threads(1)
 
-# Fields beside those of `make_model`. All are tied there, and a tied projection is as wide as the embedding.
+# Fields in addition to those of `make_model`. All are tied there, and a tied projection is as wide as the embedding.
 CELLS = {
     "lstm": {"cell_type": "lstm"},
     "gru": {"cell_type": "gru"},

@@ -47,7 +47,7 @@ def test_without_adaptation_the_score_is_that_of_evaluation(model):
 def test_dynamic_evaluation_is_the_update_of_its_equations(model):
     """A loop that takes each parameter through equation 7 by hand, on its own copy, all dropouts at zero."""
     statistics = gradient_statistics(model, TEXT, 0, columns=2, window=4)
-    found = log_probabilities(model, DYNAMIC, statistics)
+    adapted = log_probabilities(model, DYNAMIC, statistics)
     copied = copy.deepcopy(model).eval()
     trained = {name: parameter.detach().clone() for name, parameter in copied.named_parameters()}
     mean = torch.cat([rms.flatten() for rms in statistics]).mean()
@@ -65,11 +65,11 @@ def test_dynamic_evaluation_is_the_update_of_its_equations(model):
             stepped = parameter.data - DYNAMIC.learning_rate * parameter.grad / (rms + DYNAMIC.epsilon)
             back = torch.clamp(DYNAMIC.decay * rms / mean, max=1)
             parameter.data = stepped + back * (trained[name] - stepped)
-    torch.testing.assert_close(found, torch.cat(expected))
+    torch.testing.assert_close(adapted, torch.cat(expected))
 
 
 def test_the_statistics_are_root_mean_squares_of_gradients(model):
-    found = gradient_statistics(model, TEXT, 0, columns=2, window=7, windows=3)
+    statistics = gradient_statistics(model, TEXT, 0, columns=2, window=7, windows=3)
     copied, squares, state = copy.deepcopy(model).eval(), [], None
     columns = torch.from_numpy(TEXT).view(2, 30)
     for first in range(0, 21, 7):
@@ -77,7 +77,7 @@ def test_the_statistics_are_root_mean_squares_of_gradients(model):
         outputs = copied(inputs, cache=state, shift_labels=columns[:, first : first + 7])
         state = outputs.cache.detach()
         squares.append([gradient**2 for gradient in torch.autograd.grad(outputs.loss, list(copied.parameters()))])
-    for rms, *parts in zip(found, *squares, strict=True):
+    for rms, *parts in zip(statistics, *squares, strict=True):
         torch.testing.assert_close(rms, torch.stack(parts).mean(0).sqrt())
 
 
@@ -112,8 +112,8 @@ def test_no_prediction_depends_on_what_comes_after_it(model, adaptation):
     statistics = [torch.ones_like(parameter) for parameter in model.parameters()]
     other = TEXT.copy()
     other[33:] = (other[33:] + 1) % 7
-    mine, theirs = (log_probabilities(model, adaptation, statistics, text)[:33] for text in (TEXT, other))
-    torch.testing.assert_close(mine, theirs)
+    ours, theirs = (log_probabilities(model, adaptation, statistics, text)[:33] for text in (TEXT, other))
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_the_temperature_divides_the_logits(model):

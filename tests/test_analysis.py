@@ -62,7 +62,7 @@ def test_an_lstm_with_forget_gates_at_one_does_not_decay():
 
 def test_the_norms_are_those_of_the_jacobian_of_the_whole_stretch(cell):
     model = make(**cell, num_hidden_layers=2)
-    found = gradient_norms(model, IDS, distances=5)
+    norms = gradient_norms(model, IDS, distances=5)
     network = model.model
     with torch.no_grad():
         hidden = network(IDS, output_hidden_states=True).hidden_states
@@ -79,7 +79,7 @@ def test_the_norms_are_those_of_the_jacobian_of_the_whole_stretch(cell):
                 return layer(hidden[index][row : row + 1, -3:], *parts)[1][0]
 
             expected.append(torch.linalg.matrix_norm(torch.autograd.functional.jacobian(run, start), ord=2))
-        assert found[index][2] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-6)
+        assert norms[index][2] == pytest.approx(float(torch.stack(expected).mean()), rel=1e-6)
 
 
 @torch.no_grad()
@@ -139,6 +139,6 @@ def test_norms_of_training_are_those_that_the_run_wrote(tmp_path):
 
 def test_the_model_stays_as_it_was():
     model = make(cell_type="gru", hidden_dropout=0.3, num_hidden_layers=2).train().float()
-    found = inspect(model, IDS, distances=10)
+    content = inspect(model, IDS, distances=10)
     assert model.training and model.dtype == torch.float32
-    assert np.shape(found["gradient_norms"]) == (2, 10) and set(found["saturation"][1]) == {"reset", "update"}
+    assert np.shape(content["gradient_norms"]) == (2, 10) and set(content["saturation"][1]) == {"reset", "update"}

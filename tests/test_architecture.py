@@ -18,7 +18,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 ROOT = Path(__file__).parents[1]
 
-# Which parts of the package a part may import beside itself; a part that is not named here may use the two below all.
+# Which parts of the package a part may import besides itself; a part that is not named here may use the two below all.
 BELOW_ALL = {"data", "errors", "files", "models", "plotting", "tables"}
 MAY_USE = {
     "errors": set(),

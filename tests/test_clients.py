@@ -42,14 +42,14 @@ def test_minicons_gives_the_surprisals_of_the_model(loaded):
     model, tokenizer = loaded
     theirs = scorer.IncrementalLMScorer(model, "cpu", tokenizer=tokenizer)
     # `bow_correction` means nothing for words that are single tokens; with `bos_token` the first one is scored too.
-    found = theirs.token_score(SENTENCES, bos_token=True, surprisal=True)
-    for mine, pairs in zip(score(model, tokenizer, SENTENCES, "nats"), found, strict=True):
-        assert [value for _, value in pairs][1:] == pytest.approx(mine.surprisals, abs=1e-4)
+    token_scores = theirs.token_score(SENTENCES, bos_token=True, surprisal=True)
+    for ours, pairs in zip(score(model, tokenizer, SENTENCES, "nats"), token_scores, strict=True):
+        assert [value for _, value in pairs][1:] == pytest.approx(ours.surprisals, abs=1e-4)
 
 
 def test_evaluation_by_transformers_trainer_gives_the_perplexity_of_the_model(loaded, tmp_path):
     model, tokenizer = loaded
-    expected = sum((found.surprisals for found in score(model, tokenizer, SENTENCES, "nats")), [])
+    expected = sum((scored.surprisals for scored in score(model, tokenizer, SENTENCES, "nats")), [])
     collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)  # pads, and leaves padding out of the labels
     rows = [tokenizer(f"<eos> {text}") for text in SENTENCES]
     options = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", per_device_eval_batch_size=len(rows))
@@ -75,8 +75,8 @@ def test_lm_eval_ranks_and_scores_as_the_model_does(loaded, tmp_path, monkeypatc
     })  # fmt: skip
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=2, device="cpu", max_length=64)
     results = simple_evaluate(lm, tasks=[task], bootstrap_iters=0, log_samples=False)
-    found = results["results"]["local_text"]["word_perplexity,none"]
+    perplexity = results["results"]["local_text"]["word_perplexity,none"]
     scores = list(score(model, tokenizer, SENTENCES, "nats"))
     words = sum(len(text.split()) for text in SENTENCES)
     total = sum(each.total for each in scores)
-    assert found == pytest.approx(torch.tensor(total / words).exp().item(), rel=1e-4)
+    assert perplexity == pytest.approx(torch.tensor(total / words).exp().item(), rel=1e-4)

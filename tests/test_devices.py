@@ -42,11 +42,11 @@ def results(model, tokenizer):
     }
 
 
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
+def assert_same(actual, expected):
+    assert actual.keys() == expected.keys()
     for name, value in expected.items():
-        for mine, other in zip(tree_leaves(found[name]), tree_leaves(value), strict=True):
-            assert mine == pytest.approx(other, rel=1e-5), name
+        for leaf, other in zip(tree_leaves(actual[name]), tree_leaves(value), strict=True):
+            assert leaf == pytest.approx(other, rel=1e-5), name
 
 
 @pytest.mark.parametrize("skip_logits", [False, True])
@@ -79,10 +79,10 @@ class NoDoublePrecision(TorchDispatchMode):
     """Stands for a device that has no double precision, such as an Apple GPU: what would give a tensor of it fails."""
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        found = function(*arguments, **(options or {}))
-        if any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(found)):
+        value = function(*arguments, **(options or {}))
+        if any(isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 for leaf in tree_leaves(value)):
             raise TypeError(f"{function}: this device has no float64")
-        return found
+        return value
 
 
 def test_nothing_needs_double_precision(model, tokenizer):

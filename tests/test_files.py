@@ -1,4 +1,4 @@
-"""Files written beside and moved into place: a half-written one is never taken for a whole one."""
+"""Files written as drafts and moved into place: a half-written one is never taken for a whole one."""
 
 import json
 import os
@@ -21,8 +21,8 @@ def test_a_model_replaces_the_one_before_it_file_by_file(tmp_path):
     (tmp_path / "run.json").write_text("stays")
     write_into(tmp_path, fill(config__json="old", model__safetensors="old"))
     write_into(tmp_path, fill(config__json="new", model__safetensors="new"))
-    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert found == {"run.json": "stays", "config.json": "new", "model.safetensors": "new"}
+    contents = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert contents == {"run.json": "stays", "config.json": "new", "model.safetensors": "new"}
 
 
 def test_a_writer_that_fails_leaves_the_model_before_it_whole(tmp_path):

@@ -122,8 +122,8 @@ def pruned(model):
 def quantized(kind):
     def way(model):
         settings = torch.ao.quantization
-        how = {kind: settings.float_qparams_weight_only_qconfig} if kind is nn.Embedding else {kind}
-        return settings.quantize_dynamic(model, how)
+        layers = {kind: settings.float_qparams_weight_only_qconfig} if kind is nn.Embedding else {kind}
+        return settings.quantize_dynamic(model, layers)
 
     return way
 
@@ -172,12 +172,12 @@ def model():
 def by_every_way(model):
     """Tokens of `generate()`, and the loss in nats, after seeing that all ways to them agree."""
     inner = model.base_model.model if isinstance(model, peft.PeftModel) else model
-    found = []
+    texts = []
     for directly in (True, False):
         inner.decodes_directly = directly
         for rows in (IDS, IDS[:1]):
-            found.append(model.generate(input_ids=rows, max_new_tokens=12, do_sample=False))
-    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[3])
+            texts.append(model.generate(input_ids=rows, max_new_tokens=12, do_sample=False))
+    assert torch.equal(texts[0], texts[2]) and torch.equal(texts[1], texts[3])
     with torch.no_grad():
         losses = [model(input_ids=IDS, labels=IDS, skip_logits=skips).loss.item() for skips in (True, False)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -185,7 +185,7 @@ def by_every_way(model):
     whole = evaluate(model, tokens, start, window=7)
     (text,) = score(model, TOKENIZER, TEXT, "nats", window=7)
     assert whole.loss * whole.num_tokens == pytest.approx(text.total, rel=1e-5)
-    return found[0], whole.loss
+    return texts[0], whole.loss
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())

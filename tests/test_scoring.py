@@ -18,8 +18,8 @@ from rnn_hf.evaluation import evaluate
 from rnn_hf.loading import load_model
 from rnn_hf.scoring import Totals, read_lines, score, text_rows, token_rows
 from rnn_hf.tables import table_lines
-from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import train
+from rnn_hf.training.parsing import parse_arguments
 
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g"]
@@ -43,18 +43,18 @@ def by_hand(model, ids):
 @given(texts=TEXTS, batch_size=st.integers(1, 4), window=st.integers(1, 6), cell_type=st.sampled_from(["lstm", "gru"]))
 def test_each_text_scores_what_it_scores_alone_in_any_batch_and_window(texts, batch_size, window, cell_type):
     model = model_of(cell_type)
-    for text, found in zip(texts, score(model, TOKENIZER, texts, "nats", batch_size, window), strict=True):
+    for text, scored in zip(texts, score(model, TOKENIZER, texts, "nats", batch_size, window), strict=True):
         ids = TOKENIZER(text)["input_ids"]
-        assert found.token_ids == ids and len(found.tokens) == len(ids)
-        assert found.surprisals == pytest.approx(by_hand(model, ids), abs=1e-9)
-        assert found.total == pytest.approx(sum(found.surprisals))
+        assert scored.token_ids == ids and len(scored.tokens) == len(ids)
+        assert scored.surprisals == pytest.approx(by_hand(model, ids), abs=1e-9)
+        assert scored.total == pytest.approx(sum(scored.surprisals))
 
 
 @given(texts=TEXTS, window=st.integers(1, 6))
 def test_with_the_state_carried_the_texts_are_one_long_text(texts, window):
     model = model_of()
-    carried = [value for found in score(model, TOKENIZER, texts, "nats", window=window, carry_state=True)
-               for value in found.surprisals]  # fmt: skip
+    carried = [value for scored in score(model, TOKENIZER, texts, "nats", window=window, carry_state=True)
+               for value in scored.surprisals]  # fmt: skip
     assert carried == pytest.approx(by_hand(model, TOKENIZER(" ".join(texts))["input_ids"]), abs=1e-9)
 
 
@@ -146,8 +146,8 @@ def test_texts_are_read_as_they_are_needed():
         while True:
             yield "a b"
 
-    found = score(model_of(), TOKENIZER, endless(), batch_size=2)
-    assert len([next(found) for _ in range(5)]) == 5
+    scores = score(model_of(), TOKENIZER, endless(), batch_size=2)
+    assert len([next(scores) for _ in range(5)]) == 5
 
 
 @pytest.mark.parametrize(
@@ -206,12 +206,12 @@ def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(temp
     ]
     train(parse_arguments(list(map(str, [*flags, "--disable_tqdm", True]))))
     model, tokenizer = load_model(str(tmp_path / "run"))
-    (found,) = score(model, tokenizer, "b a c", "nats")
+    (scored,) = score(model, tokenizer, "b a c", "nats")
     start = tokenizer.eos_token_id
-    assert found.token_ids == [3, 2, 7] == tokenizer("b a c")["input_ids"]
-    assert found.total == pytest.approx(3 * evaluate(model, np.array([3, 2, 7]), start).loss, rel=1e-5)
+    assert scored.token_ids == [3, 2, 7] == tokenizer("b a c")["input_ids"]
+    assert scored.total == pytest.approx(3 * evaluate(model, np.array([3, 2, 7]), start).loss, rel=1e-5)
     logits = model(torch.tensor([[start]])).logits[0, 0]
-    assert found.surprisals[0] == pytest.approx(-logits.log_softmax(-1)[3].item(), rel=1e-5)
+    assert scored.surprisals[0] == pytest.approx(-logits.log_softmax(-1)[3].item(), rel=1e-5)
     without_prompt = model.generate(max_new_tokens=1, do_sample=False)
     assert without_prompt.tolist() == [[start, logits.argmax().item()]]
     for prompt in ([], ["--prompt", "b a"]):

@@ -64,15 +64,15 @@ def test_every_script_answers_help_and_does_without_its_docstring(name, run_scri
 
 def test_a_byte_order_mark_and_the_ends_of_lines_change_nothing(trained, tmp_path, run_script):
     text = "the cat sat on the mat\nthe dog sat on the cat\n"
-    found = []
+    printed = []
     for name, content in (("a", text), ("b", "\ufeff" + text.replace("\n", "\r\n\r\n"))):
         (tmp_path / f"{name}.txt").write_bytes(content.encode())
         sizes = ("--rows", 2, "--steps", 7, "--distances", 2)
         inspected = run_script("inspect_model.py", trained, "--text", tmp_path / f"{name}.txt", *sizes)
         evaluated = run_script("evaluate.py", trained, "--validation_file", tmp_path / f"{name}.txt", "--json")
         assert inspected[0] == evaluated[0] == 0
-        found.append(inspected[1] + evaluated[1])
-    assert found[0] == found[1] and found[0].count("gradient norm") == 2
+        printed.append(inspected[1] + evaluated[1])
+    assert printed[0] == printed[1] and printed[0].count("gradient norm") == 2
 
 
 def test_a_split_that_the_corpus_lacks_is_named(trained, tmp_path, run_script):

@@ -157,9 +157,9 @@ def events(port, **fields):
     """Data of each event of a stream, as it came."""
     status, headers, text = ask(port, "POST", "/v1/completions", fields | {"stream": True})
     assert status == 200 and headers["content-type"].startswith("text/event-stream")
-    found = text.split("\n\n")
-    assert found.pop() == "" and all(data.startswith("data: ") for data in found)
-    return [data.removeprefix("data: ") for data in found]
+    events = text.split("\n\n")
+    assert events.pop() == "" and all(data.startswith("data: ") for data in events)
+    return [data.removeprefix("data: ") for data in events]
 
 
 def streamed(port, **fields):
@@ -356,14 +356,14 @@ def test_a_generation_over_the_time_limit_is_cut_and_said_to_be(checkpoint, stre
 @pytest.fixture
 def writers(monkeypatch):
     """Of the generations that were begun since then."""
-    found, original = [], answers.Writer.generate
+    writers, original = [], answers.Writer.generate
 
     def generate(self):
-        found.append(self)
+        writers.append(self)
         original(self)
 
     monkeypatch.setattr(answers.Writer, "generate", generate)
-    return found
+    return writers
 
 
 def test_a_client_that_hangs_up_ends_the_generation_of_its_stream(port, writers):
@@ -397,8 +397,8 @@ def test_a_failure_is_said_in_the_form_of_the_api_and_names_nothing_of_the_machi
     status, _, text = ask(port, "POST", "/v1/completions", {"prompt": "the"})
     error, done = events(port, prompt="the")
     assert status == 500 and done == "[DONE]"
-    for found in (text, error):
-        assert json.loads(found)["error"]["type"] == "server_error" and "/home" not in found
+    for answer in (text, error):
+        assert json.loads(answer)["error"]["type"] == "server_error" and "/home" not in answer
     with pytest.raises(openai.APIError, match="the generation failed"):
         list(client(port).completions.create(model=NAME, prompt="the", stream=True))
 
@@ -461,8 +461,9 @@ def test_a_request_that_does_not_come_to_its_end_is_given_up(port, monkeypatch, 
     with socket.create_connection(("127.0.0.1", port), timeout=HELD_UP) as connection:
         with suppress(ConnectionError):
             connection.sendall(part)
-        found = rest(connection)
-    assert found.startswith(b"HTTP/1.1 408 " if answer else b"") and answer in found and bool(found) == bool(answer)
+        received = rest(connection)
+    assert received.startswith(b"HTTP/1.1 408 " if answer else b"") and answer in received
+    assert bool(received) == bool(answer)
 
 
 def test_more_connections_than_the_limit_are_told_to_come_later(port, monkeypatch):
@@ -491,11 +492,11 @@ def test_the_end_does_not_wait_for_those_who_do_not_come_to_theirs(checkpoint, m
         for name, part in parts.items():
             clients[name].sendall(part)
         assert clients["stream"].recv(1000)  # it has begun, and the others were sent before
-    found = {name: rest(connection) for name, connection in clients.items()}
-    assert found["nothing"] == found["half a head"] == b""
+    received = {name: rest(connection) for name, connection in clients.items()}
+    assert received["nothing"] == received["half a head"] == b""
     for name in ("half a body", "whole"):
-        assert found[name].startswith(b"HTTP/1.1 503 ") and b'"message": "the server is ending"' in found[name]
-    assert b'"message": "the server is ending"' in found["stream"] and b"data: [DONE]" in found["stream"]
+        assert received[name].startswith(b"HTTP/1.1 503 ") and b'"message": "the server is ending"' in received[name]
+    assert b'"message": "the server is ending"' in received["stream"] and b"data: [DONE]" in received["stream"]
 
 
 def test_a_server_on_this_machines_own_address_answers_to_its_names_alone(checkpoint):
@@ -574,8 +575,8 @@ def test_a_model_of_the_hub_is_served_by_name_and_revision(checkpoint, tmp_path)
         revision = hub.commit("me/model", files, "model")
         hub.commit("me/model", {"config.json": b"{}", "model.safetensors": b""}, "damage")
         with command(f"me/model@{revision}", **hub.environment(tmp_path, "hf_write")) as (_, port):
-            found = complete(port, model=f"me/model@{revision}", **asked)
-    assert found["choices"][0]["text"] == generated(checkpoint, "the cat", max_new_tokens=12, do_sample=False)
+            completion = complete(port, model=f"me/model@{revision}", **asked)
+    assert completion["choices"][0]["text"] == generated(checkpoint, "the cat", max_new_tokens=12, do_sample=False)
 
 
 def accepts(host, port):

@@ -101,7 +101,7 @@ def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = " ".join(str(error).split())
         kinds = ", ".join(KINDS)
         raise InputError(f"the tokenizer {name_or_path!r} is none of {kinds} and does not load: {reason}") from error
     if tokenizer.eos_token_id is None:

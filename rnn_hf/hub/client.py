@@ -148,7 +148,7 @@ def push_folder(
         return f"{api.endpoint}/{repo_id}/commit/{tagged}"
 
     def commit() -> Any:
-        # Made anew for each try: after a lost answer the client finds that nothing is left to commit.
+        # Made again for each try: after a lost answer the client finds that nothing is left to commit.
         operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files_below(folder)]
         gone = [name for name in folders if delete(name) and not (folder / name).is_dir()]
         operations += [CommitOperationDelete(f"{name}/", is_folder=True) for name in gone]

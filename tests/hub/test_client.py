@@ -414,44 +414,44 @@ def cleaned(command="", recipe=None, training=(), **data):
     rest = {"model": {"cell_type": "gru"}, "recipe": recipe}
     arguments = rest | {"data": data, "training": {"learning_rate": 20.0, "optim": "sgd", **dict(training)}}
     kept = {"versions": {"torch": "2.13.0"}, "data": {"tokens": {"train": 5}, "train": "data"}}
-    found = without_paths(kept | {"arguments": arguments, "command": command})
-    assert found == kept | {"arguments": found["arguments"], "command": found["command"]}
-    assert found["arguments"].keys() == arguments.keys() and found["arguments"]["model"] == {"cell_type": "gru"}
-    assert found["arguments"]["training"] | {"learning_rate": 20.0, "optim": "sgd"} == found["arguments"]["training"]
-    assert without_paths(found) == found
-    return found
+    clean = without_paths(kept | {"arguments": arguments, "command": command})
+    assert clean == kept | {"arguments": clean["arguments"], "command": clean["command"]}
+    assert clean["arguments"].keys() == arguments.keys() and clean["arguments"]["model"] == {"cell_type": "gru"}
+    assert clean["arguments"]["training"] | {"learning_rate": 20.0, "optim": "sgd"} == clean["arguments"]["training"]
+    assert without_paths(clean) == clean
+    return clean
 
 
 @pytest.mark.parametrize("name", ["ptb", "data", "train", ".", "..", "sgd", "2", "/", "~", "~me", "DIR"])
 def test_a_path_that_occurs_elsewhere_is_replaced_where_it_is_a_path_alone(name):
     training, command = {"output_dir": name}, f"train.py --ptb_dir {name} --output_dir={name} --optim sgd --window 2"
-    found = cleaned(command, training=training, dataset_name="ptb", ptb_dir=name, tokenizer="whitespace")
+    clean = cleaned(command, training=training, dataset_name="ptb", ptb_dir=name, tokenizer="whitespace")
     shown = "DIR" if name in (".", "..", "/", "~", "~me") else name
-    assert found["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None, "tokenizer": "whitespace"}
-    assert found["arguments"]["training"]["output_dir"] == shown
-    assert found["command"] == f"train.py --ptb_dir DIR --output_dir={shown} --optim sgd --window 2"
+    assert clean["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None, "tokenizer": "whitespace"}
+    assert clean["arguments"]["training"]["output_dir"] == shown
+    assert clean["command"] == f"train.py --ptb_dir DIR --output_dir={shown} --optim sgd --window 2"
 
 
 def test_a_run_on_penn_treebank_by_its_directory_alone_names_the_corpus():
-    found = cleaned(dataset_name=None, ptb_dir="/home/me/ptb")
-    assert found["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None}
+    clean = cleaned(dataset_name=None, ptb_dir="/home/me/ptb")
+    assert clean["arguments"]["data"] == {"dataset_name": "ptb", "ptb_dir": None}
 
 
 def test_no_directory_stays_where_one_path_is_the_beginning_of_another():
     names = {"output_dir": "/home/X", "resume_from_checkpoint": "/home/X/private/checkpoint-5"}
     command = "train.py --output_dir /home/X --resume-from-checkpoint /home/X/private/checkpoint-5"
-    found = cleaned(command, training=names, train_file="/home/X/private/it's mine.txt")
-    assert found["command"] == "train.py --output_dir X --resume-from-checkpoint checkpoint-5"
-    assert found["arguments"]["data"] == {"train_file": "it's mine.txt"}
-    assert "private" not in json.dumps(found) and "home" not in json.dumps(found)
+    clean = cleaned(command, training=names, train_file="/home/X/private/it's mine.txt")
+    assert clean["command"] == "train.py --output_dir X --resume-from-checkpoint checkpoint-5"
+    assert clean["arguments"]["data"] == {"train_file": "it's mine.txt"}
+    assert "private" not in json.dumps(clean) and "home" not in json.dumps(clean)
 
 
 def test_a_command_reads_back_and_names_on_the_hub_and_recipes_of_the_project_stay():
     words = ["train.py", "scripts/recipes/ptb.yaml", "--train_file", "a b/c d.txt", "--text_column", "a/b c"]
     data = {"tokenizer": "org/name", "text_column": "a/b c", "train_file": ""}
-    found = cleaned(shlex.join(words), "scripts/recipes/ptb.yaml", **data)
-    assert shlex.split(found["command"]) == [*words[:3], "c d.txt", *words[4:]]
-    assert found["arguments"]["data"] == data
+    clean = cleaned(shlex.join(words), "scripts/recipes/ptb.yaml", **data)
+    assert shlex.split(clean["command"]) == [*words[:3], "c d.txt", *words[4:]]
+    assert clean["arguments"]["data"] == data
     assert cleaned(recipe="/home/me/scripts/recipes/ptb.yaml")["arguments"]["recipe"] == "scripts/recipes/ptb.yaml"
     # Words that were joined without quotes, a program of the user's own, another system.
     assert shlex.split(cleaned("x.py --train_file /me/it's mine/a.txt")["command"])[2:] == ["it's", "a.txt"]
@@ -460,8 +460,10 @@ def test_a_command_reads_back_and_names_on_the_hub_and_recipes_of_the_project_st
 
 
 def test_every_path_among_the_arguments_of_a_run_is_known():
-    arguments = parse_arguments([])
-    values = {**vars(arguments.data), **vars(arguments.training)}
+    values = {}
+    for task in ("language-modeling", "text-classification", "token-classification"):
+        arguments = parse_arguments(["--task", task])
+        values |= {**vars(arguments.data), **vars(arguments.training)}
     names = {name for name, value in values.items() if value is None or isinstance(value, str)}
     listed = {*repository.PATHS, *repository.PATHS_OR_NAMES} - {repository.ANY_PATH, "recipe"}
     assert listed <= names

@@ -1,4 +1,4 @@
-"""Exports: kept only when they agree with PyTorch, in one piece, and with all that a runtime needs beside them."""
+"""Exports: kept only when they agree with PyTorch, in one piece, and with all else that a runtime needs."""
 
 import json
 import os
@@ -96,9 +96,9 @@ def test_the_folder_has_all_that_a_runtime_needs(tmp_path, cell):
     for check in report["checked"]:
         assert list(check["largest_difference"]) == [output.name for output in session.get_outputs()]
         assert all(0 <= value <= TOLERANCE for value in check["largest_difference"].values())
-    found, config = AutoConfig.from_pretrained(out), model.config
-    config.auto_map, config.name_or_path = {}, found.name_or_path  # there is no code beside the file
-    assert found.to_dict() == config.to_dict() and str(tmp_path) not in (out / "config.json").read_text()
+    exported, config = AutoConfig.from_pretrained(out), model.config
+    config.auto_map, config.name_or_path = {}, exported.name_or_path  # there is no code with the file
+    assert exported.to_dict() == config.to_dict() and str(tmp_path) not in (out / "config.json").read_text()
     assert GenerationConfig.from_pretrained(out).max_new_tokens == 7
     assert AutoTokenizer.from_pretrained(out)("the cat")["input_ids"] == TOKENIZER("the cat")["input_ids"]
 

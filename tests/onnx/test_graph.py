@@ -92,8 +92,8 @@ def nodes_of(graph):
                 yield from nodes_of(attribute.g)
 
 
-def assert_equal(found, expected, scale=1.0):
-    for one, other in zip(found, expected, strict=True):
+def assert_equal(actual, expected, scale=1.0):
+    for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5 * scale, rtol=1e-5)
 
 
@@ -117,10 +117,10 @@ def test_any_split_of_a_sequence_gives_what_the_whole_gives(make, cell, cuts, se
     logits = []
     for part in inputs["input_ids"].tensor_split(sorted(cuts), dim=1):
         state["input_ids"] = part
-        found = by_onnx(session, state)
-        logits.append(found[0])
-        state = dict(zip(inputs, [part, *map(torch.from_numpy, found[1:])], strict=True))
-    assert_equal([np.concatenate(logits, axis=1), *found[1:]], whole)
+        outputs = by_onnx(session, state)
+        logits.append(outputs[0])
+        state = dict(zip(inputs, [part, *map(torch.from_numpy, outputs[1:])], strict=True))
+    assert_equal([np.concatenate(logits, axis=1), *outputs[1:]], whole)
 
 
 def test_zeros_are_the_empty_state(make, cell):

@@ -92,8 +92,8 @@ def close(pair):
     model, _ = pair
     ids = torch.randint(1, 11, (8, 64), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        found, exact = (network(ids).logits.log_softmax(-1) for network in (model, copy.deepcopy(model).double()))
-    allowed = max(TOLERANCE, ROUNDING * difference(found.numpy(), exact.numpy()))
+        single, exact = (network(ids).logits.log_softmax(-1) for network in (model, copy.deepcopy(model).double()))
+    allowed = max(TOLERANCE, ROUNDING * difference(single.numpy(), exact.numpy()))
     return {"atol": allowed, "rtol": allowed}
 
 
@@ -114,11 +114,11 @@ def assert_same_state(close):
 
     def compare(ours, theirs):
         assert ours.get_seq_length() == theirs.get_seq_length()
-        for mine, expected in zip(ours.layers, theirs.layers, strict=True):
-            torch.testing.assert_close(mine.keys, expected.keys, **close)
-            assert (mine.values is None) == (expected.values is None)
-            if mine.values is not None:
-                torch.testing.assert_close(mine.values, expected.values, **close)
+        for layer, expected in zip(ours.layers, theirs.layers, strict=True):
+            torch.testing.assert_close(layer.keys, expected.keys, **close)
+            assert (layer.values is None) == (expected.values is None)
+            if layer.values is not None:
+                torch.testing.assert_close(layer.values, expected.values, **close)
 
     return compare
 
@@ -156,15 +156,15 @@ def test_a_pickle_does_not_open_another_file_than_it_was_made_of(folder, make_mo
 @torch.no_grad()
 def test_logits_and_state_are_those_of_the_model_whatever_the_padding_and_the_state_before(either, assert_same):
     for mask, is_carried in product(MASKS.values(), (False, True)):
-        found = []
+        results = []
         for network in either:
             state = RNNCache(network.config)
             if is_carried:
                 network(IDS.flip(0), cache=state)
             outputs = network(IDS, mask, cache=state)
             assert outputs.cache is state and outputs.loss is None
-            found.append(outputs)
-        assert_same(*found)
+            results.append(outputs)
+        assert_same(*results)
 
 
 @torch.no_grad()
@@ -185,8 +185,8 @@ def test_the_loss_is_that_of_the_model_at_once_and_in_pieces(either, monkeypatch
                 patch.setattr(onnx_model, "LARGEST_LOGITS", 2 * 4 * 11)  # two positions at a time
                 alone = either[1](IDS, mask, skip_logits=True, use_cache=False, **options)
             assert alone.logits is None and alone.cache is None
-            for found in (ours, alone):
-                torch.testing.assert_close(found.loss, theirs.loss, **close)
+            for outputs in (ours, alone):
+                torch.testing.assert_close(outputs.loss, theirs.loss, **close)
 
 
 @pytest.mark.parametrize(
@@ -329,9 +329,9 @@ def test_a_state_by_file_goes_over_between_types(make_model, cell, tmp_path):
     expected = model(IDS).logits[:, 2:]
     for first, second in ((model, runner), (runner, model)):
         first(IDS[:, :2]).cache.save(tmp_path / "state", first)
-        found = second(IDS[:, 2:], cache=RNNCache.load(tmp_path / "state", second)).logits
-        assert found.dtype == second.dtype
-        torch.testing.assert_close(found.double(), expected, **CLOSE)
+        logits = second(IDS[:, 2:], cache=RNNCache.load(tmp_path / "state", second)).logits
+        assert logits.dtype == second.dtype
+        torch.testing.assert_close(logits.double(), expected, **CLOSE)
 
 
 def test_a_state_that_was_given_is_never_written_to(pair):
@@ -402,10 +402,10 @@ def test_the_dictionary_is_that_of_the_model(pair, num_beams, close):
     )  # fmt: skip
     assert torch.equal(ours.sequences, theirs.sequences)
     for name in ("scores", "logits"):
-        for mine, expected in zip(ours[name], theirs[name], strict=True):
-            torch.testing.assert_close(mine, expected, **close)
-    for mine, expected in zip(ours.cache.layers, theirs.cache.layers, strict=True):
-        torch.testing.assert_close(mine.keys, expected.keys, **close)
+        for actual, expected in zip(ours[name], theirs[name], strict=True):
+            torch.testing.assert_close(actual, expected, **close)
+    for layer, expected in zip(ours.cache.layers, theirs.cache.layers, strict=True):
+        torch.testing.assert_close(layer.keys, expected.keys, **close)
 
 
 @pytest.mark.parametrize("cache_class", [RNNCache, DynamicCache])
@@ -451,11 +451,11 @@ def test_speculative_decoding_gives_the_greedy_continuation_with_any_draft(eithe
     assert torch.equal(generated(runner, assistant_model=draft, **options), expected)
     assert torch.equal(generated(runner, assistant_model=model, **options), expected)
     assert torch.equal(generated(model, assistant_model=runner, **options), expected)
-    found = generated(runner, prompt_lookup_num_tokens=3, return_dict_in_generate=True, **options)
-    assert torch.equal(found.sequences, expected)
-    seen = found.cache.get_seq_length()
+    outputs = generated(runner, prompt_lookup_num_tokens=3, return_dict_in_generate=True, **options)
+    assert torch.equal(outputs.sequences, expected)
+    seen = outputs.cache.get_seq_length()
     with torch.no_grad():
-        assert_same_state(found.cache, model(expected[:, :seen]).cache)
+        assert_same_state(outputs.cache, model(expected[:, :seen]).cache)
 
 
 def test_a_runner_drafts_for_a_transformer(pair):
@@ -477,8 +477,8 @@ def test_scores_and_perplexity_are_those_of_the_model(pair, close):
     texts = ["a b c", "", "d", "e f g h i a b c", "i h"]
     for options in ({"batch_size": 3, "window": 2}, {"carry_state": True, "window": 3}):
         theirs, ours = ([text.surprisals for text in score(net, tokenizer, texts, **options)] for net in pair)
-        for mine, expected in zip(ours, theirs, strict=True):
-            assert mine == pytest.approx(expected, abs=close["atol"], rel=close["rtol"])
+        for actual, expected in zip(ours, theirs, strict=True):
+            assert actual == pytest.approx(expected, abs=close["atol"], rel=close["rtol"])
     tokens = np.random.default_rng(0).integers(0, 11, 43)
     for columns in (1, 4):
         theirs, ours = (evaluate(network, tokens, 0, columns, 8) for network in pair)
@@ -590,6 +590,6 @@ def test_a_quantised_graph_is_run_as_the_same_model(make_model, folder, cell_typ
     runner = RNNONNXForCausalLM.from_pretrained(folder, file_name="model_int8.onnx")
     assert runner.identity == identity_of(model)
     for mask in (None, MASKS["left"]):
-        expected, found = (network(IDS, mask).logits for network in (model, runner))
-        torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
-        assert not torch.equal(found, expected)
+        expected, quantized = (network(IDS, mask).logits for network in (model, runner))
+        torch.testing.assert_close(quantized, expected, atol=0.1, rtol=0)
+        assert not torch.equal(quantized, expected)

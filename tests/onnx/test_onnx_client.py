@@ -49,7 +49,7 @@ def test_the_process_of_the_client_has_no_torch(tmp_path):
 def test_the_client_says_what_generate_says_and_stops_at_the_end_token(make_model, cell_type, tmp_path):
     model = make_model({"cell_type": cell_type}, seed=1, vocab_size=len(TOKENIZER), dtype=torch.float32)
     with torch.no_grad():
-        model.get_input_embeddings().weight.mul_(5)  # what comes next hangs on what came before
+        model.get_input_embeddings().weight.mul_(5)  # what comes next depends on what came before
     for prompt in ("the cat", "the gnu sat on", "run"):
         ids = TOKENIZER(prompt, return_tensors="pt").input_ids
         options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "bad_words_ids": [[1]]}
@@ -78,7 +78,7 @@ def test_a_text_from_its_beginning_starts_after_the_begin_token_or_else_the_end_
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(5)
     model.config.eos_token_id = model.generation_config.eos_token_id = 2
-    found = []
+    texts = []
     for begin in (None, 0):
         model.config.bos_token_id = begin
         export(tmp_path, model)
@@ -86,8 +86,8 @@ def test_a_text_from_its_beginning_starts_after_the_begin_token_or_else_the_end_
         options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "bad_words_ids": [[1]]}
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, 1:]
         assert client(tmp_path, "", "--words", 8) == TOKENIZER.decode(expected).split()
-        found.append(expected.tolist())
-    assert found[0] != found[1]
+        texts.append(expected.tolist())
+    assert texts[0] != texts[1]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
@@ -99,6 +99,6 @@ def test_a_temperature_draws_from_the_distribution(make_model, temperature, tmp_
     words = client(tmp_path, "the cat", "--words", 3000, "--temperature", temperature, "--with_unknown")
     expected = (model.lm_head.bias / temperature).softmax(0)
     ids = TOKENIZER.get_vocab()
-    found = torch.tensor([ids.get("▁" + word, ids.get(word)) for word in words])
-    found = found.bincount(minlength=len(TOKENIZER)) / 3000
-    assert ((found - expected).abs() <= 5 * (expected * (1 - expected) / 3000).sqrt()).all()
+    shares = torch.tensor([ids.get("▁" + word, ids.get(word)) for word in words])
+    shares = shares.bincount(minlength=len(TOKENIZER)) / 3000
+    assert ((shares - expected).abs() <= 5 * (expected * (1 - expected) / 3000).sqrt()).all()

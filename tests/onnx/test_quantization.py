@@ -122,25 +122,25 @@ def content(folder):
 
 
 def test_the_perplexities_are_those_of_the_files_there_and_that_of_float32_is_pytorchs(make_int8, cell):
-    model_dir, folder, found = make_int8(**cell)
+    model_dir, folder, comparison = make_int8(**cell)
     tokens, end = encode_stream(LINES, TOKENIZER), TOKENIZER.eos_token_id
     for name, file in (("float32", "model.onnx"), ("int8", "model_int8.onnx")):
         runner = RNNONNXForCausalLM.from_pretrained(folder, file_name=file)
-        assert found["perplexity"][name] == round(evaluate(runner, tokens, end, window=256).perplexity, 3)
+        assert comparison["perplexity"][name] == round(evaluate(runner, tokens, end, window=256).perplexity, 3)
     model = RNNForCausalLM.from_pretrained(model_dir)
-    assert found["perplexity"]["float32"] == pytest.approx(evaluate(model, tokens, end).perplexity, rel=1e-5)
-    assert found["tokens"] == len(tokens)
+    assert comparison["perplexity"]["float32"] == pytest.approx(evaluate(model, tokens, end).perplexity, rel=1e-5)
+    assert comparison["tokens"] == len(tokens)
 
 
 def test_the_figures_stand_in_the_report_beside_those_of_the_export(make_int8, cell):
-    _, folder, found = make_int8(**cell)
+    _, folder, comparison = make_int8(**cell)
     report = read_json(folder / "export.json")
-    assert report["int8"] == found and report["sha256"] == sha256_of(folder / "model.onnx") and report["checked"]
-    assert found["sha256"] == sha256_of(folder / "model_int8.onnx")
+    assert report["int8"] == comparison and report["sha256"] == sha256_of(folder / "model.onnx") and report["checked"]
+    assert comparison["sha256"] == sha256_of(folder / "model_int8.onnx")
     files = {"float32": "model.onnx", "int8": "model_int8.onnx"}
-    assert found["bytes"] == {name: (folder / file).stat().st_size for name, file in files.items()}
-    assert found["bytes"]["int8"] < found["bytes"]["float32"]
-    assert found["milliseconds"] == {"float32": 3.0, "int8": 2.0} and found["speedup"] == 1.5
+    assert comparison["bytes"] == {name: (folder / file).stat().st_size for name, file in files.items()}
+    assert comparison["bytes"]["int8"] < comparison["bytes"]["float32"]
+    assert comparison["milliseconds"] == {"float32": 3.0, "int8": 2.0} and comparison["speedup"] == 1.5
     assert not list(folder.glob("*writing*")) + list(folder.glob(".*"))
 
 
@@ -186,24 +186,24 @@ def test_a_word_of_small_weights_is_as_near_as_one_of_large_ones(tmp_path):
 
 @pytest.mark.parametrize("head", [{}, *HEADS.values()], ids=["tied", *HEADS])
 def test_of_an_lstm_no_matrix_stays_in_float_tied_or_not(make_int8, head):
-    _, folder, found = make_int8(cell_type="lstm", **head)
+    _, folder, comparison = make_int8(cell_type="lstm", **head)
     operators = {node.op_type for node in onnx.load(folder / "model_int8.onnx").graph.node}
-    assert not float_matrices(folder) and not found["float_operators"]
+    assert not float_matrices(folder) and not comparison["float_operators"]
     assert {"DynamicQuantizeLSTM", "MatMulInteger"} <= operators and not {"LSTM", "MatMul"} & operators
 
 
 def test_the_steps_of_a_projected_lstm_are_in_8_bits_too(make_int8):
-    _, folder, found = make_int8(cell_type="lstm", projection_size=3)
+    _, folder, comparison = make_int8(cell_type="lstm", projection_size=3)
     scans = [node for node in onnx.load(folder / "model_int8.onnx").graph.node if node.op_type == "Scan"]
     bodies = [{node.op_type for node in a.g.node} for scan in scans for a in scan.attribute if a.name == "body"]
     assert len(bodies) == 2 and all("MatMulInteger" in body and "MatMul" not in body for body in bodies)
-    assert not float_matrices(folder) and not found["float_operators"]
+    assert not float_matrices(folder) and not comparison["float_operators"]
 
 
 @pytest.mark.parametrize(("cell_type", "operator"), [("gru", "GRU"), ("rnn", "RNN")])
 def test_what_stays_in_float_is_listed_and_is_the_recurrence_alone(make_int8, cell_type, operator):
-    _, folder, found = make_int8(cell_type=cell_type)
-    assert found["float_operators"] == [operator]
+    _, folder, comparison = make_int8(cell_type=cell_type)
+    assert comparison["float_operators"] == [operator]
     assert float_matrices(folder) == {"layers.0.W", "layers.0.R", "layers.1.W", "layers.1.R"}
 
 

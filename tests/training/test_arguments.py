@@ -154,8 +154,8 @@ def test_a_recipe_is_refused_what_a_flag_is_refused(tmp_path):
 def test_a_value_in_a_recipe_is_what_it_is_as_a_flag(tmp_path, name, written, value):
     for argv in ([f"--{name}={written}"], [recipe(tmp_path, f"{name}: {written}")]):
         arguments = parse_arguments(argv)
-        found = {**vars(arguments.model), **vars(arguments.data), **vars(arguments.training)}[name]
-        assert found == value and type(found) is type(value)
+        actual = {**vars(arguments.model), **vars(arguments.data), **vars(arguments.training)}[name]
+        assert actual == value and type(actual) is type(value)
 
 
 def test_a_switch_in_a_recipe_may_be_on_or_off_and_a_key_without_a_value_is_the_default_where_that_is_none(tmp_path):
@@ -183,10 +183,10 @@ def test_no_flag_takes_a_number_that_is_not_finite():
 
 @pytest.mark.parametrize(("optim", "rate", "norm"), [("sgd", 20.0, 0.25), ("adam", 2e-3, 1.0), ("adamw", 2e-3, 1.0)])
 def test_rate_and_clipping_that_are_not_given_are_the_usual_ones_of_the_optimizer(optim, rate, norm):
-    found = parse_arguments(["--optim", optim]).training
-    assert (found.learning_rate, found.max_grad_norm) == (rate, norm)
-    found = parse_arguments(["--optim", optim, "--learning_rate", "3", "--max_grad_norm", "0"]).training
-    assert (found.learning_rate, found.max_grad_norm) == (3, 0)
+    training = parse_arguments(["--optim", optim]).training
+    assert (training.learning_rate, training.max_grad_norm) == (rate, norm)
+    training = parse_arguments(["--optim", optim, "--learning_rate", "3", "--max_grad_norm", "0"]).training
+    assert (training.learning_rate, training.max_grad_norm) == (3, 0)
 
 
 def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys):

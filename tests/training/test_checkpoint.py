@@ -81,7 +81,7 @@ def lower_best_loss(path):
 
 @pytest.mark.parametrize("older", [False, True])
 def test_going_on_in_another_directory_takes_the_best_model_and_the_history_along(run, tmp_path, older):
-    """A checkpoint of before it kept the best model finds that beside it."""
+    """A checkpoint of an older version, without the best model, finds that in the directory of the run."""
     flags = {"save_steps": 2, "eval_steps": 2, "logging_steps": 1, "save_total_limit": 9}
     run("a", max_steps=2, **flags)
     lower_best_loss(tmp_path / "a/checkpoint-2")

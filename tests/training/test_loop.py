@@ -145,9 +145,9 @@ def test_a_checkpoint_of_before_the_number_of_threads_was_kept_loads(run, tmp_pa
     run("whole")
     run("parts", max_steps=40)
     path = tmp_path / "parts/checkpoint-40/process-0.pt"
-    mine = torch.load(path)
-    del mine["threads"]
-    torch.save(mine, path)
+    process = torch.load(path)
+    del process["threads"]
+    torch.save(process, path)
     run("parts", resume_from_checkpoint="last")
     assert "threads" not in capsys.readouterr().out
     assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
@@ -159,9 +159,9 @@ def test_averaging_from_the_start_scores_and_keeps_the_mean_of_the_weights(run, 
     run("each", save_steps=1, save_total_limit=9, **flags)
     run("mean", average_start_step=2, eval_steps=4, **flags)
     steps = [weights(tmp_path / f"each/checkpoint-{step}") for step in (2, 3, 4)]
-    found = weights(tmp_path / "mean")
-    for name in found:
-        torch.testing.assert_close(found[name], torch.stack([step[name] for step in steps]).mean(0))
+    averaged = weights(tmp_path / "mean")
+    for name in averaged:
+        torch.testing.assert_close(averaged[name], torch.stack([step[name] for step in steps]).mean(0))
     raw = weights(tmp_path / "mean/checkpoint-4")
     assert_equal_weights(raw, steps[-1])
 

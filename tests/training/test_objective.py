@@ -72,9 +72,9 @@ def test_smoothed_targets_have_a_share_of_every_word(past):
     torch.manual_seed(1)
     total, _, _ = objective(inputs, targets, None)
     torch.manual_seed(1)
-    found = objective.model(inputs).logits.log_softmax(-1)
-    picked = found.gather(-1, targets[..., None])[..., 0]
-    torch.testing.assert_close(total, -(0.8 * picked + 0.2 * found.mean(-1)).mean())
+    log_probabilities = objective.model(inputs).logits.log_softmax(-1)
+    picked = log_probabilities.gather(-1, targets[..., None])[..., 0]
+    torch.testing.assert_close(total, -(0.8 * picked + 0.2 * log_probabilities.mean(-1)).mean())
 
 
 def test_the_state_goes_on_and_nothing_extra_is_made_where_nothing_is_asked_for():

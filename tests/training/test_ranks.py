@@ -20,7 +20,7 @@ folder, rank = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 meeting = f"file://{folder}/meeting"
 distributed.init_process_group("gloo", meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-found = []
+gradients = []
 for config, weights, batches in torch.load(f"{folder}/cases.pt"):
     model = RNNForCausalLM(RNNConfig(**config)).double().train()
     model.load_state_dict(weights)
@@ -29,8 +29,8 @@ for config, weights, batches in torch.load(f"{folder}/cases.pt"):
         model.zero_grad()
         torch.manual_seed(rank)
         wrapped(**batches[rank]).loss.backward()
-    found.append({name: parameter.grad for name, parameter in model.named_parameters()})
-torch.save(found, f"{folder}/rank-{rank}.pt")
+    gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+torch.save(gradients, f"{folder}/rank-{rank}.pt")
 distributed.destroy_process_group()
 """
 KINDS = {
@@ -40,8 +40,8 @@ KINDS = {
 }
 DROPOUTS = dict.fromkeys(("embedding_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"), 0.3)
 PADDED = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 0]])
-MASKS = {"none beside it": (PADDED, None), "full beside it": (torch.ones_like(PADDED), PADDED),
-         "both": (PADDED, PADDED.flip(1))}  # fmt: skip
+MASKS = {"and no mask": (PADDED, None), "and a full mask": (torch.ones_like(PADDED), PADDED),
+         "and another": (PADDED, PADDED.flip(1))}  # fmt: skip
 
 
 def batch_of(mask, seed):
@@ -76,8 +76,8 @@ def cases(make_model, tmp_path_factory):
         for run in runs:
             run.kill()
     assert [run.returncode for run in runs] == [0, 0], told
-    found = zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(2)), strict=True)
-    return {name: (*case, gradients) for (name, case), gradients in zip(cases.items(), found, strict=True)}
+    ranks = zip(*(torch.load(folder / f"rank-{rank}.pt") for rank in range(2)), strict=True)
+    return {name: (*case, gradients) for (name, case), gradients in zip(cases.items(), ranks, strict=True)}
 
 
 @pytest.mark.slow
@@ -85,12 +85,12 @@ def cases(make_model, tmp_path_factory):
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_have_the_mean_of_the_gradients_of_the_two_alone(cases, kind, mask, skips):
-    model, batches, found = cases[kind, mask, skips]
+    model, batches, ranks = cases[kind, mask, skips]
     model.zero_grad()
     for rank, batch in enumerate(batches):
         torch.manual_seed(rank)
         (model(**batch).loss / 2).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.any(), name
-        for gradients in found:
+        for gradients in ranks:
             torch.testing.assert_close(gradients[name], parameter.grad)

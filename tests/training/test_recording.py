@@ -26,8 +26,8 @@ def replays(monkeypatch):
             counts[shapes] = counts.get(shapes, 0) + 1
             (group,) = steps.optimizer.param_groups
             rate, group["lr"] = group["lr"], steps.rate
-            for mine, new in zip(scalars, step(), strict=True):
-                mine.copy_(new)
+            for scalar, new in zip(scalars, step(), strict=True):
+                scalar.copy_(new)
             group["lr"] = rate
 
         return replay, scalars
@@ -65,9 +65,9 @@ def test_recorded_steps_are_those_of_python(run, tmp_path, request, recipe):
     after = run("graphs", **flags)
     assert sum(replays.values()) > before["result"]["steps"] / 2 or recipe == "random windows" and replays
     assert after["result"]["steps"] == before["result"]["steps"]
-    found, expected = weights(tmp_path / "graphs"), weights(tmp_path / "python")
+    recorded, expected = weights(tmp_path / "graphs"), weights(tmp_path / "python")
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(recorded[name], value, rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_returned_is_not_written_over_by_the_next_step(replays):
@@ -115,6 +115,6 @@ def test_a_step_that_cannot_be_recorded_is_run_and_tried_again_twice(run, tmp_pa
     else:
         run("graphs", **COMMON)
         assert replays
-    found, expected = weights(tmp_path / "graphs"), weights(tmp_path / "python")
+    recorded, expected = weights(tmp_path / "graphs"), weights(tmp_path / "python")
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(recorded[name], value, rtol=1e-3, atol=1e-4)

@@ -51,10 +51,10 @@ def in_processes(ranks, *arguments):
 def test_processes_score_together_what_one_scores_in_the_same_columns(ranks, columns):
     alone = evaluate(model_of(), TOKENS, 0, min(columns, len(TOKENS)), 64)
     (one,) = in_processes(1, columns)
-    found = in_processes(ranks, columns)
+    scores = in_processes(ranks, columns)
     assert one == alone  # to the last bit
-    assert set(found) == {found[0]} and found[0].num_tokens == alone.num_tokens
-    assert found[0].loss == pytest.approx(alone.loss, rel=1e-12)
+    assert set(scores) == {scores[0]} and scores[0].num_tokens == alone.num_tokens
+    assert scores[0].loss == pytest.approx(alone.loss, rel=1e-12)
 
 
 def test_only_the_first_steps_of_each_column_are_scored_where_asked():
