@@ -30,8 +30,8 @@ from rnn_hf.benchmarking.training import (
 from rnn_hf.benchmarking.vocabulary import benchmark_vocabulary
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.timing import alone, announced, in_turn, rise_of_peak
-from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import TrainingRun
+from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.setup import keep_freed_memory
 
 
@@ -112,8 +112,11 @@ def peer_epoch(peer: Path, size: TrainingSize, directory: Path) -> Callable[[], 
         arguments += ["--cuda", *(part for name in off for part in (f"--{name}", "0"))]  # which turns CUDA off
     else:
         arguments.append("--tied")
-    source, names = (peer / "main.py").read_text(encoding="utf-8"), {"__name__": "peer"}
-    before, modules, place = sys.argv, set(sys.modules), Path.cwd()
+    source = (peer / "main.py").read_text(encoding="utf-8")
+    names = {"__name__": "peer"}
+    argv_before = sys.argv
+    modules_before = set(sys.modules)
+    directory_before = Path.cwd()
     sys.argv = ["main.py", *arguments]
     sys.path.insert(0, str(peer))
     os.chdir(directory)  # awd-lstm-lm writes its corpus where it stands
@@ -126,10 +129,10 @@ def peer_epoch(peer: Path, size: TrainingSize, directory: Path) -> Callable[[], 
     except (Exception, SystemExit) as error:
         raise ValueError(f"--peer {peer}: main.py does not run: {error!r}") from error
     finally:
-        sys.argv = before
+        sys.argv = argv_before
         sys.path.remove(str(peer))
-        os.chdir(place)
-        for name in set(sys.modules) - modules:
+        os.chdir(directory_before)
+        for name in set(sys.modules) - modules_before:
             if str(getattr(sys.modules[name], "__file__", "")).startswith(str(peer)):
                 del sys.modules[name]
     return cast(Callable[[], object], names["train"])
