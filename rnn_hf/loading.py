@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from rnn_hf.errors import InputError
@@ -28,7 +28,7 @@ def device_of(name: str) -> torch.device:
     is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     devices = [kind for kind in is_there if is_there[kind]]
     if name != "auto" and name not in devices:
-        raise InputError(f"device {name} is not there: PyTorch {torch.__version__} finds {', '.join(devices)}")
+        raise InputError(f"`device` {name} is not there: PyTorch {torch.__version__} finds {', '.join(devices)}")
     return torch.device(devices[0] if name == "auto" else name)
 
 
@@ -49,7 +49,7 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
         raise InputError(f"{name} is an ONNX export, for RNNONNXForCausalLM: name the model that it was made of")
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"cannot load the model {name}: {_reason(error)}") from error
 
 
@@ -76,7 +76,7 @@ def load_model(
     try:
         model: Any = getattr(transformers, auto_class).from_pretrained(name, revision=revision)
         return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"cannot load the model {name}: {_reason(error)}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from huggingface_hub import hf_hub_download
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from rnn_hf.data.corpora import Texts, load_corpus, split_off_validation
 from rnn_hf.errors import InputError
@@ -121,10 +121,13 @@ def describe_weights(model_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights {path}")
     parameters, dtypes = 0, set()
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118
-            tensor = file.get_slice(name)
-            parameters += math.prod(tensor.get_shape())
-            dtypes.add(tensor.get_dtype())
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor = file.get_slice(name)
+                parameters += math.prod(tensor.get_shape())
+                dtypes.add(tensor.get_dtype())
+    except SafetensorError as error:
+        raise InputError(f"the weights {path} are damaged ({error}): put a whole copy in their place") from error
     dtype = "/".join(sorted(DTYPES.get(dtype, dtype) for dtype in dtypes))
     return {"bytes": path.stat().st_size, "dtype": dtype, "parameters": parameters, "sha256": sha256_of(path)}

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.data.tokenization import build_tokenizer, encode_stream
+from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluate, evaluating, unigram_loss
 from rnn_hf.files import write_json
-from rnn_hf.loading import device_of, load_model
+from rnn_hf.loading import config_of, device_of, load_model
 from rnn_hf.runs import describe_weights, load_corpus_of
 from rnn_hf.scoring import score
 from rnn_hf.training.arguments import DataArguments
@@ -134,7 +135,7 @@ def test_a_device_is_the_best_there_is_or_the_one_that_is_named(monkeypatch, tmp
         monkeypatch.setattr(place, "is_available", lambda: False)
     assert device_of("auto") == device_of("cpu") == torch.device("cpu")
     for name in ("cuda", "mps"):
-        with pytest.raises(ValueError, match=f"device {name} is not there: PyTorch .* finds cpu"):
+        with pytest.raises(ValueError, match=f"`device` {name} is not there: PyTorch .* finds cpu"):
             load_model(str(tmp_path), device=name)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert device_of("auto") == device_of("mps") == torch.device("mps")
@@ -169,3 +170,15 @@ def test_a_model_on_a_gpu_has_the_scores_that_it_has_on_the_cpu(tmp_path):
         losses.append(evaluate(model, tokens, 0).loss)
         totals.append(next(iter(score(model, tokenizer, "a b c d e f g"))).total)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3) and totals[0] == pytest.approx(totals[1], rel=1e-3)
+
+
+def test_weights_that_are_damaged_are_named(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(InputError, match=r"model\.safetensors are damaged"):
+        describe_weights(tmp_path)
+
+
+def test_a_configuration_that_is_broken_is_told_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "rnn_hf", "hidden_size": -3}))
+    with pytest.raises(InputError, match="cannot load the model .*hidden_size"):
+        config_of(str(tmp_path))

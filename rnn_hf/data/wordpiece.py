@@ -31,6 +31,7 @@ def build_wordpiece(
     min_frequency: int = 2,
     lowercase: bool = False,
     pieces: str = "learned",
+    case_variants: bool = False,
 ) -> PreTrainedTokenizerFast:
     """Build a WordPiece tokenizer whose vocabulary has the frequent words of `texts` as a whole.
 
@@ -45,6 +46,8 @@ def build_wordpiece(
         lowercase: Lower-case the text, in the tokenizer too.
         pieces: What spells other words: `"characters"`; `"learned"`, which are characters and up to 1,000 longer
             pieces, learned from the words that are not whole; or `"none"`, where such a word is `[UNK]`.
+        case_variants: A word is whole in lower case, capitalized and in capitals, if it occurs often enough in all
+            forms together. For networks where such forms share a row (`rnn_hf.models.words_rnn`).
 
     Returns:
         A tokenizer with `[PAD]` (id 0) and `[UNK]` (id 1) that pads on the right and puts nothing around a text. No
@@ -68,6 +71,8 @@ def build_wordpiece(
     characters = sorted({character for word in counts for character in word} | {UNKNOWN_CHARACTER})
     spelling = [] if pieces == "none" else [*characters, *(CONTINUED + character for character in characters)]
     num_learned = LEARNED_PIECES if pieces == "learned" else 0
+    if case_variants:
+        counts = _count_case_variants(counts, set(characters))
     vocabulary = _vocabulary(counts, [PAD, UNKNOWN, *spelling], vocab_size, min_frequency, num_learned)
     tokenizer.model = models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=LONGEST_WORD)
     if spelling:
@@ -82,6 +87,17 @@ def build_wordpiece(
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
+
+
+def _count_case_variants(counts: Counter[str], characters: set[str]) -> Counter[str]:
+    """Forms of each word that differ in case alone, with the occurrences of all; none that needs other characters."""
+    totals: Counter[str] = Counter()
+    for word, count in counts.items():
+        totals[word.lower()] += count
+    forms = {
+        form for word in totals for form in (word, word.capitalize(), word.upper()) if characters.issuperset(form)
+    }
+    return Counter({form: totals[form.lower()] for form in forms | counts.keys() if form.lower() in totals})
 
 
 def _count_and_set_splitter(tokenizer: Tokenizer, texts: Iterable[str] | Iterable[Sequence[str]]) -> Counter[str]:

@@ -17,13 +17,15 @@ from rnn_hf.errors import InputError
 
 CONFIGURATION = Path(__file__).parents[1] / "models" / "configuration_rnn.py"
 SET_BY_DATA = {
-    "vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "num_characters", "longest_spelling",
+    "vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "num_characters", "num_spelled_characters",
+    "num_word_rows",
 }  # fmt: skip
 OF_LANGUAGE_MODELS = {
     "last_hidden_size", "output_projection_size", "num_softmaxes", "tie_word_embeddings", "softmax_dropout",
 }  # fmt: skip
 OF_CLASSIFIERS = {
     "bidirectional", "classifier_dropout", "pooling", "character_embedding_size", "character_hidden_size",
+    "max_word_characters", "rare_word_dropout",
 }  # fmt: skip
 
 
@@ -231,6 +233,8 @@ class RunArguments:
             "early_stopping_patience seed",
         }
         check_at_least(options, bounds)
+        if self.seed >= 2**32:
+            raise InputError(f"`seed` must be below {2**32}, got {self.seed}")  # as NumPy wants it
         if self.bf16 and self.fp16:
             raise InputError("`bf16` and `fp16` do not go together: choose one")
         if options.learning_rate <= 0:

@@ -116,6 +116,16 @@ def test_frequent_words_are_whole_and_others_are_spelled():
         assert build_wordpiece(data, pieces=pieces).tokenize("sing ringing") == tokens
 
 
+def test_words_that_differ_in_case_alone_are_whole_in_each_case_if_they_are_frequent_together():
+    texts = [["The", "the", "cat", "ACT", "HE"]]
+    words = ["the", "The", "THE", "tHe", "cat", "Cat"]
+    plain, variants = (build_wordpiece(texts, pieces="characters", case_variants=is_on) for is_on in (False, True))
+    assert [len(variants.tokenize(word)) for word in words] == [1, 1, 1, 3, 3, 3]
+    assert len(plain.tokenize("the")) == 3  # each form occurs once
+    rare = build_wordpiece(texts, min_frequency=1, pieces="characters", case_variants=True)
+    assert [len(rare.tokenize(word)) for word in ("Cat", "cat", "CAT", "Act")] == [1, 1, 1, 1]
+
+
 def test_case_is_lost_before_characters_are_looked_up():
     tokenizer = build_wordpiece(["the cat"], lowercase=True)
     assert tokenizer("THE Cats")["input_ids"] == tokenizer("the cats")["input_ids"]
