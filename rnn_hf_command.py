@@ -14,9 +14,10 @@ from typing import NoReturn
 
 
 COMMANDS = {
-    "train": "train a language model, by a recipe and flags",
+    "train": "train a network, by a recipe and flags",
     "recipes": "list the recipes",
-    "evaluate": "perplexity of a model on a text",
+    "evaluate": "perplexity of a language model, accuracy of a classifier",
+    "predict": "labels of texts, or of words, by a classifier",
     "generate": "write text",
     "score": "surprisal of each word",
     "adapt": "perplexity with dynamic evaluation, neural cache or temperature",

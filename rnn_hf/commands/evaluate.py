@@ -1,24 +1,31 @@
 """Scores of a checkpoint on a split: perplexity of a language model, accuracy and more of a classifier.
 
     rnn-hf evaluate MODEL --split test [--ptb_dir DIR | --dataset_name NAME | --test_file FILE] [--save]
+    rnn-hf evaluate CLASSIFIER [CLASSIFIER ...] --split test [--confusion_matrix PNG]
 
 Without data flags the data is that of the run that made the model. A language model is scored on every token, with the
-state carried.
+state carried. Several classifiers are also scored together, by the mean of their probabilities.
 """
 
 import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_corpus_flags, add_device_flag, add_model_argument, corpus_of
+from rnn_hf.commands import Parser, add_corpus_flags, add_device_flag, check_file, corpus_of
 from rnn_hf.data.named_corpora import CORPORA, SPLITS
+from rnn_hf.errors import InputError
+
+
+# Flags that say nothing to the models of the other kind.
+OF_LANGUAGE_MODELS = ("ptb_dir", "window")
+OF_CLASSIFIERS = ("confusion_matrix", "dataset_dir", "label_column")
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "evaluate")
-    add_model_argument(parser)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="directory, or name on the Hub")
     parser.add_argument("--revision", help="branch, tag or commit of a model of the Hub")
     parser.add_argument("--split", choices=SPLITS, nargs="+", default=["validation"], help="to score")
     parser.add_argument(
@@ -33,42 +40,103 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, which the card is made of")
     add_corpus_flags(parser)
+    parser.add_argument("--dataset_dir", metavar="DIR", help="directory with the files of mr or ewt_pos")
+    parser.add_argument("--label_column", metavar="COLUMN", help="column of labels, for a classifier")
     add_device_flag(parser)
     return parser.parse_args(argv)
 
 
-def run(arguments: Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar
-
-    from rnn_hf.errors import InputError
+def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
+    """The task of the models; flags that do not fit it or each other are refused before they are loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.runs import save_scores
-    from rnn_hf.tasks import task_of_model
+    from rnn_hf.tasks import LANGUAGE_MODELING, task_of_model
 
-    disable_progress_bar()
-    given = corpus_of(arguments)
-    if arguments.save and not Path(arguments.model).is_dir():
-        raise InputError(f"--save needs a directory, and {arguments.model} is none")
-    task = task_of_model(config_of(arguments.model, arguments.revision).architectures)
+    if arguments.batch_size is not None and arguments.batch_size < 1:
+        raise InputError(f"--batch_size must be at least 1, got {arguments.batch_size}")
+    if arguments.save and len(arguments.models) > 1:
+        raise InputError("--save is for one model: evaluate each alone")
+    if arguments.save and not Path(arguments.models[0]).is_dir():
+        raise InputError(f"--save needs a directory, and {arguments.models[0]} is none")
+    config: Any = config_of(arguments.models[0], arguments.revision)
+    task = task_of_model(config.architectures)
+    is_language_model = task is LANGUAGE_MODELING
+    if is_language_model and len(arguments.models) > 1:
+        raise InputError(f"several models are scored together if they are classifiers; {arguments.models[0]} is none")
+    for name in OF_CLASSIFIERS if is_language_model else OF_LANGUAGE_MODELS:
+        if getattr(arguments, name) is not None:
+            kind = "language model" if is_language_model else "classifier"
+            raise InputError(f"--{name} does not go with {arguments.models[0]}, which is a {kind}")
     directories = {corpus.directory_argument for corpus in CORPORA.values()}
-    is_exact = task.metric.name != "perplexity" or (arguments.batch_size or 1) == 1
+    is_exact = not is_language_model or (arguments.batch_size or 1) == 1
     if arguments.save and (given.keys() - directories or not is_exact):
         raise InputError(
             "--save is for the run's own corpus scored exactly: drop --batch_size and all of the data flags but "
             "the directory of the corpus"
         )
+    if arguments.confusion_matrix:
+        check_picture(arguments.confusion_matrix, config.problem_type)
+    return task
+
+
+def check_picture(file: str, problem_type: str | None) -> None:
+    """Refuse a picture that cannot be drawn or written."""
+    from rnn_hf.plotting import new_figure
+
+    if problem_type in ("multi_label_classification", "regression"):
+        raise InputError("--confusion_matrix needs one class a text, and this model gives several or a number")
+    if Path(file).suffix.lower() != ".png":
+        raise InputError(f"--confusion_matrix must name a file that ends in .png, got {file}")
+    check_file("confusion_matrix", file)
+    new_figure(1, 1)  # says what is missing
+
+
+def run(arguments: Namespace) -> int:
+    from transformers.utils.logging import disable_progress_bar
+
+    from rnn_hf.runs import save_scores
+    from rnn_hf.tasks import LANGUAGE_MODELING
+
+    disable_progress_bar()
+    given = corpus_of(arguments)
+    given |= {name: value for name in ("dataset_dir", "label_column") if (value := getattr(arguments, name))}
+    task = check(arguments, given)
+    models: list[Any] = arguments.models
     options: dict[str, Any] = {
         name: value for name in ("batch_size", "window") if (value := getattr(arguments, name)) is not None
     }
-    scores = task.module.evaluate(
-        arguments.model, arguments.split, given, revision=arguments.revision, progress=not arguments.json,
-        device=arguments.device, **options,
-    )  # fmt: skip
+    options |= {"revision": arguments.revision, "progress": not arguments.json, "device": arguments.device}
+    if task is LANGUAGE_MODELING:
+        scores = [task.module.evaluate(models[0], arguments.split, given, **options)]
+    else:
+        from rnn_hf.tasks.labelled import evaluate_models
+
+        scores = evaluate_models(task.name, models, arguments.split, given, **options)
     if arguments.save:
-        save_scores(Path(arguments.model), scores)
-    for split, score in scores.items():
-        if arguments.json:
-            print(json.dumps({"model": arguments.model, "split": split} | score.to_dict()))
-        else:
-            print(f"{split}: {task.module.describe_score(score)}")
+        save_scores(Path(models[0]), scores[0])
+    # Behind several models stands their ensemble.
+    for model, of_model in zip([*models, models], scores, strict=False):
+        for split, score in of_model.items():
+            show(arguments, task, model, split, score)
+    if arguments.confusion_matrix:
+        draw(arguments, scores[-1][arguments.split[-1]])
     return 0
+
+
+def show(arguments: Namespace, task: Any, model: str | list[str], split: str, score: Any) -> None:
+    """Print the scores of a model, or of several as an ensemble, on a split."""
+    if arguments.json:
+        print(json.dumps({"model": model, "split": split} | score.to_dict()))
+        return
+    name = f"ensemble of {len(model)}" if isinstance(model, list) else model
+    about = f"{name}, {split}" if len(arguments.models) > 1 else split
+    print(f"{about}: {task.module.describe_score(score)}")
+
+
+def draw(arguments: Namespace, score: Any) -> None:
+    """Write the picture of what a classifier, or an ensemble, takes for what."""
+    from rnn_hf.tasks.confusion import plot_confusion
+
+    number = len(arguments.models)
+    name = f"ensemble of {number}" if number > 1 else Path(arguments.models[0]).name
+    title = f"{name}, {arguments.split[-1]}: {score.count:,} {score.unit}"
+    plot_confusion(score.confusion, list(score.classes), title, Path(arguments.confusion_matrix))

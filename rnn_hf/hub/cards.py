@@ -14,7 +14,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, read_json_lines, write_text
 from rnn_hf.models import RNNConfig
 from rnn_hf.runs import describe_weights, read_run
-from rnn_hf.tasks import Task, task_of_model
+from rnn_hf.tasks import METRICS, Task, task_of_model
 
 
 # Of a card all that tasks share; a task's own template, beside its code, fills the blocks.
@@ -81,9 +81,10 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
         "curve": (model_dir / "curve.png").is_file(),
         "data": data,
         "dtype": dtype,
+        "columns_read": [data[name] for name in ("text_column", "label_column") if data.get(name)],
         "files": [Path(data[name]).name for name in ("train_file", "validation_file") if data.get(name)],
         "mark": MARK,
-        "metric": task.metric,
+        "metric": METRICS.get(run.get("metric", ""), task.metric),
         "metrics": task.metrics,
         "model_id": model_id,
         "name": model_id.rpartition("/")[2],
@@ -206,7 +207,7 @@ def _metadata(task: Task, values: dict[str, Any], license: str | None) -> ModelC
         pipeline_tag=task.pipeline_tag,
         tags=["rnn_hf", "rnn", values["cell"].lower()],
         datasets=[dataset_id] if dataset_id else None,
-        metrics=[metric.name for metric in task.metrics] if results else None,
+        metrics=list(dict.fromkeys(result.metric_type for result in results)) or None,
         model_name=values["name"],
         eval_results=results or None,
     )

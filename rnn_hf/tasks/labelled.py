@@ -1,5 +1,6 @@
 """What the classification of texts and of words share: data by arguments, models to start from, scores by batches."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from inspect import signature
@@ -9,22 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.alignment import encode_rows
-from rnn_hf.data.labelled import LabelledData, load_labelled, split_off_validation
+from rnn_hf.data.labelled import MULTI, REGRESSION, LabelledData, load_labelled, split_off_validation
 from rnn_hf.data.named_corpora import CORPORA
-from rnn_hf.data.tokenization import load_tokenizer
 from rnn_hf.data.wordpiece import build_wordpiece
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
-from rnn_hf.loading import config_of, input_device
+from rnn_hf.loading import config_of, input_device, load_model
 from rnn_hf.models import HEADS, RNNConfig
+from rnn_hf.models.words_rnn import Spelling
 from rnn_hf.runs import run_of
+from rnn_hf.tasks import ACCURACY, METRICS, TASKS, task_of_model
+from rnn_hf.tasks.metrics import ClassScores
 
 
 # Fields of a configuration that may differ from those of the model that a classifier starts from.
 FREE_FIELDS = {"bidirectional", "pooling", "initializer_range"}
+MOST_CLASSES = 20  # of which a card has a table
 
 
 def load_data(task: str, **arguments: Any) -> LabelledData:
@@ -32,8 +36,8 @@ def load_data(task: str, **arguments: Any) -> LabelledData:
 
     Args:
         task: `text-classification` or `token-classification`.
-        arguments: Those of `rnn_hf.training.arguments.LabelledDataArguments` that say what to load, and `seed`, which
-            draws the rows for validation where there is no such split.
+        arguments: Those of `rnn_hf.training.arguments.LabelledDataArguments` that say what to load and how much of
+            it to train on, and `seed`, which draws the rows for validation where there is no such split.
 
     Raises:
         InputError: A corpus of another task, or as `load_labelled`.
@@ -65,6 +69,8 @@ def load_data(task: str, **arguments: Any) -> LabelledData:
         data = split_off_validation(
             data, arguments.get("validation_split_percentage") or 10, arguments.get("seed") or 0
         )
+    if "train" in data.splits and arguments.get("max_train_samples") is not None:
+        data.splits["train"] = data.splits["train"][: arguments["max_train_samples"]]
     return data
 
 
@@ -80,6 +86,7 @@ def load_data_of(task: str, name: str, given: Mapping[str, Any], revision: str |
 
     Raises:
         InputError: Nothing is given and the model has no run.json of a run; or as `load_data`.
+        FileNotFoundError: A file is missing.
     """
     run = run_of(name, revision)
     if run is None and not given:
@@ -96,7 +103,13 @@ def load_data_of(task: str, name: str, given: Mapping[str, Any], revision: str |
         arguments["label_names"] = [labels[index] for index in range(len(labels))]
     if task == "text-classification":
         arguments["problem_type"] = config.problem_type
-    return load_data(task, **arguments)
+    try:
+        return load_data(task, **arguments)
+    except FileNotFoundError as error:
+        if given.keys() & sources:
+            raise
+        message = f"{error}, as the run.json of {name} calls it: name the files of the data"
+        raise FileNotFoundError(message) from error
 
 
 def check_splits(data: LabelledData, splits: Sequence[str]) -> None:
@@ -125,7 +138,7 @@ class Prepared:
     examples: dict[str, list[dict[str, Any]]]
 
 
-def prepare(task: str, arguments: Any, seed: int, init_from: str | None) -> Prepared:
+def prepare(task: str, arguments: Any, seed: int, init_from: str | None, reads_characters: bool = False) -> Prepared:
     """Load the training and validation rows, build or load the tokenizer, and encode the rows.
 
     Args:
@@ -133,6 +146,7 @@ def prepare(task: str, arguments: Any, seed: int, init_from: str | None) -> Prep
         arguments: A `rnn_hf.training.arguments.LabelledDataArguments`.
         seed: Of the run.
         init_from: The model to start from, whose tokenizer is taken; `None` builds one.
+        reads_characters: Whether the network does: words that differ in case alone then share an embedding.
 
     Raises:
         InputError: As `load_data` and `build_wordpiece`; or there is no row to train on.
@@ -140,18 +154,22 @@ def prepare(task: str, arguments: Any, seed: int, init_from: str | None) -> Prep
     data = load_data(task, **asdict(arguments), seed=seed)
     if "train" not in data.splits:
         raise InputError("training needs labelled text: `train_file`, or a `dataset_name` with such a split")
-    if arguments.max_train_samples is not None:
-        data.splits["train"] = data.splits["train"][: arguments.max_train_samples]
     if init_from is not None:
-        tokenizer = load_tokenizer(init_from)
+        config_of(init_from)  # names what is wrong with the name
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(init_from)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token  # masks, not ids, say what padding is
     else:
         column = "text" if task == "text-classification" else "words"
         texts = [row[column] for row in data.splits["train"]]
+        if reads_characters and arguments.pieces == "none":
+            raise InputError(
+                '`pieces="none"` does not go with `character_embedding_size`: characters are read from pieces'
+            )
         tokenizer = build_wordpiece(
-            texts, arguments.vocab_size, arguments.min_frequency, arguments.lowercase, arguments.pieces
-        )
+            texts, arguments.vocab_size, arguments.min_frequency, arguments.lowercase, arguments.pieces,
+            case_variants=reads_characters,
+        )  # fmt: skip
     examples = {
         split: encode_rows(data.splits[split], tokenizer, arguments.max_length) for split in ("train", "validation")
     }
@@ -182,7 +200,12 @@ def build_model(auto_class: str, arguments: Any, prepared: Prepared, seed: int, 
     }
     set_seed(seed)
     if init_from is None:
-        return HEADS[auto_class](RNNConfig(**fields))
+        if not arguments.character_embedding_size:
+            return HEADS[auto_class](RNNConfig(**fields))
+        spelling = Spelling.of(prepared.tokenizer, count_words(prepared))
+        model = HEADS[auto_class](RNNConfig(**{**fields, **spelling.sizes}))
+        model.model.words.set_spelling(spelling)
+        return model
     source = config_of(init_from)
     default = type(arguments)()
     for name, value in asdict(arguments).items():
@@ -191,12 +214,28 @@ def build_model(auto_class: str, arguments: Any, prepared: Prepared, seed: int, 
             raise InputError(
                 f"`{name}` is {value}, and the model of `init_from` has {getattr(source, name)}: leave it out"
             )
+    if arguments.bidirectional and not source.bidirectional and source.num_hidden_layers > 1:
+        raise InputError(
+            f"`bidirectional` does not go with the model of `init_from`, which has {source.num_hidden_layers} layers: "
+            "above the first, a layer that reads both directions has another shape"
+        )
     own = {name: value for name, value in fields.items() if name not in asdict(arguments) or name in FREE_FIELDS}
     own |= {name: value for name, value in asdict(arguments).items() if "dropout" in name}
     try:
         return HEADS[auto_class].from_pretrained(init_from, **own)
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"`init_from` {init_from} does not load: {' '.join(str(error).split())}") from error
+
+
+def count_words(prepared: Prepared) -> Counter[str]:
+    """Occurrences of words in the training text, as the tokenizer splits it."""
+    tokenizer = prepared.tokenizer.backend_tokenizer
+    counts: Counter[str] = Counter()
+    for row in prepared.data.splits["train"]:
+        for text in row["words"] if "words" in row else [row["text"]]:
+            words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(text))
+            counts.update(word for word, _ in words)
+    return counts
 
 
 @torch.no_grad()
@@ -234,7 +273,129 @@ def run_batches(
                 yield index, logits[row] if logits.ndim == 2 else logits[row, : lengths[index]]
 
 
+def evaluate_models(
+    task: str, names: Sequence[str], splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None,
+    progress: bool = False, device: str = "cpu", batch_size: int | None = None,
+) -> list[dict[str, ClassScores]]:  # fmt: skip
+    """The scores by split of each of some models on the same rows, and behind them those of their ensemble.
+
+    The ensemble of several models gives the mean of their probabilities, or of their numbers in regression. One model
+    has none.
+
+    Args:
+        task: `text-classification` or `token-classification`.
+        names: Directories of models, or their names on the Hub; those of several have the same classes.
+        splits: Among `train`, `validation`, `test`, of the data of each model's run, or of other data.
+        given: As of `load_data_of`.
+        revision: Branch, tag or commit on the Hub.
+        progress: Whether to show a progress bar.
+        device: One of `rnn_hf.loading.DEVICES`.
+        batch_size: Examples a batch, a matter of memory and speed; `None` is the task's own.
+
+    Raises:
+        InputError: As `load_data_of` and `load_model`; a model is for another task; there is no such split; or the
+            models differ in their classes or in the rows of a split.
+    """
+    for name in names:
+        own = task_of_model(config_of(name, revision).architectures).name
+        if own != task:
+            raise InputError(f"{name} is a model for {own}, not for {task}")
+    module = TASKS[task].module
+    sources = [load_data_of(task, name, given, revision) for name in names]
+    first = sources[0]
+    check_splits(first, splits)
+    for name, data in zip(names[1:], sources[1:], strict=True):
+        check_same_data(names[0], first, name, data, splits)
+    size, scores, outputs = batch_size or module.EVALUATION_BATCH, [], []
+    for name, data in zip(names, sources, strict=True):
+        model, tokenizer = load_model(name, revision, device, module.AUTO_CLASS)
+        examples = {split: encode_rows(data.splits[split], tokenizer) for split in splits}
+        logits = {split: module.logits_of(model, examples[split], size, progress) for split in splits}
+        scores.append({split: module.scores_of(logits[split], examples[split], data, split) for split in splits})
+        outputs.append(logits)
+    if len(names) > 1:
+        together: dict[str, ClassScores] = {}
+        for split in splits:
+            rows = zip(*(logits[split] for logits in outputs), strict=True)
+            means = [mean_of_logits(row, first.problem_type) for row in rows]
+            together[split] = module.scores_of(means, examples[split], first, split)
+        scores.append(together)
+    return scores
+
+
+def check_same_data(
+    name: str, data: LabelledData, other_name: str, other: LabelledData, splits: Sequence[str]
+) -> None:
+    """Refuse models that cannot be scored together, as they differ in classes or in the rows of a split.
+
+    Raises:
+        InputError: Naming them.
+    """
+    if (data.label_names, data.problem_type) != (other.label_names, other.problem_type):
+        raise InputError(f"{name} and {other_name} have other classes: an ensemble needs the same ones, in one order")
+    for split in splits:
+        if data.splits[split] != other.splits.get(split):
+            raise InputError(
+                f"{name} and {other_name} have other rows of {split}, which each run drew by its seed or read from "
+                f"files of its own: name the rows by `{split}_file`"
+            )
+
+
+def mean_of_logits(logits: Sequence[np.ndarray], problem_type: str | None) -> np.ndarray:
+    """The logits of the mean of several models' probabilities; in regression the mean of their numbers.
+
+    Args:
+        logits: Of each model, of one shape `(..., num_labels)`.
+        problem_type: As of `LabelledData`.
+    """
+    stacked = np.stack(logits)
+    if problem_type == REGRESSION:
+        return stacked.mean(axis=0)
+    if problem_type == MULTI:
+        yes, no = (-np.logaddexp(0, sign * stacked) for sign in (-1, 1))
+        return np.logaddexp.reduce(yes, axis=0) - np.logaddexp.reduce(no, axis=0)
+    return np.logaddexp.reduce(log_softmax(stacked), axis=0) - np.log(len(logits))
+
+
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """Log-probabilities, over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def values_of_card(run: Mapping[str, Any], scores: Mapping[str, Any], unit: str, counted: str) -> dict[str, Any]:
+    """What `labelled.md` needs besides the values of every card.
+
+    Args:
+        run: Content of run.json, which may be empty.
+        scores: Of evaluation.json, by split.
+        unit: What is classified, `texts` or `words`.
+        counted: Key of run.json's data under which their number stands.
+
+    Returns:
+        `validation`, the scores of training's own validation, for a model that was not evaluated; `columns`, the
+        metrics that were measured; `floors`, what needs no model, in words; and of at most 20 classes `class_rows`,
+        their scores on `class_split`, and `class_counts` of the training data.
+    """
+    data, result = run.get("data") or {}, run.get("result") or {}
+    validation = None
+    if result.get("best_step"):
+        best = {name: result.get(f"best_validation_{name}") for name in METRICS}
+        validation = {name: value for name, value in best.items() if value is not None}
+        validation |= {"floor": data["floor"], unit: data[counted]["validation"]}
+    rows = scores or ({"validation": validation} if validation else {})
+    columns = [metric for metric in METRICS.values() if any(metric.name in score for score in rows.values())]
+    metric = METRICS["mean_squared_error"] if "mean_squared_error" in {each.name for each in columns} else ACCURACY
+    floors = {split: score.get("floor") for split, score in rows.items()}
+    split = list(scores)[-1] if scores else ""
+    classes = scores[split].get("classes", {}) if scores else {}
+    counts = (data.get("labels") or {}).get("train", {})
+    return {
+        "validation": validation,
+        "unit": unit,
+        "columns": columns,
+        "floors": ", ".join(f"{metric.label(value)} on {of}" for of, value in floors.items() if value is not None),
+        "class_split": split,
+        "class_rows": classes if len(classes) <= MOST_CLASSES else {},
+        "class_counts": counts if len(counts) <= MOST_CLASSES else {},
+    }

@@ -1,12 +1,14 @@
 """Scores of classifiers, by scikit-learn, and seqeval for spans."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from rnn_hf.errors import MissingPackageError
+from rnn_hf.tables import aligned
+from rnn_hf.tasks import METRICS
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class ClassScores:
         unit: `texts` or `words`.
         classes: A row a class: `precision`, `recall`, `f1`, `count`; empty for regression.
         confusion: `(classes, classes)`, true classes in rows; `None` where a text has several labels or a number.
+        floor: What a model has that always gives the most frequent class of the training data, or its mean, as
+            `rnn_hf.data.labelled.majority_floor` says; `None` where there is no training data or no such thing.
     """
 
     values: dict[str, float]
@@ -28,10 +32,41 @@ class ClassScores:
     unit: str
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion: np.ndarray | None = None
+    floor: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What evaluation.json says of a split."""
-        return {**self.values, "loss": self.loss, self.unit: self.count, "classes": self.classes}
+        floor = {} if self.floor is None else {"floor": self.floor}
+        return {**self.values, **floor, "loss": self.loss, self.unit: self.count, "classes": self.classes}
+
+
+def describe(score: ClassScores) -> str:
+    """Scores as lines for people: the metrics, what needs no model at all, and a table of the classes.
+
+    >>> classes = {"no": {"precision": 1.0, "recall": 0.5, "f1": 0.667, "count": 2}}
+    >>> print(describe(ClassScores({"accuracy": 0.5}, 0.7, 2, "texts", classes, floor=0.25)))
+    accuracy 50.00 %, loss 0.7000, over 2 texts (always the most frequent class: accuracy 25.00 %)
+      class  precision, %  recall, %  F1, %  count
+      no           100.00      50.00  66.70      2
+    """
+    parts = [METRICS[name].label(value) for name, value in score.values.items()]
+    line = f"{', '.join(parts)}, loss {score.loss:.4f}, over {score.count:,} {score.unit}"
+    if score.floor is not None:
+        is_share = "mean_squared_error" not in score.values
+        metric, always = ("accuracy", "most frequent class") if is_share else ("mean_squared_error", "mean")
+        line += f" (always the {always}: {METRICS[metric].label(score.floor)})"
+    return "\n".join([line, *(f"  {row}" for row in aligned(class_table(score.classes)))])
+
+
+def class_table(classes: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+    """The scores of each class as cells of text, shares in percent."""
+    titles = {"precision": "precision, %", "recall": "recall, %", "f1": "F1, %"}
+    return [
+        {"class": name}
+        | {title: f"{100 * row[key]:.2f}" for key, title in titles.items()}
+        | {"count": f"{row['count']:,}"}
+        for name, row in classes.items()
+    ]
 
 
 def sklearn_metrics() -> Any:

@@ -7,14 +7,14 @@ import numpy as np
 from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from rnn_hf.data.alignment import encode_rows
-from rnn_hf.data.labelled import MULTI, REGRESSION, LabelledData
-from rnn_hf.loading import load_model
-from rnn_hf.tasks.labelled import Prepared, check_splits, load_data_of, log_softmax, run_batches
-from rnn_hf.tasks.metrics import ClassScores, class_rows, macro_f1, sklearn_metrics
+from rnn_hf.data.labelled import MULTI, REGRESSION, LabelledData, majority_floor
+from rnn_hf.tasks.labelled import Prepared, evaluate_models, log_softmax, run_batches, values_of_card
+from rnn_hf.tasks.metrics import ClassScores, class_rows, describe, macro_f1, sklearn_metrics
 
 
 NAME, AUTO_CLASS, COLLATOR = "text-classification", "AutoModelForSequenceClassification", DataCollatorWithPadding
 EVALUATION_BATCH = 128
+describe_score = describe
 
 
 def metric_of(data: LabelledData) -> str:
@@ -36,20 +36,32 @@ def score(
         batch_size: Texts a batch.
         progress: Whether to show a progress bar.
     """
+    return scores_of(logits_of(model, examples, batch_size, progress), examples, data, split)
+
+
+def logits_of(
+    model: PreTrainedModel, examples: Sequence[Mapping[str, Any]], batch_size: int, progress: bool = False
+) -> list[np.ndarray]:
+    """The logits of each example, `(classes,)`; arguments as of `score`."""
     by_index = dict(run_batches(model, examples, batch_size, progress))
-    logits = np.stack([by_index[index] for index in range(len(examples))])
-    return scores_of(logits, np.array([example["labels"] for example in examples]), data)
+    return [by_index[index] for index in range(len(examples))]
 
 
-def scores_of(logits: np.ndarray, labels: np.ndarray, data: LabelledData) -> ClassScores:
-    """The scores of logits `(texts, classes)` against labels, by the problem type of the data."""
+def scores_of(
+    outputs: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], data: LabelledData, split: str
+) -> ClassScores:
+    """The scores of logits, `(classes,)` each, against the labels of examples, by the problem type of the data."""
+    logits, labels = np.stack(outputs), np.array([example["labels"] for example in examples])
+    floor = majority_floor(data, split) if "train" in data.splits else None
     metrics, count = sklearn_metrics(), len(labels)
     names = data.label_names or []
     if data.problem_type == REGRESSION:
         predicted = logits[:, 0]
         error = float(metrics.mean_squared_error(labels, predicted))
-        values = {"mean_squared_error": error, "r2": float(metrics.r2_score(labels, predicted))}
-        return ClassScores(values, error, count, "texts")
+        values = {"mean_squared_error": error}
+        if count > 1:
+            values["r2"] = float(metrics.r2_score(labels, predicted))
+        return ClassScores(values, error, count, "texts", floor=floor)
     if data.problem_type == MULTI:
         predicted = (logits > 0).astype(int)
         loss = float(np.mean(np.logaddexp(0, logits) - logits * labels))
@@ -65,7 +77,7 @@ def scores_of(logits: np.ndarray, labels: np.ndarray, data: LabelledData) -> Cla
     classes = class_rows(labels, predicted, names)
     values = {"accuracy": float(metrics.accuracy_score(labels, predicted)), "macro_f1": macro_f1(classes)}
     confusion = metrics.confusion_matrix(labels, predicted, labels=list(range(len(names))))
-    return ClassScores(values, loss, count, "texts", classes, confusion)
+    return ClassScores(values, loss, count, "texts", classes, confusion, floor)
 
 
 def evaluate(
@@ -84,18 +96,13 @@ def evaluate(
         batch_size: Texts a batch, a matter of memory and speed.
 
     Raises:
-        InputError: As `load_data_of` and `load_model`; or there is no such split.
+        InputError: As `evaluate_models`.
     """
-    data = load_data_of(NAME, name, given, revision)
-    check_splits(data, splits)
-    model, tokenizer = load_model(name, revision, device, AUTO_CLASS)
-    examples = {split: encode_rows(data.splits[split], tokenizer) for split in splits}
-    size = batch_size or EVALUATION_BATCH
-    return {split: score(model, data, split, examples[split], size, progress) for split in splits}
+    return evaluate_models(NAME, [name], splits, given, revision, progress, device, batch_size)[0]
 
 
 def predict(
-    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str], batch_size: int = 128
+    model: PreTrainedModel, tokenizer: Any, texts: Sequence[str], batch_size: int = EVALUATION_BATCH
 ) -> Iterator[dict[str, Any]]:
     """What a model says of texts, in their order.
 
@@ -106,22 +113,24 @@ def predict(
         batch_size: Texts a batch.
 
     Yields:
-        `text`, `label` (a name; several, joined by commas; a number), and `score`, the probability of the label; of
-        several labels or a number there is no such score.
+        `text`; `label`, the name of the likeliest class and, of several labels, the names of those that are likelier
+        than not, joined by commas, or a number; of one label its probability `score`; and of classes `scores`, the
+        probability of each by name.
     """
     examples = encode_rows([{"text": text} for text in texts], tokenizer)
-    by_index = dict(run_batches(model, examples, batch_size))
     config: Any = model.config
-    names = config.id2label
-    for index, text in enumerate(texts):
-        logits = by_index[index]
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    for text, logits in zip(texts, logits_of(model, examples, batch_size), strict=True):
         if config.problem_type == REGRESSION:
             yield {"text": text, "label": float(logits[0])}
         elif config.problem_type == MULTI:
-            yield {"text": text, "label": ",".join(names[int(label)] for label in np.flatnonzero(logits > 0))}
+            chances = np.exp(-np.logaddexp(0, -logits))
+            label = ",".join(names[index] for index in np.flatnonzero(logits > 0))
+            yield {"text": text, "label": label, "scores": dict(zip(names, chances.tolist(), strict=True))}
         else:
-            best = int(logits.argmax())
-            yield {"text": text, "label": names[best], "score": float(np.exp(log_softmax(logits)[best]))}
+            chances, best = np.exp(log_softmax(logits)), int(logits.argmax())
+            scores = dict(zip(names, chances.tolist(), strict=True))
+            yield {"text": text, "label": names[best], "score": float(chances[best]), "scores": scores}
 
 
 def counts(prepared: Prepared) -> dict[str, Any]:
@@ -135,3 +144,11 @@ def counts(prepared: Prepared) -> dict[str, Any]:
         for split, examples in prepared.examples.items()
     }
     return {"tokens": lengths, "unknown": shares}
+
+
+def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What `text_classification.md` needs besides the values of every card; arguments as of `values_of_card`."""
+    unknown = (run.get("data") or {}).get("unknown") or {}
+    shares = ", ".join(f"{100 * share:.2f} % in {split}" for split, share in unknown.items() if share)
+    sizes = {"rows_unit": "texts", "size_unit": "tokens", "unknown_share": f"Unknown: {shares}." if shares else ""}
+    return values_of_card(run, scores, "texts", "rows") | sizes

@@ -1,16 +1,25 @@
 """Token classification: a class for each word of a sentence, such as its part of speech."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from transformers import DataCollatorForTokenClassification, PreTrainedModel
 
-from rnn_hf.data.alignment import IGNORED, encode_rows, first_pieces
-from rnn_hf.data.labelled import LabelledData
-from rnn_hf.loading import load_model
-from rnn_hf.tasks.labelled import Prepared, check_splits, load_data_of, log_softmax, run_batches
-from rnn_hf.tasks.metrics import ClassScores, class_rows, has_spans, macro_f1, sklearn_metrics, span_f1
+from rnn_hf.data.alignment import IGNORED, first_pieces
+from rnn_hf.data.labelled import LabelledData, majority_floor
+from rnn_hf.data.tokenization import SPACE, WORD
+from rnn_hf.tasks.labelled import Prepared, evaluate_models, log_softmax, run_batches, values_of_card
+from rnn_hf.tasks.metrics import (
+    ClassScores,
+    class_rows,
+    describe,
+    has_spans,
+    macro_f1,
+    sklearn_metrics,
+    span_f1,
+)
 
 
 NAME, AUTO_CLASS, COLLATOR = (
@@ -19,6 +28,7 @@ NAME, AUTO_CLASS, COLLATOR = (
     DataCollatorForTokenClassification,
 )
 EVALUATION_BATCH = 64
+describe_score = describe
 
 
 def metric_of(data: LabelledData) -> str:
@@ -44,22 +54,35 @@ def score(
         batch_size: Sentences a batch.
         progress: Whether to show a progress bar.
     """
+    return scores_of(logits_of(model, examples, batch_size, progress), examples, data, split)
+
+
+def logits_of(
+    model: PreTrainedModel, examples: Sequence[Mapping[str, Any]], batch_size: int, progress: bool = False
+) -> list[np.ndarray]:
+    """The logits at the words of each example that have a label, `(words, classes)`; arguments as of `score`."""
+    by_index = dict(run_batches(model, examples, batch_size, progress))
+    return [by_index[index][np.array(example["labels"]) != IGNORED] for index, example in enumerate(examples)]
+
+
+def scores_of(
+    outputs: Sequence[np.ndarray], examples: Sequence[Mapping[str, Any]], data: LabelledData, split: str
+) -> ClassScores:
+    """The scores of logits, `(words, classes)` each, against the labels of examples."""
     names = data.label_names or []
-    truths: list[np.ndarray] = [np.zeros(0, int)] * len(examples)
-    predictions, losses = list(truths), [0.0] * len(examples)
-    for index, logits in run_batches(model, examples, batch_size, progress):
-        labels = np.array(examples[index]["labels"])
-        at = np.flatnonzero(labels != IGNORED)
-        truths[index], predictions[index] = labels[at], logits[at].argmax(axis=1)
-        losses[index] = -float(log_softmax(logits[at])[np.arange(len(at)), labels[at]].sum())
+    labels = [np.array(example["labels"]) for example in examples]
+    truths = [row[row != IGNORED] for row in labels]
+    predictions = [logits.argmax(axis=1) for logits in outputs]
     truth, predicted = np.concatenate(truths), np.concatenate(predictions)
+    loss = -float(log_softmax(np.concatenate(outputs))[np.arange(len(truth)), truth].mean())
     metrics, right = sklearn_metrics(), truth == predicted
     classes = class_rows(truth, predicted, names)
     values = {"accuracy": float(right.mean()), "macro_f1": macro_f1(classes)}
     if has_spans(names):
         as_names = ([[names[label] for label in row] for row in rows] for rows in (truths, predictions))
         values = {"span_f1": span_f1(*as_names), "accuracy": values["accuracy"]}
-    if split != "train" and "train" in data.splits:
+    has_train = "train" in data.splits
+    if split != "train" and has_train:
         known = {word for row in data.splits["train"] for word in row["words"]}
         rows = zip(data.splits[split], truths, strict=True)
         is_known = np.array(
@@ -69,7 +92,8 @@ def score(
             if mask.any():
                 values[f"accuracy_{kind}"] = float(right[mask].mean())
     confusion = metrics.confusion_matrix(truth, predicted, labels=list(range(len(names))))
-    return ClassScores(values, sum(losses) / len(truth), len(truth), "words", classes, confusion)
+    floor = majority_floor(data, split) if has_train else None
+    return ClassScores(values, loss, len(truth), "words", classes, confusion, floor)
 
 
 def evaluate(
@@ -88,14 +112,9 @@ def evaluate(
         batch_size: Sentences a batch, a matter of memory and speed.
 
     Raises:
-        InputError: As `load_data_of` and `load_model`; or there is no such split.
+        InputError: As `evaluate_models`.
     """
-    data = load_data_of(NAME, name, given, revision)
-    check_splits(data, splits)
-    model, tokenizer = load_model(name, revision, device, AUTO_CLASS)
-    examples = {split: encode_rows(data.splits[split], tokenizer) for split in splits}
-    size = batch_size or EVALUATION_BATCH
-    return {split: score(model, data, split, examples[split], size, progress) for split in splits}
+    return evaluate_models(NAME, [name], splits, given, revision, progress, device, batch_size)[0]
 
 
 def predict(
@@ -110,26 +129,37 @@ def predict(
         batch_size: Sentences a batch.
 
     Yields:
-        Of each sentence a row a word: `word`, `label`, and `score`, the probability of the label. A word of which the
-        tokenizer leaves nothing has the label `None`.
+        Of each sentence a row a word: `word`, `label`, its probability `score`, and `scores`, the probability of each
+        label by name. A word of which the tokenizer leaves nothing has `None` for all of these.
     """
     words = [list(sentence) for sentence in sentences]
+    if not words:
+        return
     encodings = tokenizer(words, is_split_into_words=True)
     examples = [{"input_ids": ids} for ids in encodings["input_ids"]]
     by_index = dict(run_batches(model, examples, batch_size))
     config: Any = model.config
-    names = config.id2label
+    names = [config.id2label[index] for index in range(config.num_labels)]
     for index, sentence in enumerate(words):
         logits, positions = by_index[index], first_pieces(encodings.word_ids(index))
         rows: list[dict[str, Any]] = []
         for number, word in enumerate(sentence):
             if number not in positions:
-                rows.append({"word": word, "label": None, "score": None})
+                rows.append({"word": word, "label": None, "score": None, "scores": dict.fromkeys(names)})
                 continue
-            chances = log_softmax(logits[positions[number]])
-            best = int(chances.argmax())
-            rows.append({"word": word, "label": names[best], "score": float(np.exp(chances[best]))})
+            chances = np.exp(log_softmax(logits[positions[number]]))
+            best, scores = int(chances.argmax()), dict(zip(names, chances.tolist(), strict=True))
+            rows.append({"word": word, "label": names[best], "score": float(chances[best]), "scores": scores})
         yield rows
+
+
+def split_words(text: str) -> list[str]:
+    """The words of plain text: what stands between spaces, with punctuation split off.
+
+    >>> split_words("Don't stop, 3.50 is fine.")
+    ["Don't", 'stop', ',', '3.50', 'is', 'fine', '.']
+    """
+    return [word for part in text.split() for word in re.findall(f"{WORD}|{SPACE}", part)]
 
 
 def counts(prepared: Prepared) -> dict[str, Any]:
@@ -139,3 +169,11 @@ def counts(prepared: Prepared) -> dict[str, Any]:
     rows = prepared.data.splits["validation"]
     unknown = sum(word not in known for row in rows for word in row["words"]) / max(1, words["validation"])
     return {"words": words, "unknown": {"validation": round(unknown, 5)}}
+
+
+def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:
+    """What `token_classification.md` needs besides the values of every card; arguments as of `values_of_card`."""
+    share = ((run.get("data") or {}).get("unknown") or {}).get("validation")
+    unknown = f"Of the words for validation {100 * share:.2f} % are not in the training text." if share else ""
+    sizes = {"rows_unit": "sentences", "size_unit": "words", "unknown_share": unknown}
+    return values_of_card(run, scores, "words", "words") | sizes
