@@ -47,6 +47,9 @@ FREE = {
 }  # fmt: skip
 
 
+SIZES_BY_VOCABULARY = ("num_characters", "num_spelled_characters", "num_word_rows")
+
+
 @dataclass
 class Corpus:
     """Token streams by split, and the tokenizer that made them."""
@@ -112,7 +115,10 @@ def check_model(arguments: Arguments) -> None:
         InputError: Naming the argument.
     """
     try:
-        RNNConfig(**asdict(arguments.model))
+        fields = asdict(arguments.model)
+        if fields.get("character_embedding_size"):
+            fields |= dict.fromkeys(SIZES_BY_VOCABULARY, 1)  # which are not known yet
+        RNNConfig(**fields)
     except StrictDataclassError as error:
         raise InputError(str(error.__cause__ or error)) from error
 
@@ -175,7 +181,7 @@ def set_up_process(options: TrainingArguments) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what a step frees for the next one; nothing with another C library.
 
-    It gives large blocks back to the system, which hands them out anew page by page, zeroed: a quarter of the time of
+    It gives large blocks back to the system, which hands them out again page by page, zeroed: a quarter of the time of
     a step at two layers of 200, a tenth at 650.
     """
     try:
