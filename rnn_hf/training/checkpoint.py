@@ -21,7 +21,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.files import link_or_copy, read_json, write_into, write_json
 from rnn_hf.models import RNNCache
 from rnn_hf.models.kernels_rnn import CHOICES
-from rnn_hf.training.arguments import ModelArguments, TrainingArguments
+from rnn_hf.training.arguments import LabelledTrainingArguments, ModelArguments, TrainingArguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.objective import Objective
 
@@ -29,7 +29,8 @@ from rnn_hf.training.objective import Objective
 WEIGHTS, BEST = "model.safetensors", "best.safetensors"  # of the model; of the best one when this was written
 # Of what the arguments of a run did not have yet when it began.
 DEFAULTS = {part.name: part.default for kind in (ModelArguments, TrainingArguments) for part in fields(kind)}
-TRAINING = {part.name for part in fields(TrainingArguments)}
+DEFAULTS["task"] = "language-modeling"
+TRAINING = {part.name for kind in (TrainingArguments, LabelledTrainingArguments) for part in fields(kind)}
 BROKEN = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError)
 
 
@@ -218,9 +219,10 @@ def load_checkpoint(
     model = objective.model
     with reading(path, "progress.json"):
         saved = read_json(path / "progress.json")
-        progress = Progress(**saved["progress"])
         before = dict(saved["identity"])
     check_identity(path, before, identity)
+    with reading(path, "progress.json"):
+        progress = Progress(**saved["progress"])
     with reading(path, WEIGHTS):
         weights = type(model).from_pretrained(path).state_dict()
     with reading(path, "optimizer.pt"):
@@ -264,7 +266,7 @@ def check_identity(path: Path, before: dict[str, Any], identity: dict[str, Any])
     Raises:
         InputError: A value of the identity differs, named in the message.
     """
-    for name, value in identity.items():
+    for name, value in {"task": DEFAULTS["task"], **identity}.items():
         was = before.get(name, DEFAULTS.get(name))
         if was != value:
             advice = f"; `init_from` {path.parent} with another `output_dir` trains its model on as a run of its own"

@@ -7,23 +7,23 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import sha1
-from io import BytesIO
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from rnn_hf.data.labelled import label_counts, majority_floor, summary
+from rnn_hf.data.labelled import MULTI, REGRESSION, summary
 from rnn_hf.errors import InputError
 from rnn_hf.files import link_or_copy, read_json, read_json_lines, write_into, write_json
 from rnn_hf.hub.client import HubError
+from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
 from rnn_hf.tasks import METRICS, TASKS
-from rnn_hf.tasks.labelled import Prepared, build_model, prepare
+from rnn_hf.tasks.labelled import build_model, prepare
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import (
     BEST,
@@ -38,8 +38,15 @@ from rnn_hf.training.checkpoint import (
 )
 from rnn_hf.training.curve import plot_curve
 from rnn_hf.training.pushing import Pusher
-from rnn_hf.training.reporting import Metrics, ending_lines, run_lines, start_record
-from rnn_hf.training.setup import check_model, check_output_dir, identity_of, set_up_process, trackers_of
+from rnn_hf.training.reporting import Metrics, data_counts, ending_lines, run_lines, start_record
+from rnn_hf.training.setup import (
+    check_distribution,
+    check_model,
+    check_output_dir,
+    identity_of,
+    set_up_process,
+    trackers_of,
+)
 from rnn_hf.training.signals import stop_signals
 from rnn_hf.training.trainer import DRAFTS, LabelledTrainer
 
@@ -54,6 +61,9 @@ class Progress:
     last_validation: int = 0  # its step
     evaluations_without_gain: int = 0
     seconds: float = 0.0
+    last_log: int = 0  # step of the last line of training loss
+    last_log_seconds: float = 0.0
+    sum_of_losses: float = 0.0  # of the steps after it
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
@@ -71,10 +81,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         FloatingPointError: The loss is no longer finite.
         OSError: A file or directory is missing or in the way; or the Hub refused.
     """
-    with stop_signals() as stop:
-        run = LabelledRun(arguments, stop)
+    run = LabelledRun(arguments)
+    with stop_signals() as run.stop:
         run.train()
-        record = run.finish()
+    record = run.finish()
     run.push()
     return record
 
@@ -84,11 +94,14 @@ class LabelledRun(TrainerCallback):
 
     Args:
         arguments: Of the run.
-        stop: Signals that were received.
+
+    Attributes:
+        stop: Signals that this process received.
+        is_stopped: Whether any process received one, as all agreed after the last step.
     """
 
-    def __init__(self, arguments: Arguments, stop: list[int]):
-        self.arguments, self.stop = arguments, stop
+    def __init__(self, arguments: Arguments):
+        self.arguments, self.stop, self.is_stopped = arguments, list[int](), False
         options = arguments.training
         self.task, self.module = TASKS[arguments.task], TASKS[arguments.task].module
         check_model(arguments)
@@ -97,10 +110,13 @@ class LabelledRun(TrainerCallback):
         trackers = trackers_of(options.report_to)
         if not options.disable_tqdm:
             tqdm.write("reading the data and making it tokens ...")
-        self.prepared = prepared = prepare(arguments.task, arguments.data, options.seed, options.init_from)
+        self.prepared = prepared = prepare(
+            arguments.task, arguments.data, options.seed, options.init_from,
+            bool(arguments.model.character_embedding_size),
+        )  # fmt: skip
         self.metric = METRICS[self.module.metric_of(prepared.data)]
-        if options.label_smoothing_factor and prepared.data.label_names is None:
-            raise InputError("`label_smoothing_factor` is for classes, and the labels are numbers")
+        if options.label_smoothing_factor and prepared.data.problem_type in (MULTI, REGRESSION):
+            raise InputError("`label_smoothing_factor` is for one class out of several: leave it out")
         self.model = model = build_model(
             self.module.AUTO_CLASS, arguments.model, prepared, options.seed, options.init_from
         )
@@ -110,9 +126,10 @@ class LabelledRun(TrainerCallback):
             data_collator=self.module.COLLATOR(prepared.tokenizer),
         )  # fmt: skip
         self.accelerator = self.trainer.accelerator
+        check_distribution(self.accelerator)
         self.is_main = self.accelerator.is_main_process
-        rows = len(prepared.examples["train"])
-        batches = math.ceil(rows / (options.per_device_train_batch_size * self.accelerator.num_processes))
+        batch = options.per_device_train_batch_size * self.accelerator.num_processes
+        batches = math.ceil(len(prepared.examples["train"]) / batch)
         self.steps_per_epoch = math.ceil(batches / options.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * options.num_train_epochs
         self.last_step = self.total_steps if options.max_steps < 0 else min(options.max_steps, self.total_steps)
@@ -123,7 +140,7 @@ class LabelledRun(TrainerCallback):
         torch.manual_seed(options.seed + self.accelerator.process_index)  # of dropout
         if options.resume_from_checkpoint:
             self._resume(find_checkpoint(options.resume_from_checkpoint, self.output_dir))
-        self.logged, self.started = (self.progress.step, self.progress.seconds), 0.0
+        self.started = 0.0
         self.pusher = Pusher(options, self.output_dir, tqdm.write) if options.push_to_hub and self.is_main else None
         self.record = start_record(
             arguments, self.accelerator, task=arguments.task, metric=self.metric.name, data=self.counts,
@@ -151,14 +168,16 @@ class LabelledRun(TrainerCallback):
             if progress.step < self.last_step and not self._stopped_early():
                 self.trainer.train(resume_from_checkpoint=None if self.resumed is None else str(self.resumed))
             # After the checkpoint: a run that goes on must not have it in its history.
-            if self.has_begun and not self.stop and progress.last_validation < progress.step:
+            if self.has_begun and not self.is_stopped and progress.last_validation < progress.step:
                 self.trainer.evaluate()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.go_on_logging(self.progress.sum_of_losses, self.progress.last_log)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started = time.perf_counter()
-        every = self.arguments.training.unfreeze_epochs
-        if every:
-            self.trainer.freeze_below(int(state.epoch / every))
+        if every := self.arguments.training.unfreeze_epochs:
+            self.trainer.freeze_below(int(self.progress.step / self.steps_per_epoch / every))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         options, progress, average = self.arguments.training, self.progress, self.trainer.average
@@ -168,63 +187,52 @@ class LabelledRun(TrainerCallback):
             average.update() if average.is_on else average.start()
         self._begin()
         self.bar.update()
-        if self._should_stop():
-            control.should_training_stop = True
-            # Where an epoch ends, its checkpoint follows the validation.
-            ends_epoch = progress.step % self.steps_per_epoch == 0
-            control.should_save = bool(options.save_total_limit) and not (ends_epoch and not options.save_steps)
+        control.should_training_stop = ends = self._should_stop()
+        control.should_evaluate = self._due(options.eval_steps) or progress.step == self.total_steps
+        control.should_save = bool(options.save_total_limit) and (ends or self._due(options.save_steps))
+
+    def _due(self, every: int) -> bool:
+        return self.progress.step % (every or self.steps_per_epoch) == 0
 
     def _should_stop(self) -> bool:
-        stop = bool(self.stop)
+        self.is_stopped = bool(self.stop)
         if self.accelerator.num_processes > 1:  # all must leave at the same step
-            if stop:
+            if self.is_stopped:
                 self.accelerator.set_trigger()
-            stop = self.accelerator.check_trigger()
-        return stop or self.progress.step >= self.last_step
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.progress.step % self.steps_per_epoch:  # Trainer says so as well where a run stops
-            control.should_evaluate = control.should_save = False
+            self.is_stopped = self.accelerator.check_trigger()
+        return self.is_stopped or self.progress.step >= self.last_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
+        if "loss" not in logs:
             return
-        options, (since, seconds) = self.arguments.training, self.logged
-        norm, rate = logs.get("grad_norm", 0.0), logs["learning_rate"]
+        options, progress, rate = self.arguments.training, self.progress, logs["learning_rate"]
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
                 f"the loss is {logs['loss']:g} up to step {state.global_step} (learning rate {rate:g}): lower "
                 "`learning_rate` or `max_grad_norm`, or warm up by `warmup_steps`; the last checkpoint is untouched"
             )
-        elapsed = self.progress.seconds - seconds
+        elapsed = progress.seconds - progress.last_log_seconds
         batch = options.per_device_train_batch_size * options.gradient_accumulation_steps
-        samples = (state.global_step - since) * batch * self.accelerator.num_processes
-        self.logged = (state.global_step, self.progress.seconds)
+        samples = (progress.step - progress.last_log) * batch * self.accelerator.num_processes
+        progress.last_log, progress.last_log_seconds = progress.step, progress.seconds
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}", refresh=False)
         self._report(
-            epoch=round(state.epoch, 4), train_loss=logs["loss"], grad_norm=norm, learning_rate=rate,
+            train_loss=logs["loss"], grad_norm=logs.get("grad_norm", 0.0), learning_rate=rate,
             samples_per_second=round(samples / elapsed, 1) if elapsed else 0.0,
         )  # fmt: skip
 
     def validate(self, trainer: LabelledTrainer) -> dict[str, float]:
         """Score the model as it stands, and keep it if it is the best: what Trainer's `evaluate` calls."""
         progress, options = self.progress, self.arguments.training
-        scores = self.module.score(
-            self.model, self.prepared.data, "validation", self.prepared.examples["validation"],
-            options.per_device_eval_batch_size,
-        )  # fmt: skip
-        if not math.isfinite(scores.loss):
-            raise FloatingPointError(f"the validation loss is {scores.loss:g}: lower `learning_rate`")
-        values = {"loss": scores.loss, **scores.values}
+        values = self._score()
         value, best = values[self.metric.name], progress.best
         is_best = best is None or self.metric.is_better(value, best[self.metric.name])
         progress.evaluations_without_gain = 0 if is_best else progress.evaluations_without_gain + 1
         progress.last_validation = progress.step
-        epoch = progress.step / self.steps_per_epoch
-        self._report(epoch=round(epoch, 4), **{f"validation_{name}": number for name, number in values.items()})
+        self._report(**{f"validation_{name}": number for name, number in values.items()})
         self._say(
-            f"epoch {epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min  validation loss "
-            f"{scores.loss:.4f}  {self.metric.label(value)}{'  (best)' if is_best else ''}"
+            f"epoch {progress.step / self.steps_per_epoch:.2f}  step {progress.step}  {progress.seconds / 60:.1f} min"
+            f"  validation loss {values['loss']:.4f}  {self.metric.label(value)}{'  (best)' if is_best else ''}"
         )
         if is_best:
             progress.best, progress.best_step = values, progress.step
@@ -234,6 +242,21 @@ class LabelledRun(TrainerCallback):
         if self._stopped_early():
             trainer.control.should_training_stop = True
             trainer.control.should_save = bool(options.save_total_limit)
+        return values
+
+    def _score(self) -> dict[str, float]:
+        """The scores of the model as it stands, which the main process computes for all, so that none parts."""
+        self.trainer.check_weights()
+        values = {}
+        if self.is_main:
+            scores = self.module.score(
+                self.model, self.prepared.data, "validation", self.prepared.examples["validation"],
+                self.arguments.training.per_device_eval_batch_size,
+            )  # fmt: skip
+            values = {"loss": scores.loss, **scores.values}
+        (values,) = broadcast_object_list([values])
+        if not math.isfinite(values["loss"]):
+            raise FloatingPointError(f"the validation loss is {values['loss']:g}: lower `learning_rate`")
         return values
 
     def _stopped_early(self) -> bool:
@@ -252,16 +275,20 @@ class LabelledRun(TrainerCallback):
     @contextmanager
     def writing_checkpoint(self, step: int, drafts: Path) -> Iterator[None]:
         """Complete the checkpoint that Trainer writes below `drafts`, and put it in place."""
+        self.trainer.check_weights()
+        self.progress.sum_of_losses = self.trainer.sum_of_losses()
         target = self.output_dir / f"checkpoint-{step}"
         draft = drafts / target.name
         with writing(target, drafts):
             yield
             if self.is_main:
-                buffer = BytesIO()
-                torch.save(self.trainer.average.state_dict(), buffer)
-                (draft / "average.pt").write_bytes(buffer.getbuffer())
-                content = {"progress": asdict(self.progress), "identity": self._identity()}
-                write_json(draft / "progress.json", content | {"threads": torch.get_num_threads()})
+                content = {
+                    "progress": asdict(self.progress),
+                    "identity": self._identity(),
+                    "threads": torch.get_num_threads(),
+                    "kernels": dict(CHOICES),
+                }
+                write_json(draft / "progress.json", content)
                 if self.progress.best_step and (self.output_dir / WEIGHTS).is_file():
                     link_or_copy(self.output_dir / WEIGHTS, draft / BEST)
         self.accelerator.wait_for_everyone()
@@ -276,35 +303,43 @@ class LabelledRun(TrainerCallback):
             return
         with reading(path, "progress.json"):
             saved = read_json(path / "progress.json")
-            self.progress = Progress(**saved["progress"])
             before = dict(saved["identity"])
         check_identity(path, before, self._identity())
-        with reading(path, "average.pt"):
-            average = torch.load(path / "average.pt", map_location="cpu", weights_only=True)
-        self.trainer.average.load_state_dict(average)
+        with reading(path, "progress.json"):
+            self.progress = Progress(**saved["progress"])
+            threads, kernels = saved["threads"], saved["kernels"]
+        self.trainer.take_up(path)
         if self.accelerator.device.type == "cpu":
-            take_threads(saved["threads"], self.accelerator)
+            take_threads(threads, self.accelerator)
+        CHOICES.update(kernels)
         self.resumed = path
+        # A run that `max_steps` ended was validated once more, after its checkpoint.
+        last = {True: self.progress.last_validation, False: self.progress.step}
         rows = read_json_lines(path.parent / "metrics.jsonl")
-        self.history = [row for row in rows if row["step"] <= self.progress.step]
+        self.history = [row for row in rows if row["step"] <= last["validation_loss" in row]]
 
     def _begin(self) -> None:
         """Make the directory this run's, once and after the first step: a run that fails before it changes nothing."""
-        if not self.has_begun and self.is_main:
+        if self.has_begun:
+            return
+        self.trainer.check_weights()
+        if self.is_main:
             with writing(self.output_dir / "run.json"):
                 take_directory(self.output_dir, self.resumed, self._write_model)
+                shutil.rmtree(self.output_dir / DRAFTS, ignore_errors=True)  # what a killed run left half-written
                 self.metrics = Metrics(self.output_dir / "metrics.jsonl", self.history)
                 write_json(self.output_dir / "run.json", self.record)
+        self.accelerator.wait_for_everyone()
         self.has_begun = True
 
     def _report(self, **values: float) -> None:
         if self.metrics is not None:
             with writing(self.metrics.path):
-                self.metrics.write(step=self.progress.step, **values)
+                epoch = round(self.progress.step / self.steps_per_epoch, 4)
+                self.metrics.write(step=self.progress.step, epoch=epoch, **values)
 
     def finish(self) -> dict[str, Any]:
         """Write the results into run.json and draw the curve; returns the content of run.json."""
-        shutil.rmtree(self.output_dir / DRAFTS, ignore_errors=True)
         progress = self.progress
         is_complete = progress.step >= self.total_steps or self._stopped_early()
         result = {
@@ -320,7 +355,7 @@ class LabelledRun(TrainerCallback):
         if not self.has_begun and progress.step == before.get("steps"):  # nothing was left to do
             return self.record | {"result": before | {"stopped_by": result["stopped_by"]}}
         self._begin()
-        self.record["result"] = result
+        self.record |= {"result": result, "kernels": dict(CHOICES)}
         if self.is_main:
             with writing(self.output_dir / "run.json"):
                 write_json(self.output_dir / "run.json", self.record)
@@ -343,22 +378,6 @@ class LabelledRun(TrainerCallback):
         except (OSError, ValueError) as error:
             message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
             raise HubError(message) from error
-
-
-def data_counts(prepared: Prepared, module: Any) -> dict[str, Any]:
-    """What run.json says of the data: sizes, labels, the floor of the most frequent class, a checksum."""
-    data = prepared.data
-    train = repr([(example["input_ids"], example["labels"]) for example in prepared.examples["train"]])
-    counts = {
-        "rows": {split: len(data.splits[split]) for split in prepared.examples},
-        "floor": majority_floor(data, "validation"),
-        "vocab_size": len(prepared.tokenizer),
-        "train_sha1": sha1(train.encode()).hexdigest(),
-        **module.counts(prepared),
-    }
-    if data.label_names is not None:
-        counts["labels"] = {split: label_counts(data, split) for split in prepared.examples}
-    return counts
 
 
 def closing_lines(record: dict[str, Any]) -> list[str]:

@@ -2,19 +2,24 @@
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam, AdamW, Optimizer
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers import TrainingArguments as TrainerArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from rnn_hf.training.arguments import LabelledTrainingArguments
 from rnn_hf.training.averaging import WeightAverage
+from rnn_hf.training.checkpoint import WEIGHTS, reading
 
 
 DRAFTS = ".drafts"  # in the run's directory, where a checkpoint is written before it is moved into place
@@ -94,17 +99,14 @@ def smoothed_loss(smoothing: float) -> Callable[..., torch.Tensor]:
 
 
 def trainer_arguments(options: LabelledTrainingArguments, trackers: list[str]) -> TrainerArguments:
-    """The options of a run as those of transformers' Trainer. It never ends a run early: the schedule's length is
-    that of all epochs, whatever `max_steps`."""
-    schedule: dict[str, Any] = {"eval_strategy": "epoch", "save_strategy": "epoch"}
-    if options.eval_steps:
-        schedule |= {"eval_strategy": "steps", "eval_steps": options.eval_steps}
-    if options.save_steps:
-        schedule |= {"save_strategy": "steps", "save_steps": options.save_steps}
-    if not options.save_total_limit:
-        schedule["save_strategy"] = "no"
+    """The options of a run as those of transformers' Trainer.
+
+    It never ends a run early: the schedule's length is that of all epochs, whatever `max_steps`. When to validate and
+    to save is the run's affair: Trainer saves within an epoch before it validates at its end, and a run that goes on
+    from there would miss that validation.
+    """
     same = (
-        "output_dir", "seed", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
+        "seed", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size",
         "gradient_accumulation_steps", "learning_rate", "max_grad_norm", "lr_scheduler_type", "warmup_steps", "bf16",
         "fp16", "logging_steps", "use_cpu",
     )  # fmt: skip
@@ -113,7 +115,9 @@ def trainer_arguments(options: LabelledTrainingArguments, trackers: list[str]) -
         values["lr_scheduler_type"] = "constant_with_warmup"
     return TrainerArguments(
         **values,
-        **schedule,
+        output_dir=".",  # Trainer makes it when it is made itself, and a run that fails should leave nothing
+        eval_strategy="no",
+        save_strategy="no",
         disable_tqdm=True,
         logging_nan_inf_filter=False,
         remove_unused_columns=False,
@@ -138,6 +142,7 @@ class LabelledTrainer(Trainer):
         if options.label_smoothing_factor:
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
         super().__init__(args=trainer_arguments(options, trackers), **keywords)
+        self.args.output_dir = options.output_dir  # where trackers write
         for callback in list(self.callback_handler.callbacks):
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):
                 self.remove_callback(callback)
@@ -172,10 +177,62 @@ class LabelledTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def check_weights(self) -> None:
+        """Have no weights kept that are no numbers: the loss is looked at only where it is logged.
+
+        Raises:
+            FloatingPointError: They are not all finite.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in cast(nn.Module, self.model).parameters()):
+            raise FloatingPointError(
+                f"the weights are no longer finite at step {self.state.global_step}: lower `learning_rate` or "
+                "`max_grad_norm`, or warm up by `warmup_steps`; the best model and the checkpoints are untouched"
+            )
+
+    def sum_of_losses(self) -> float:
+        """Of the steps since the last line of metrics, of all processes."""
+        return float(self.accelerator.gather(self._tr_loss).mean())
+
+    def go_on_logging(self, sum_of_losses: float, last_log: int) -> None:
+        """Take up what was summed since the last line of metrics, which Trainer forgets."""
+        self._tr_loss.fill_(sum_of_losses)
+        self._globalstep_last_logged = last_log
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Take the mean of the weights from a checkpoint, and try what Trainer will read: it goes on without a file
+        that is missing.
+
+        Raises:
+            InputError: A file is broken or missing; the message names it.
+        """
+        load: Any = partial(torch.load, map_location="cpu", weights_only=True)
+        readers: dict[str, Callable[[Path], Any]] = {
+            WEIGHTS: load_file,
+            "optimizer.pt": load,
+            "scheduler.pt": load,
+            "trainer_state.json": lambda path: TrainerState.load_from_json(str(path)),
+            "average.pt": lambda path: self.average.load_state_dict(load(path)),
+        }
+        for name, read in readers.items():
+            with reading(checkpoint, name):
+                read(checkpoint / name)
+        rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        generators = f"rng_state{rank}.pth"
+        with reading(checkpoint, generators):
+            (checkpoint / generators).stat()
+            self._load_rng_state(str(checkpoint))
+
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
         return str(Path(self.options.output_dir) / DRAFTS)
 
     def _save_checkpoint(self, *arguments: Any, **keywords: Any) -> None:
         """Write a checkpoint as a draft, which the run completes and moves into place."""
-        with self.run.writing_checkpoint(self.state.global_step, Path(self._get_output_dir())):
+        drafts = Path(self._get_output_dir())
+        with self.run.writing_checkpoint(self.state.global_step, drafts):
             super()._save_checkpoint(*arguments, **keywords)
+            if self.args.should_save:
+                draft = drafts / f"checkpoint-{self.state.global_step}"
+                (draft / TRAINING_ARGS_NAME).unlink()  # it has the paths of this machine, and nobody reads it
+                buffer = BytesIO()
+                torch.save(self.average.state_dict(), buffer)
+                (draft / "average.pt").write_bytes(buffer.getbuffer())
