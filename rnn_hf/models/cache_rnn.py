@@ -152,7 +152,7 @@ class RNNCache(Cache):
         config: Configuration of the model that the state belongs to.
 
     Raises:
-        ValueError: The model is bidirectional.
+        ValueError: The model has no state to carry on.
 
     Example:
 
@@ -170,8 +170,7 @@ class RNNCache(Cache):
     def __init__(self, config: RNNConfig | Iterable[tuple[torch.Tensor, torch.Tensor | None]]):
         # Several GPUs in one process: torch's `gather` builds the state of the whole batch from what `__iter__` gives.
         if isinstance(config, PreTrainedConfig):
-            if getattr(config, "bidirectional", False):
-                raise ValueError("a network with `bidirectional=True` reads a text from both ends and has no state")
+            config.check_has_state("RNNCache")
             super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
             return
         parts = list(config)

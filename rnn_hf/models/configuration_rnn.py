@@ -10,6 +10,10 @@ DROPOUTS = (
     "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "softmax_dropout", "recurrent_dropout",
     "classifier_dropout",
 )  # fmt: skip
+CHARACTER_SIZES = (
+    "character_embedding_size", "character_hidden_size", "num_characters", "num_spelled_characters", "num_word_rows",
+)  # fmt: skip
+MOST_CHARACTERS = 2**15  # their ids are stored in 16 bits
 
 
 @strict
@@ -27,6 +31,13 @@ class RNNConfig(PreTrainedConfig):
             (Cho et al., 2014, in the variant of cuDNN that resets after the matrix product) or `"rnn"` (Elman, 1990).
         hidden_act: Activation of an Elman cell: `"tanh"` (default), `"relu"` or `"sigmoid"`. Must stay `None`
             for LSTM and GRU, whose activations are part of the cell.
+        character_embedding_size: Width of the embeddings of characters in a network that puts words together from
+            pieces and also reads their characters ([`WordEncoder`]); 0 for a network over tokens as they come. Such a
+            network has no state to go on from, no language model, and nothing is tied.
+        character_hidden_size: Width of each direction of the layer that reads the characters of a word.
+        num_characters, num_spelled_characters, num_word_rows: What the vocabulary has: kinds of characters, characters
+            in all, rows of the word embedding. With `vocab_size` they are `Spelling.of(tokenizer).sizes`.
+        max_word_characters: Of a longer word the middle is not read.
         projection_size: Width to which an LSTM projects its output and fed-back state (Sak et al., 2014);
             0 for none.
         last_hidden_size: Width of the last layer; `None` means `embedding_size` with `tie_word_embeddings`, one
@@ -45,6 +56,8 @@ class RNNConfig(PreTrainedConfig):
         output_dropout: The same, on the output of the last layer.
         softmax_dropout: The same, on what each softmax of a mixture sees.
         recurrent_dropout: Probability of dropping a hidden-to-hidden weight (DropConnect; Merity et al., 2018).
+        rare_word_dropout: With characters, the row of a word that occurs n times in training is also dropped with
+            probability `rare_word_dropout / (rare_word_dropout + n)`, each time (Kiperwasser and Goldberg, 2016).
         classifier_dropout: Probability of dropping a unit of what the linear layer of a classifier sees.
         pooling: What a classifier of whole texts sees of the outputs at real tokens: `"last"` (of a bidirectional
             network, where each direction ends), `"mean"`, `"max"`, or `"concat"` for last, max and mean side by side
@@ -73,6 +86,12 @@ class RNNConfig(PreTrainedConfig):
     num_hidden_layers: int = 2
     cell_type: Literal["lstm", "gru", "rnn"] = "lstm"
     hidden_act: Literal["tanh", "relu", "sigmoid"] | None = None
+    character_embedding_size: int = 0
+    character_hidden_size: int = 0
+    num_characters: int = 0
+    num_spelled_characters: int = 0
+    num_word_rows: int = 0
+    max_word_characters: int = 32
     projection_size: int = 0
     last_hidden_size: int | None = None
     output_projection_size: int | None = None
@@ -85,6 +104,7 @@ class RNNConfig(PreTrainedConfig):
     output_dropout: float | int = 0.0
     softmax_dropout: float | int = 0.0
     recurrent_dropout: float | int = 0.0
+    rare_word_dropout: float | int = 0.0
     classifier_dropout: float | int = 0.0
     pooling: Literal["last", "mean", "max", "concat"] = "last"
     initializer_range: float | int = 0.1
@@ -98,7 +118,7 @@ class RNNConfig(PreTrainedConfig):
             self.embedding_size = self.hidden_size
         if self.cell_type == "rnn" and self.hidden_act is None:
             self.hidden_act = "tanh"
-        if self.bidirectional:
+        if not self.has_state:
             self.use_cache = False
         super().__post_init__(**kwargs)
         if getattr(self, "auto_map", None) is None:
@@ -134,9 +154,26 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"
             )
+        self._validate_characters()
         self._validate_last_layer()
         self._validate_projection()
         self._validate_output_projection()
+
+    def _validate_characters(self):
+        for name in CHARACTER_SIZES:
+            if (getattr(self, name) < 1) if self.character_embedding_size else getattr(self, name):
+                raise ValueError(
+                    f"the fields of a network that reads characters go together, all at least 1 or all 0: "
+                    f"{', '.join(f'`{each}` ({getattr(self, each)})' for each in CHARACTER_SIZES)}"
+                )
+        if self.num_characters > MOST_CHARACTERS:
+            raise ValueError(f"`num_characters` must be at most {MOST_CHARACTERS}, got {self.num_characters}")
+        if self.max_word_characters < 2:
+            raise ValueError(f"`max_word_characters` must be at least 2, got {self.max_word_characters}")
+        if not 0 <= self.rare_word_dropout < float("inf"):
+            raise ValueError(f"`rare_word_dropout` must be 0 or positive, got {self.rare_word_dropout}")
+        if self.rare_word_dropout and not self.character_embedding_size:
+            raise ValueError("`rare_word_dropout` is for a network with `character_embedding_size` only")
 
     def _validate_last_layer(self):
         if self.num_softmaxes == 1 and self.softmax_dropout:
@@ -200,7 +237,8 @@ class RNNConfig(PreTrainedConfig):
     def layer_sizes(self) -> list[tuple[int, int]]:
         """`(input size, hidden size)` of each recurrent layer, first layer first; of one direction, if it has two."""
         between = (self.projection_size or self.hidden_size) * self.num_directions
-        inputs = [self.embedding_size] + [between] * (self.num_hidden_layers - 1)
+        embedded = self.embedding_size + 2 * self.character_hidden_size
+        inputs = [embedded] + [between] * (self.num_hidden_layers - 1)
         hiddens = [self.hidden_size] * self.num_hidden_layers
         if self.last_hidden_size is not None:
             hiddens[-1] = self.last_hidden_size
@@ -213,6 +251,21 @@ class RNNConfig(PreTrainedConfig):
         """Widths of the state of each layer: of h and, for an LSTM, of c."""
         is_lstm = self.cell_type == "lstm"
         return [(self.projection_size or size, size if is_lstm else None) for _, size in self.layer_sizes]
+
+    @property
+    def has_state(self) -> bool:
+        """Whether the network reads token by token, so that a state can be carried on and the next token predicted."""
+        return not (self.bidirectional or self.character_embedding_size)
+
+    def check_has_state(self, what: str) -> None:
+        """Refuse what needs a state.
+
+        Raises:
+            ValueError: The network has none; the message names the field.
+        """
+        if not self.has_state:
+            field = "`bidirectional=True`" if self.bidirectional else "`character_embedding_size`"
+            raise ValueError(f"{what} is not for a network with {field}: it reads whole texts and has no state")
 
     @property
     def num_directions(self) -> int:
@@ -228,7 +281,7 @@ class RNNConfig(PreTrainedConfig):
     def _is_tied_to_output(self) -> bool:
         """Whether the embedding is the output matrix, with no mixture or projection between it and the last layer."""
         has_plain_head = self.num_softmaxes == 1 and self.output_projection_size is None
-        return self.tie_word_embeddings and has_plain_head and not self.bidirectional
+        return self.tie_word_embeddings and has_plain_head and self.has_state
 
 
 __all__ = ["RNNConfig"]

@@ -303,12 +303,13 @@ def run_packed(module: nn.Module, inputs: torch.Tensor, state: Any, padding: tor
 class Compaction:
     """A padded batch with the real tokens of each row side by side from its start on: what layers run over.
 
-    Compacted rows are `(B, T, ...)` like the batch, but lie in memory step by step, as the kernels want them.
+    Compacted rows are `(B, L, ...)`, L real tokens in the longest row. They lie in memory step by step, as the kernels
+    want them.
 
     Attributes:
-        order: `(T * B,)`, where in the flattened batch each token of the compacted rows comes from, step by step.
+        order: `(L * B,)`, where in the flattened batch each token of the compacted rows comes from, step by step.
         places: `(B, T)`, where in the compacted rows, step by step, the last real token up to each position is.
-        padding: `(B, T)`, true behind the end of a compacted row.
+        padding: `(B, L)`, true behind the end of a compacted row.
         is_early: `(B, T)`, true at padding before a row's first token; `None` where no row begins with padding.
     """
 
@@ -322,21 +323,23 @@ class Compaction:
         """From `(B, T)`, true at real tokens; `None` where all are real."""
         if mask.is_meta:
             return None
-        # One wait for a GPU, for both answers.
-        is_full, starts_full = torch.stack([mask.all(), mask[:, 0].all()]).tolist()
-        if is_full:
-            return None
         batch, time = mask.shape
-        rows, steps = (torch.arange(size, device=mask.device) for size in (batch, time))
         seen = mask.cumsum(dim=1)  # real tokens of the row up to there
+        # One wait for a GPU, for all answers.
+        shortest, longest, starts_full = torch.stack([*seen[:, -1].aminmax(), mask[:, 0].all()]).tolist()
+        if shortest == time:
+            return None
+        rows, steps = (torch.arange(size, device=mask.device) for size in (batch, max(1, longest)))
         order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True).add(rows[:, None], alpha=time)
         places = (rows - batch)[:, None].add(seen.clamp(min=1), alpha=batch)
-        return cls(order.t().flatten(), places, steps >= seen[:, -1:], None if starts_full else seen == 0)
+        return cls(
+            order[:, : len(steps)].t().flatten(), places, steps >= seen[:, -1:], None if starts_full else seen == 0
+        )
 
     def compact(self, inputs: torch.Tensor) -> torch.Tensor:
         """`(B, T)` or `(B, T, H)` to compacted rows; what stands behind their end is some of the padding."""
-        batch, time = self.padding.shape
-        return inputs.flatten(0, 1).index_select(0, self.order).unflatten(0, (time, batch)).transpose(0, 1)
+        batch, longest = self.padding.shape
+        return inputs.flatten(0, 1).index_select(0, self.order).unflatten(0, (longest, batch)).transpose(0, 1)
 
     def spread(self, outputs: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
         """Outputs of compacted rows, `(B, T, H)`, to the positions of the batch.

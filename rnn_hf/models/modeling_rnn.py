@@ -35,6 +35,7 @@ from .versions_rnn import (
     one_cache,
     register_causal,
 )
+from .words_rnn import NO_ROW, WordEncoder
 
 
 class RNNPreTrainedModel(PreTrainedModel):
@@ -79,6 +80,19 @@ class RNNPreTrainedModel(PreTrainedModel):
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()
 
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As of any model of transformers, but for one that reads characters.
+
+        Raises:
+            ValueError: The network knows how each word of its vocabulary is spelled.
+        """
+        if self.config.character_embedding_size:
+            raise ValueError(
+                "the vocabulary of a network with `character_embedding_size` cannot be resized: make a new one with "
+                "the sizes of the Spelling of the tokenizer"
+            )
+        return super().resize_token_embeddings(*args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module; parameters that were loaded are left as they are.
@@ -89,6 +103,8 @@ class RNNPreTrainedModel(PreTrainedModel):
         LSTM's forget gate at 1 (Jozefowicz et al., 2015).
         """
         bound = self.config.initializer_range
+        if isinstance(module, WordEncoder):
+            module.clear()
         for name, parameter in module.named_parameters(recurse=False):
             if getattr(parameter, "_is_hf_initialized", False):
                 continue
@@ -122,7 +138,8 @@ class RNNModel(RNNPreTrainedModel):
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens = nn.Embedding(config.num_word_rows or config.vocab_size, config.embedding_size)
+        self.words = WordEncoder(config) if config.character_embedding_size else None
         self.layers = nn.ModuleList([RNNLayer(config, i) for i in range(config.num_hidden_layers)])
         self.state_sizes = config.state_sizes
         self.gradient_checkpointing = False
@@ -147,7 +164,8 @@ class RNNModel(RNNPreTrainedModel):
             attention_mask: `(B, T)` or longer, 1 at real tokens; of a longer one the last T columns count.
                 Padding may stand left, right or between: real tokens give the numbers of the unpadded row,
                 the state is that of the row's last real token, and a padding position shows the output of the
-                last real token before it (zeros where a bidirectional network has none).
+                last real token before it (zeros where a bidirectional network has none). With
+                `character_embedding_size` every piece of a word shows the output of the word.
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
@@ -165,12 +183,13 @@ class RNNModel(RNNPreTrainedModel):
                 state for a bidirectional network, several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
-        if self.config.bidirectional:
+        if not self.config.has_state:
             if cache is not None or use_cache:
-                name = "`use_cache=True`" if cache is None else "`cache`"
-                raise ValueError(f"{name} is not for a network with `bidirectional=True`: its state is not carried on")
+                self.config.check_has_state("`use_cache=True`" if cache is None else "`cache`")
             use_cache = False
         check_inputs(input_ids, inputs_embeds)
+        if self.words is not None and input_ids is None:
+            raise ValueError("a network with `character_embedding_size` reads `input_ids`, not `inputs_embeds`")
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -178,6 +197,8 @@ class RNNModel(RNNPreTrainedModel):
         states = self._read_state(cache, len(inputs))
         mask = read_mask(attention_mask, inputs)
         check_extra(kwargs, mask)
+        if self.words is not None:
+            inputs, mask = self._embed_words(inputs, mask)
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
@@ -250,6 +271,19 @@ class RNNModel(RNNPreTrainedModel):
             embeds = embeds * keep[inputs, None]
         return embeds
 
+    # How many words there are, and of how many characters, is known at run time only.
+    @torch.compiler.disable
+    def _embed_words(self, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces `(B, T)` to the vectors of their words, `(B, T, E)`, and where words begin, `(B, T)`."""
+        rows, spelled, firsts = self.words(ids, mask)
+        embeds = self._embed(rows) * (rows != NO_ROW)[..., None]
+        return torch.cat([embeds, spelled], dim=-1), firsts
+
+    def real_steps(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """What the layers read of ids or embeddings: `(B, T)`, true at real tokens, or where words begin."""
+        mask = read_mask(attention_mask, inputs)
+        return mask if self.words is None else self.words.first_pieces(inputs, mask)
+
     def _read_state(self, cache, rows: int) -> list[tuple]:
         if cache is None:
             return [(None, None)] * len(self.layers)
@@ -277,10 +311,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
-        if config.bidirectional:
-            raise ValueError(
-                "a language model cannot have `bidirectional=True`: it would read the tokens that it has to predict"
-            )
+        config.check_has_state("a language model")
         super().__init__(config)
         self.model = RNNModel(config)
         self.mixture, self.output_projection, width = None, None, config.output_size
@@ -448,7 +479,7 @@ class RNNForSequenceClassification(RNNClassifier):
             ValueError: As in [`RNNModel.forward`]; a state; labels of a wrong shape or type.
         """
         outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
-        mask = read_mask(attention_mask, outputs.last_hidden_state)
+        mask = self.model.real_steps(inputs_embeds if input_ids is None else input_ids, attention_mask)
         pooled = pool(outputs.last_hidden_state, mask, self.config.pooling, self.config.num_directions)
         logits, loss = self.score(self.dropout(pooled)), None
         if labels is not None:

@@ -23,6 +23,7 @@ def test_compacted_rows_have_the_tokens_in_order_and_spread_shows_the_last_one_u
     rows = Compaction.from_mask(MASK.bool())
     numbers = torch.arange(1, 25).view(4, 6)
     compact = rows.compact(numbers)
+    assert compact.shape == rows.padding.shape == (4, 4)  # as long as the row with the most tokens
     assert [compact[row][~rows.padding[row]].tolist() for row in range(4)] == [
         [3, 4, 5, 6],
         [7, 8, 9],
