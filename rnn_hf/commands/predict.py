@@ -100,7 +100,8 @@ def run(arguments: Namespace) -> int:
     if empty:
         sys.stderr.write(f"warning: without text and left out: {', '.join(map(str, empty))}\n")
     if is_empty:
-        raise InputError(f"there is no text in {arguments.file or 'standard input'}")
+        source = arguments.file or ("the arguments" if arguments.texts else "standard input")
+        raise InputError(f"there is no text in {source}")
     return 0
 
 
