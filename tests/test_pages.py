@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from rnn_hf.benchmarking.pages import (
-    GPU_TABLES,
-    PAGES,
+from rnn_hf.benchmarking.markdown import conditions
+from rnn_hf.benchmarking.pages import GPU_TABLES, PAGES, loops, render
+from rnn_hf.benchmarking.results import (
     adapted,
     budget,
-    conditions,
-    loops,
+    classification,
     perplexities,
     progress_of,
-    render,
+    recipes,
     runs,
+    summary,
     unfinished,
 )
 
@@ -37,7 +37,8 @@ MACHINE = {
     "cpu": "Some CPU 9000", "cores": 4, "threads": 3, "instructions": ["AVX512", "AMX"], "blas": "OpenBLAS",
     "onednn": True, "keeps_freed_memory": True, "environment": {},
 }  # fmt: skip
-FROM_RUNS = {"summary", "results", "runs", "unfinished", "budget", "adapted", "client"} | GPU_TABLES.keys()
+FROM_RUNS = {"summary", "results", "runs", "classification", "unfinished", "budget", "adapted", "client"}
+FROM_RUNS |= GPU_TABLES.keys()
 IN_OTHER_PROCESSES = {"training memory", "memory", "cold start"}
 
 
@@ -92,26 +93,29 @@ def test_a_row_of_a_whole_loop_is_told_from_a_step(tmp_path):
 def test_a_run_that_was_not_run_in_full_says_how_far_it_was():
     result = {"minutes": 3.2, "epochs": 0.151, "is_complete": False, "best_validation_perplexity": 512.34}
     run = {"result": result, "arguments": {"training": {"num_train_epochs": 500}}}
-    assert progress_of(run) == {"epochs run": "0.15 of 500", "validation so far": "512.3"}
+    assert progress_of(run) == {"epochs run": "0.15 of 500", "validation so far": "perplexity 512.34"}
+
+
+def rows_of(table):
+    """The rows of a table by the name of the recipe."""
+    return {row.split("`")[1]: row for row in table.splitlines()[2:] if "`" in row}
 
 
 def test_each_recipe_with_a_published_figure_has_a_row_among_those_run_to_their_end_or_the_others():
-    tables = [
-        {row.split("`")[1]: row for row in made(ROOT).splitlines()[2:]} for made in (perplexities, runs, unfinished)
-    ]
-    complete, details, stopped = tables
-    assert complete.keys() == details.keys() and not complete.keys() & stopped.keys()
-    for recipe in (ROOT / "scripts" / "recipes").glob("*.yaml"):
-        files = [ROOT / where / recipe.stem / "run.json" for where in ("model_cards", "results")]
-        results = [json.loads(file.read_text())["result"] for file in files if file.exists()]
-        published = re.search("^# Published: (.*)$", recipe.read_text(), re.MULTILINE)
-        is_complete = any(result["is_complete"] for result in results)
-        assert (recipe.stem in complete) == is_complete
-        assert (recipe.stem in stopped) == (not is_complete and bool(results or published))
-        if published and is_complete:
-            assert published[1] in complete[recipe.stem]
-        elif published:
-            assert published[1] in stopped[recipe.stem]
+    complete, details, classifiers, stopped = (
+        rows_of(made(ROOT)) for made in (perplexities, runs, classification, unfinished)
+    )
+    assert complete.keys() == details.keys() and not complete.keys() & classifiers.keys()
+    complete |= classifiers
+    assert not complete.keys() & stopped.keys()
+    stored = {recipe.name: recipe for recipe in recipes(ROOT)}
+    for file in (ROOT / "scripts" / "recipes").glob("*.yaml"):
+        recipe = stored[file.stem]
+        published = re.search("^# Published: (.*)$", file.read_text(), re.MULTILINE)
+        assert (file.stem in complete) == recipe.is_complete
+        assert (file.stem in stopped) == (not recipe.is_complete and bool(recipe.runs or published))
+        if published:
+            assert published[1] in (complete if recipe.is_complete else stopped)[file.stem]
 
 
 def test_minutes_are_those_of_the_first_validation_as_good_as_asked_for(tmp_path):
@@ -123,6 +127,78 @@ def test_minutes_are_those_of_the_first_validation_as_good_as_asked_for(tmp_path
     ]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert budget(tmp_path).splitlines()[2] == "| `ptb_one` | 5 | 15 | 20 |  |"
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def classifier_run(seed, minutes=2.0, is_complete=True):
+    result = {"is_complete": is_complete, "minutes": minutes, "epochs": 3.0, "best_validation_accuracy": 0.5}
+    training = {"seed": seed, "num_train_epochs": 6}
+    arguments = {"model": {}, "data": {}, "training": training}
+    task = {"task": "token-classification", "metric": "accuracy"}
+    return {"arguments": arguments, "result": result, "parameters": 1234, "threads": 1, "device": "cpu", **task}
+
+
+@pytest.fixture
+def small_root(tmp_path):
+    """A recipe of a tagger with two seeds and an ensemble of them, and one whose run was stopped."""
+    folder = tmp_path / "scripts" / "recipes"
+    folder.mkdir(parents=True)
+    (folder / "tagger.yaml").write_text("# A tagger\n# Published: 94.60 by somebody\ntask: token-classification\n")
+    (folder / "stopped.yaml").write_text("task: token-classification\n")
+    for seed, accuracy, minutes in ((1, 0.90, 2.0), (2, 0.92, 3.0)):
+        directory = tmp_path / "results" / "tagger" / f"seed{seed}"
+        write_json(directory / "run.json", classifier_run(seed, minutes))
+        test = {"accuracy": accuracy, "macro_f1": 0.8, "accuracy_unknown": accuracy - 0.1}
+        scores = {"test": test, "validation": {"accuracy": 0.95}}
+        write_json(directory / "evaluation.json", {"scores": scores})
+    write_json(tmp_path / "model_cards" / "tagger" / "run.json", classifier_run(1))  # the seed that is shipped
+    rows = [{"model": model, "split": "test", "accuracy": 0.93} for model in ("a", "b", ["a", "b"])]
+    (tmp_path / "results" / "tagger" / "ensemble.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(tmp_path / "results" / "stopped" / "run.json", classifier_run(1, is_complete=False))
+    return tmp_path
+
+
+def test_the_seeds_of_a_recipe_are_one_row_of_means_and_an_ensemble_has_its_own(small_root):
+    names, _, *rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in classification(small_root).splitlines()
+    ]
+    seeds, ensemble = (dict(zip(names, row, strict=True)) for row in rows)
+    assert seeds == {
+        "recipe": "`tagger`", "runs": "2", "test accuracy, %": "91.00 ± 1.41",
+        "validation accuracy, %": "95.00 ± 0.00", "macro F1, %": "80.00 ± 0.00", "unknown words, %": "81.00 ± 1.41",
+        "parameters": "1,234", "minutes": "2.5", "published": "94.60 by somebody",
+    }  # fmt: skip
+    assert {name: text for name, text in ensemble.items() if text} == {
+        "recipe": "`tagger`, ensemble of 2", "runs": "2", "test accuracy, %": "93.00", "parameters": "2,468",
+    }  # fmt: skip
+
+
+def test_a_classifier_stands_in_the_summary_with_its_metric_and_not_among_language_models(small_root):
+    assert summary(small_root).splitlines()[2:] == ["| `tagger` | accuracy 91.00 ± 1.41 % | 1,234 | 2 |"]
+    assert "tagger" not in perplexities(small_root) + runs(small_root)
+    assert unfinished(small_root).splitlines()[2:] == ["| `stopped` | 3 of 6 | accuracy 50.00 % |  |"]
+
+
+def test_a_recipe_is_complete_when_all_its_seeds_are(small_root):
+    write_json(small_root / "results" / "tagger" / "seed3" / "run.json", classifier_run(3, is_complete=False))
+    assert classification(small_root) == "No recipe was run to its end yet."
+    assert "| `tagger` | 3 of 6 | accuracy 50.00 % | 94.60 by somebody |" in unfinished(small_root)
+
+
+def test_a_run_that_was_not_evaluated_has_empty_cells(small_root):
+    (small_root / "results" / "tagger" / "seed2" / "evaluation.json").unlink()
+    assert "accuracy" not in classification(small_root).splitlines()[2].partition("94.60")[0]
+    assert summary(small_root).splitlines()[2:] == []
+
+
+def test_scores_of_a_classifier_do_not_disturb_the_table_of_adaptation(tmp_path):
+    scores = {"test": {"accuracy": 0.9, "classes": {"a": {"f1": 0.5}}}}
+    write_json(tmp_path / "model_cards" / "one" / "evaluation.json", {"scores": scores})
+    assert len(adapted(tmp_path).splitlines()) == 2
 
 
 def test_adapted_scores_stand_beside_static_ones(tmp_path):

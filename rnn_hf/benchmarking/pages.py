@@ -2,163 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.files import read_json, read_json_lines
-
-
-def recipes(root: Path) -> Iterator[tuple[str, str, Path | None]]:
-    """Name of each recipe, what its file says is published, and the directory of its run if it was run."""
-    for recipe in sorted((root / "scripts" / "recipes").glob("*.yaml")):
-        published = re.search("^# Published: (.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
-        directories = (root / where / recipe.stem for where in ("model_cards", "results"))
-        run = next((directory for directory in directories if (directory / "run.json").is_file()), None)
-        yield recipe.stem, published[1] if published else "", run
-
-
-def finished(root: Path) -> Iterator[tuple[str, str, dict[str, Any], dict[str, Any]]]:
-    """Name, published figures, run.json and scores of each recipe that was run to its end."""
-    for name, published, directory in recipes(root):
-        if directory and (run := read_json(directory / "run.json"))["result"]["is_complete"]:
-            yield name, published, run, read_json(directory / "evaluation.json")["scores"]
-
-
-def perplexities(root: Path) -> str:
-    """One row a recipe that was run to its end: its scores, and what others published."""
-    rows = []
-    for name, published, _, scores in finished(root):
-        validation, test = (f"{scores[split]['perplexity']:.2f}" for split in ("validation", "test"))
-        rows.append({"recipe": f"`{name}`", "test": f"**{test}**", "validation": validation, "published": published})
-    return table(rows)
-
-
-def summary(root: Path) -> str:
-    """The same in short for the README, without the series of brief runs."""
-    rows = []
-    for name, _, run, scores in finished(root):
-        if not name.startswith("ptb_brief"):
-            cells = {"recipe": f"`{name}`", "test perplexity": f"{scores['test']['perplexity']:.2f}"}
-            rows.append(cells | {"parameters": run["parameters"], "minutes": round(run["result"]["minutes"])})
-    return table(rows)
-
-
-def runs(root: Path) -> str:
-    """One row a recipe that was run to its end: its size, and what the run took."""
-    rows = []
-    for name, _, run, _ in finished(root):
-        result = run["result"]
-        row = {"recipe": f"`{name}`", "parameters": run["parameters"], "epochs": f"{result['epochs']:g}"}
-        row |= {"minutes (threads)": f"{result['minutes']:.0f} ({run['threads']})", "device": run["device"]}
-        rows.append(row | {"seed": run["arguments"]["training"]["seed"]})
-    return table(rows)
-
-
-def unfinished(root: Path) -> str:
-    """One row a recipe with a run that was stopped, or with published figures and no run: how far it was run."""
-    rows = []
-    for name, published, directory in recipes(root):
-        if directory and not (run := read_json(directory / "run.json"))["result"]["is_complete"]:
-            rows.append({"recipe": f"`{name}`", **progress_of(run), "published": published})
-        elif not directory and published:
-            rows.append({"recipe": f"`{name}`", "epochs run": "none", "validation so far": "", "published": published})
-    return table(rows)
-
-
-def progress_of(run: dict[str, Any]) -> dict[str, str]:
-    """How far a run came that was stopped, from its run.json, and its best validation by then."""
-    result = run["result"]
-    done = f"{result['epochs']:.2g}" if result["epochs"] < 10 else f"{result['epochs']:.0f}"
-    epochs = f"{done} of {run['arguments']['training']['num_train_epochs']}"
-    return {"epochs run": epochs, "validation so far": f"{result['best_validation_perplexity']:.1f}"}
-
-
-PERPLEXITIES = (120, 100, 90, 80)
-
-
-def budget(root: Path) -> str:
-    """One row a recipe for Penn Treebank that was run: minutes until validation was as good as each perplexity."""
-    rows = []
-    for file in sorted([*(root / "model_cards").glob("ptb_*/run.json"), *(root / "results").glob("ptb_*/run.json")]):
-        if file.parent.name.startswith("ptb_brief"):
-            continue  # their runs were paused, and the minutes hold that
-        result = read_json(file)["result"]
-        lines = read_json_lines(file.parent / "metrics.jsonl")
-        points = [(line["step"], line["validation_perplexity"]) for line in lines if "validation_perplexity" in line]
-        cells = {}
-        for wanted in PERPLEXITIES:
-            step = next((step for step, found in points if found <= wanted), None)
-            minutes = None if step is None else step / result["steps"] * result["minutes"]
-            cells[f"to {wanted}"] = "" if minutes is None else f"{minutes:.{int(minutes < 1)}f}"
-        if any(cells.values()):
-            rows.append({"recipe": f"`{file.parent.name}`", **cells})
-    return table(rows)
-
-
-def adapted(root: Path) -> str:
-    """One row a model and adaptation: scores of scripts/adapt.py and the static ones."""
-    rows = []
-    for file in sorted((root / "model_cards").glob("*/evaluation.json")):
-        evaluation = read_json(file)
-        static = evaluation["scores"]["test"]["perplexity"]
-        for name, found in evaluation.get("adapted", {}).items():
-            validation, test = (f"{found['scores'][split]['perplexity']:.2f}" for split in ("validation", "test"))
-            rows.append({
-                "model": f"`{file.parent.name}`", "adaptation": name, "validation": validation, "test": f"**{test}**",
-                "test, static": f"{static:.2f}",
-            })  # fmt: skip
-    return table(rows)
-
-
-def table(rows: list[dict[str, Any]], **titles: str) -> str:
-    """Rows of a benchmark as a table; what holds several numbers takes a column for each, empty where a row lacks one.
-
-    Args:
-        rows: Of a benchmark.
-        titles: Of the columns by key, in their order; `{}` stands for the name of one of several numbers. Default: all
-            keys as they come.
-
-    >>> print(table([{"ratio": {"by hand": 0.987}, "size": "small", "more": 1}], size="size", ratio="to {}"))
-    | size | to by hand |
-    | --- | --- |
-    | small | 0.99 |
-    """
-    found: list[dict[str, str]] = [{} for _ in rows]
-    for cells, row in zip(found, rows, strict=True):
-        for key in titles or row:
-            value = row[key]
-            title = titles.get(key, f"{key}, {{}}" if isinstance(value, dict) else key)
-            for name, number in (value if isinstance(value, dict) else {"": value}).items():
-                # Ratios have three digits in the file, of which two mean something.
-                cells[title.format(name)] = f"{number:.2f}" if key == "ratio" else _written(number)
-    columns = list(dict.fromkeys(title for cells in found for title in cells))
-    lines = [f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
-    lines += [f"| {' | '.join(cells.get(title, '') for title in columns)} |" for cells in found]
-    return "\n".join(lines)
-
-
-def _written(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def conditions(benchmark: dict[str, Any], is_timed: bool = True) -> str:
-    """The line under a table: how often, on which machine and with which settings it was measured.
-
-    Args:
-        benchmark: What `scripts/benchmark.py --json` wrote; older files lack `machine`.
-        is_timed: Whether all was measured in the benchmark's own process, whose memory settings then count.
-    """
-    machine = benchmark.get("machine")
-    if machine is None:
-        about = [f"{benchmark['threads']} threads", "CPU not recorded"]
-    else:
-        about = [f"{machine['threads']} threads", machine["cpu"], "/".join(machine["instructions"]), machine["blas"]]
-        about += [] if machine["onednn"] else ["oneDNN off"]
-        about += ["freed memory kept"] if is_timed and machine["keeps_freed_memory"] else []
-        about += [f"{name}={value}" for name, value in sorted(machine["environment"].items())]
-        about += [machine["gpu"]] if "gpu" in machine else []
-    return "({rounds} rounds, {about}, torch {versions[torch]})".format(about=", ".join(about), **benchmark)
+from rnn_hf.benchmarking.markdown import conditions, table
+from rnn_hf.benchmarking.results import adapted, budget, classification, perplexities, runs, summary, unfinished
+from rnn_hf.files import read_json
 
 
 def part(what: str, key: str, is_timed: bool = True, **titles: str) -> Callable[[Path], str]:
@@ -305,7 +155,8 @@ MEMORY = {"tokens": "tokens", "megabytes generating": "MB generating", "megabyte
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"summary": summary},
     "docs/results.md": {
-        "results": perplexities, "runs": runs, "unfinished": unfinished, "budget": budget, "adapted": adapted,
+        "results": perplexities, "runs": runs, "classification": classification, "unfinished": unfinished,
+        "budget": budget, "adapted": adapted,
     },
     "docs/speed.md": {
         "speed": steps,
