@@ -1,4 +1,4 @@
-"""The files that travel to the Hub beside the weights.
+"""The files that travel to the Hub with the weights.
 
 They are flat siblings that import torch, transformers and each other by the single-dot form with a name, because
 transformers copies exactly these files and finds them by that form; anything else saves quietly and then fails

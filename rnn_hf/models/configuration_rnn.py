@@ -1,6 +1,6 @@
 """The configuration of a recurrent network: every number that shapes a checkpoint."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -113,7 +113,7 @@ class RNNConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = None
     pad_token_id: int | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
         if self.cell_type == "rnn" and self.hidden_act is None:
@@ -131,7 +131,7 @@ class RNNConfig(PreTrainedConfig):
                 "AutoModelForTokenClassification": "modeling_rnn.RNNForTokenClassification",
             }
 
-    def validate_rnn(self):
+    def validate_rnn(self) -> None:
         """Part of the `@strict` validation: ranges, and fields that must fit each other."""
         sizes = (
             "vocab_size",
@@ -159,7 +159,7 @@ class RNNConfig(PreTrainedConfig):
         self._validate_projection()
         self._validate_output_projection()
 
-    def _validate_characters(self):
+    def _validate_characters(self) -> None:
         for name in CHARACTER_SIZES:
             if (getattr(self, name) < 1) if self.character_embedding_size else getattr(self, name):
                 raise ValueError(
@@ -175,7 +175,7 @@ class RNNConfig(PreTrainedConfig):
         if self.rare_word_dropout and not self.character_embedding_size:
             raise ValueError("`rare_word_dropout` is for a network with `character_embedding_size` only")
 
-    def _validate_last_layer(self):
+    def _validate_last_layer(self) -> None:
         if self.num_softmaxes == 1 and self.softmax_dropout:
             raise ValueError(f"`softmax_dropout` is for `num_softmaxes` above 1 only, got {self.softmax_dropout}")
         if self.last_hidden_size is None:
@@ -189,7 +189,7 @@ class RNNConfig(PreTrainedConfig):
                 "`num_softmaxes` above 1"
             )
 
-    def _validate_projection(self):
+    def _validate_projection(self) -> None:
         if self.projection_size < 0:
             raise ValueError(f"`projection_size` must be 0 (none) or positive, got {self.projection_size}")
         if not self.projection_size:
@@ -210,7 +210,7 @@ class RNNConfig(PreTrainedConfig):
                 "or `tie_word_embeddings=False`"
             )
 
-    def _validate_output_projection(self):
+    def _validate_output_projection(self) -> None:
         size = self.output_projection_size
         if size is None:
             return
@@ -225,7 +225,7 @@ class RNNConfig(PreTrainedConfig):
                 f"({size}) equal to `embedding_size` ({self.embedding_size}), or `tie_word_embeddings=False`"
             )
 
-    def validate_layer_type(self):
+    def validate_layer_type(self) -> None:
         """Accept this package's own layer type, which transformers' list of attention layers does not have."""
 
     @property

@@ -1,4 +1,4 @@
-"""What classifiers need beside the network: one vector a text, and losses that add up over accumulated batches.
+"""What classifiers need on top of the network: one vector a text, and losses that add up over accumulated batches.
 
 Shapes in comments: B batch, T time, H width of the output, L number of labels.
 """

@@ -1,6 +1,6 @@
-"""What the models are called with: checked, so that nothing is passed over in silence.
+"""What the models are called with: read, and checked, so that nothing is passed over in silence.
 
-Shapes in comments: B batch, T time, E embedding.
+Shapes in comments: B batch, T time, E embedding, H width of a layer.
 """
 
 from typing import Any
@@ -20,19 +20,21 @@ IGNORED = {
 logger = logging.get_logger(__name__)
 
 
-def check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> None:
-    """Refuse both or neither of ids `(B, T)` and embeddings `(B, T, E)`, and those of a wrong shape.
+def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    """What is given of ids `(B, T)` and embeddings `(B, T, E)`.
 
     Raises:
-        ValueError: Naming the argument.
+        ValueError: Both or neither are given, or one of a wrong shape.
     """
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
-    inputs, name, shape = inputs_embeds, "inputs_embeds", "(batch, time, embedding_size)"
-    if input_ids is not None:
+    if input_ids is not None and inputs_embeds is None:
         inputs, name, shape = input_ids, "input_ids", "(batch, time)"
+    elif input_ids is None and inputs_embeds is not None:
+        inputs, name, shape = inputs_embeds, "inputs_embeds", "(batch, time, embedding_size)"
+    else:
+        raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
     if inputs.ndim != shape.count(",") + 1 or not inputs.shape[1]:
         raise ValueError(f"`{name}` must be {shape} with at least one time step, got shape {tuple(inputs.shape)}")
+    return inputs
 
 
 def read_mask(attention_mask: Tensor | None, inputs: Tensor) -> Tensor | None:
@@ -87,4 +89,15 @@ def begins_again(positions: Tensor | None, mask: Tensor | None) -> bool:
     return bool(falls.any())
 
 
-__all__ = ["check_extra", "check_inputs", "read_mask"]
+def select_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The positions of `(B, T, H)` that `logits_to_keep` names, as transformers defines its forms."""
+    if isinstance(logits_to_keep, int):
+        return hidden_states[:, -logits_to_keep:]
+    if logits_to_keep.ndim == 2:
+        if logits_to_keep.dtype == torch.bool:
+            return hidden_states[logits_to_keep]
+        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+    return hidden_states[:, logits_to_keep]
+
+
+__all__ = ["check_extra", "read_inputs", "read_mask", "select_positions"]

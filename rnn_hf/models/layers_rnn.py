@@ -1,10 +1,9 @@
-"""A recurrent layer, and what runs a padded batch through layers as if its rows stood alone.
+"""A recurrent layer, of one direction or two, over rows that may be padded.
 
 Shapes in comments: B batch, T time, E embedding, H width of a layer.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,6 +25,7 @@ from .kernels_rnn import (
     step,
     type_name,
 )
+from .padding_rnn import mirrored
 from .versions_rnn import autocast_dtype, without_autocast
 
 
@@ -34,6 +34,9 @@ CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "
 FUNCTIONS = {
     "lstm": torch.lstm, "gru": torch.gru, "tanh": torch.rnn_tanh, "relu": torch.rnn_relu, "sigmoid": torch.rnn_tanh,
 }  # fmt: skip
+# Outputs of a layer, and its state after them, h and c.
+Outputs = tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
 WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 # What shuts or opens a gate for good, in every type: its sigmoid is 0 or 1, exactly.
 SHUT = 1e4
@@ -75,7 +78,13 @@ class RNNLayer(GradientCheckpointingLayer):
         self.is_sigmoid = self.kind == "sigmoid"
         self.recurrent_dropout = config.recurrent_dropout
 
-    def forward(self, inputs, hidden=None, cell=None, padding=None):
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        hidden: torch.Tensor | None = None,
+        cell: torch.Tensor | None = None,
+        padding: torch.Tensor | None = None,
+    ) -> Outputs:
         """Run the layer over a window.
 
         Args:
@@ -108,7 +117,15 @@ class RNNLayer(GradientCheckpointingLayer):
         outputs = [forward.transpose(0, 1), mirrored(backward, padding).transpose(0, 1)]  # as they lie in memory
         return torch.cat(outputs, dim=-1).transpose(0, 1), None, None
 
-    def _run(self, rnn, inputs, hidden, cell, padding, dtype: torch.dtype | None):
+    def _run(
+        self,
+        rnn: Any,
+        inputs: torch.Tensor,
+        hidden: torch.Tensor | None,
+        cell: torch.Tensor | None,
+        padding: torch.Tensor | None,
+        dtype: torch.dtype | None,
+    ) -> Outputs:
         """One direction by its module, or by torch's function on other weights than its own, in `dtype` if given."""
         given = inputs.dtype
         if self.is_sigmoid:
@@ -117,7 +134,7 @@ class RNNLayer(GradientCheckpointingLayer):
         kinds = ("lstm", "relu") if self.reverse is None else ("relu",)  # without a state, a cell's last one is idle
         shuts = padding is not None and self.kind in kinds and is_torch_rnn(rnn)
 
-        def on_other_weights(inputs, state):
+        def on_other_weights(inputs: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
             weights = self._weights(rnn, shuts, dtype)
             if shuts:
                 steps = [inputs.transpose(0, 1), padding.t()[..., None].to(inputs)]
@@ -138,7 +155,14 @@ class RNNLayer(GradientCheckpointingLayer):
             outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
         return outputs.to(given), hidden[0].to(given), None if cell is None else cell[0].to(given)
 
-    def _run_function(self, rnn, inputs, state, weights: list[torch.Tensor], dtype: torch.dtype | None):
+    def _run_function(
+        self,
+        rnn: Any,
+        inputs: torch.Tensor,
+        state: Any,
+        weights: list[torch.Tensor],
+        dtype: torch.dtype | None,
+    ) -> tuple[torch.Tensor, Any]:
         """What the module does, on these weights: outputs and state."""
         inputs = inputs if dtype is None else inputs.to(dtype)
         is_lstm = self.kind == "lstm"
@@ -150,7 +174,7 @@ class RNNLayer(GradientCheckpointingLayer):
         outputs, *state = FUNCTIONS[self.kind](inputs, state, weights, True, 1, 0.0, self.training, False, True)
         return outputs, tuple(state) if is_lstm else state[0]
 
-    def _weights(self, rnn, shuts: bool, dtype: torch.dtype | None) -> list[torch.Tensor]:
+    def _weights(self, rnn: Any, shuts: bool, dtype: torch.dtype | None) -> list[torch.Tensor]:
         """Weights to run with in place of the module's own, in torch's order.
 
         Args:
@@ -299,83 +323,4 @@ def run_packed(module: nn.Module, inputs: torch.Tensor, state: Any, padding: tor
     return outputs, after
 
 
-@dataclass
-class Compaction:
-    """A padded batch with the real tokens of each row side by side from its start on: what layers run over.
-
-    Compacted rows are `(B, L, ...)`, L real tokens in the longest row. They lie in memory step by step, as the kernels
-    want them.
-
-    Attributes:
-        order: `(L * B,)`, where in the flattened batch each token of the compacted rows comes from, step by step.
-        places: `(B, T)`, where in the compacted rows, step by step, the last real token up to each position is.
-        padding: `(B, L)`, true behind the end of a compacted row.
-        is_early: `(B, T)`, true at padding before a row's first token; `None` where no row begins with padding.
-    """
-
-    order: torch.Tensor
-    places: torch.Tensor
-    padding: torch.Tensor
-    is_early: torch.Tensor | None
-
-    @classmethod
-    def from_mask(cls, mask: torch.Tensor) -> "Compaction | None":
-        """From `(B, T)`, true at real tokens; `None` where all are real."""
-        if mask.is_meta:
-            return None
-        batch, time = mask.shape
-        seen = mask.cumsum(dim=1)  # real tokens of the row up to there
-        # One wait for a GPU, for all answers.
-        shortest, longest, starts_full = torch.stack([*seen[:, -1].aminmax(), mask[:, 0].all()]).tolist()
-        if shortest == time:
-            return None
-        rows, steps = (torch.arange(size, device=mask.device) for size in (batch, max(1, longest)))
-        order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True).add(rows[:, None], alpha=time)
-        places = (rows - batch)[:, None].add(seen.clamp(min=1), alpha=batch)
-        return cls(
-            order[:, : len(steps)].t().flatten(), places, steps >= seen[:, -1:], None if starts_full else seen == 0
-        )
-
-    def compact(self, inputs: torch.Tensor) -> torch.Tensor:
-        """`(B, T)` or `(B, T, H)` to compacted rows; what stands behind their end is some of the padding."""
-        batch, longest = self.padding.shape
-        return inputs.flatten(0, 1).index_select(0, self.order).unflatten(0, (longest, batch)).transpose(0, 1)
-
-    def spread(self, outputs: torch.Tensor, before: torch.Tensor | None) -> torch.Tensor:
-        """Outputs of compacted rows, `(B, T, H)`, to the positions of the batch.
-
-        A position shows the output of the last real token up to there, or `before`, `(B, H)`; `None` is zeros.
-        """
-        shown = pick(outputs, self.places.flatten()).unflatten(0, self.places.shape)
-        if self.is_early is None:
-            return shown
-        if before is None:
-            return shown.masked_fill(self.is_early[..., None].to(shown.device), 0)
-        # Exact at weights of 0 and 1, and three times as fast on a CPU as `where`.
-        return torch.lerp(shown, before[:, None].to(shown), self.is_early[..., None].to(shown))
-
-    def last(self, outputs: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-        """The output of each row's last token, `(B, H)`, or `before` where a row has none."""
-        shown = pick(outputs, self.places[:, -1])
-        if self.is_early is None:
-            return shown
-        return torch.where(self.is_early[:, -1:].to(shown.device), before.to(shown), shown)
-
-
-def pick(outputs: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """Tokens of `(B, T, H)`, counted step by step, `(N,)` to `(N, H)`: whole rows of memory, so fast both ways."""
-    return outputs.transpose(0, 1).flatten(0, 1).index_select(0, places.to(outputs.device))
-
-
-def mirrored(inputs: torch.Tensor, padding: torch.Tensor | None) -> torch.Tensor:
-    """Compacted rows `(B, T, H)` from their last real token to the first; what stands behind their end stays there."""
-    if padding is None:
-        return inputs.flip(1)
-    batch, time = padding.shape
-    rows, steps = (torch.arange(size, device=padding.device) for size in (batch, time))
-    lengths = (~padding).sum(dim=1, keepdim=True)
-    sources = torch.where(padding, steps, lengths - 1 - steps) * batch + rows[:, None]
-    return pick(inputs, sources.t().flatten()).unflatten(0, (time, batch)).transpose(0, 1)
-
-
-__all__ = ["CELLS", "Compaction", "RNNLayer", "locked_dropout"]
+__all__ = ["CELLS", "RNNLayer", "locked_dropout"]

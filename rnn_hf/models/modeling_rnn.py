@@ -22,11 +22,12 @@ from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
 from .heads_rnn import pool, pooled_size, text_loss, token_loss
-from .inputs_rnn import check_extra, check_inputs, read_mask
+from .inputs_rnn import check_extra, read_inputs, read_mask, select_positions
 from .integrity_rnn import NO_SPACE, REPAIR, check_download
-from .layers_rnn import Compaction, RNNLayer, locked_dropout
+from .layers_rnn import RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
+from .padding_rnn import Compaction
 from .versions_rnn import (
     CACHE_NAME,
     CACHE_NAMES,
@@ -38,6 +39,10 @@ from .versions_rnn import (
 from .words_rnn import NO_ROW, WordEncoder
 
 
+# The state of a layer, h and c, before the first token `(None, None)`.
+State = tuple[torch.Tensor | None, torch.Tensor | None]
+
+
 class RNNPreTrainedModel(PreTrainedModel):
     """What all models of this package share: initialisation, and weights that stay in one block for cuDNN."""
 
@@ -47,12 +52,14 @@ class RNNPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["RNNLayer"]
 
-    def __init__(self, config: RNNConfig, *args, **kwargs):
+    def __init__(self, config: RNNConfig, *args: Any, **kwargs: Any):
         config.validate()  # a field may have been set after the configuration was made
         super().__init__(config, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load a checkpoint as any model of transformers; damaged weights are refused.
 
         Raises:
@@ -80,7 +87,7 @@ class RNNPreTrainedModel(PreTrainedModel):
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()
 
-    def resize_token_embeddings(self, *args, **kwargs):
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
         """As of any model of transformers, but for one that reads characters.
 
         Raises:
@@ -155,8 +162,8 @@ class RNNModel(RNNPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         past_key_values: RNNCache | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Run the network over a window.
 
         Args:
@@ -187,13 +194,10 @@ class RNNModel(RNNPreTrainedModel):
             if cache is not None or use_cache:
                 self.config.check_has_state("`use_cache=True`" if cache is None else "`cache`")
             use_cache = False
-        check_inputs(input_ids, inputs_embeds)
-        if self.words is not None and input_ids is None:
-            raise ValueError("a network with `character_embedding_size` reads `input_ids`, not `inputs_embeds`")
+        inputs = read_inputs(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        inputs = inputs_embeds if input_ids is None else input_ids
         states = self._read_state(cache, len(inputs))
         mask = read_mask(attention_mask, inputs)
         check_extra(kwargs, mask)
@@ -212,7 +216,9 @@ class RNNModel(RNNPreTrainedModel):
 
     # torch.compile does not trace recurrent modules: better one break around all layers than some within each.
     @torch.compiler.disable
-    def _run_layers(self, inputs: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
+    def _run_layers(
+        self, inputs: torch.Tensor, states: list[State], mask: torch.Tensor | None, keeps: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Outputs and, if it `keeps` them, the hidden states before each layer and after the last.
 
         Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
@@ -246,7 +252,9 @@ class RNNModel(RNNPreTrainedModel):
                 outputs = locked_dropout(raw, self.config.hidden_dropout, self.training)
         return locked_dropout(shown, self.config.output_dropout, self.training), hidden_states
 
-    def _run_recorded(self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool):
+    def _run_recorded(
+        self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """As `_run_layers`, with the last tokens one at a time, so that `cache` records the state before each."""
         time = inputs.shape[1]
         sizes = [time - RECORDED_STEPS] * (time > RECORDED_STEPS) + [1] * min(time, RECORDED_STEPS)
@@ -256,8 +264,8 @@ class RNNModel(RNNPreTrainedModel):
             states = self._read_state(cache, len(part))
             runs.append(self._run_layers(part, states, part_mask, keeps))
             self._write_state(cache, states, size)
-        outputs, hidden_states = zip(*runs, strict=True)
-        hidden_states = [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)] if keeps else []
+        outputs, of_layers = zip(*runs, strict=True)
+        hidden_states = [torch.cat(parts, dim=1) for parts in zip(*of_layers, strict=True)] if keeps else []
         return torch.cat(outputs, dim=1), hidden_states
 
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -275,6 +283,8 @@ class RNNModel(RNNPreTrainedModel):
     @torch.compiler.disable
     def _embed_words(self, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Pieces `(B, T)` to the vectors of their words, `(B, T, E)`, and where words begin, `(B, T)`."""
+        if ids.is_floating_point():
+            raise ValueError("a network with `character_embedding_size` reads `input_ids`, not `inputs_embeds`")
         rows, spelled, firsts = self.words(ids, mask)
         embeds = self._embed(rows) * (rows != NO_ROW)[..., None]
         return torch.cat([embeds, spelled], dim=-1), firsts
@@ -284,22 +294,24 @@ class RNNModel(RNNPreTrainedModel):
         mask = read_mask(attention_mask, inputs)
         return mask if self.words is None else self.words.first_pieces(inputs, mask)
 
-    def _read_state(self, cache, rows: int) -> list[tuple]:
+    def _read_state(self, cache: RNNCache | None, rows: int) -> list[State]:
         if cache is None:
             return [(None, None)] * len(self.layers)
         check_state(cache, self.state_sizes, rows)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _write_state(self, cache, states: list[tuple], num_tokens: int):
+    def _write_state(self, cache: RNNCache | None, states: list[State], num_tokens: int) -> RNNCache:
         cache = RNNCache(self.config) if cache is None else cache
         for layer, (hidden, cell) in zip(cache.layers, states, strict=True):
             layer.update(hidden, cell, num_tokens)
         return cache
 
-    def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
+    def _zeros_if_none(self, state: State, index: int, inputs: torch.Tensor) -> State:
         if state[0] is not None or self.config.bidirectional:
             return state
-        return tuple(None if size is None else inputs.new_zeros(len(inputs), size) for size in self.state_sizes[index])
+        size, cell_size = self.state_sizes[index]
+        hidden = inputs.new_zeros(len(inputs), size)
+        return hidden, None if cell_size is None else inputs.new_zeros(len(inputs), cell_size)
 
 
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
@@ -336,8 +348,8 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         past_key_values: RNNCache | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Predict the next token at each position. Arguments as in [`RNNModel.forward`], and:
 
         Args:
@@ -394,7 +406,12 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
 
     def compute_loss(
-        self, hidden_states, targets, logits=None, num_items_in_batch=None, label_smoothing: float = 0.0
+        self,
+        hidden_states: torch.Tensor,
+        targets: torch.Tensor,
+        logits: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> torch.Tensor:
         """Cross entropy in nats, mean over the targets; without `logits` and a mixture, part by part.
 
@@ -434,7 +451,14 @@ class RNNClassifier(RNNPreTrainedModel):
         self.score = nn.Linear(width, config.num_labels)
         self.post_init()
 
-    def _run_backbone(self, input_ids, attention_mask, inputs_embeds, output_hidden_states, given: dict[str, Any]):
+    def _run_backbone(
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        output_hidden_states: bool | None,
+        given: dict[str, Any],
+    ) -> Any:
         """The network over whole texts, with what else was `given` to `forward`."""
         if any(given.get(name) is not None for name in CACHE_NAMES):
             raise ValueError("`cache` is not for a classifier: it reads whole texts and keeps no state")
@@ -461,8 +485,8 @@ class RNNForSequenceClassification(RNNClassifier):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Classify texts. Arguments as in [`RNNModel.forward`], and:
 
         Args:
@@ -501,8 +525,8 @@ class RNNForTokenClassification(RNNClassifier):
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Classify tokens. Arguments as in [`RNNModel.forward`], and:
 
         Args:
@@ -530,17 +554,6 @@ def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | No
     if part is None:
         return None
     return part.to(inputs.dtype) if part.device.type == inputs.device.type else part.to(inputs)
-
-
-def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The positions of `(B, T, H)` that `logits_to_keep` names, as transformers defines its forms."""
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.ndim == 2:
-        if logits_to_keep.dtype == torch.bool:
-            return hidden_states[logits_to_keep]
-        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
-    return hidden_states[:, logits_to_keep]
 
 
 def tiny_network() -> RNNForCausalLM:

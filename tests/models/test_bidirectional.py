@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModelForCausalLM
 
 from rnn_hf import RNNCache, RNNConfig, RNNForCausalLM, RNNModel
-from rnn_hf.models.layers_rnn import mirrored
 
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
@@ -91,14 +90,6 @@ def test_it_is_the_network_that_torch_runs_over_packed_rows(make_backbone, cell_
     expected, _ = pad_packed_sequence(theirs(rows)[0], batch_first=True)
     mask = torch.arange(7) < lengths[:, None]
     torch.testing.assert_close(model(ids, mask).last_hidden_state[mask], expected[mask], **CLOSE)
-
-
-def test_mirrored_rows_begin_with_their_last_token_and_twice_is_once():
-    numbers = torch.arange(12.0).view(2, 6, 1)
-    padding = torch.tensor([[False] * 4 + [True] * 2, [False] * 6])
-    assert mirrored(numbers, padding)[..., 0].tolist() == [[3, 2, 1, 0, 4, 5], [11, 10, 9, 8, 7, 6]]
-    assert torch.equal(mirrored(mirrored(numbers, padding), padding), numbers)
-    assert torch.equal(mirrored(numbers, None), numbers.flip(1))
 
 
 # Padding

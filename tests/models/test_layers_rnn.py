@@ -11,29 +11,11 @@ from torch.nn.utils import parametrizations, parametrize, prune
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.models import RNNLayer
-from rnn_hf.models.layers_rnn import Compaction
 
 
 IDS = torch.randint(1, 11, (4, 6), generator=torch.Generator().manual_seed(0))
 # Left, right and interior padding, and a row of padding alone.
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0], [1, 0, 1, 1, 0, 1], [0] * 6])
-
-
-def test_compacted_rows_have_the_tokens_in_order_and_spread_shows_the_last_one_up_to_each_position():
-    rows = Compaction.from_mask(MASK.bool())
-    numbers = torch.arange(1, 25).view(4, 6)
-    compact = rows.compact(numbers)
-    assert compact.shape == rows.padding.shape == (4, 4)  # as long as the row with the most tokens
-    assert [compact[row][~rows.padding[row]].tolist() for row in range(4)] == [
-        [3, 4, 5, 6],
-        [7, 8, 9],
-        [13, 15, 16, 18],
-        [],
-    ]
-    shown = rows.spread(compact[..., None].float(), -torch.ones(4, 1))[..., 0].tolist()
-    assert shown == [[-1, -1, 3, 4, 5, 6], [7, 8, 9, 9, 9, 9], [13, 13, 15, 16, 16, 18], [-1] * 6]
-    assert rows.last(compact[..., None].float(), -torch.ones(4, 1))[:, 0].tolist() == [6, 9, 18, -1]
-    assert Compaction.from_mask(torch.ones(2, 3, dtype=torch.bool)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
