@@ -12,11 +12,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerState
 from transformers import TrainingArguments as TrainerArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from rnn_hf.tasks.distillation import soft_loss
 from rnn_hf.training.arguments import LabelledTrainingArguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import WEIGHTS, reading
@@ -141,6 +143,8 @@ class LabelledTrainer(Trainer):
         self.run, self.options = run, options
         if options.label_smoothing_factor:
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
+        elif options.teachers:
+            keywords["compute_loss_func"] = soft_loss
         super().__init__(args=trainer_arguments(options, trackers), **keywords)
         self.args.output_dir = options.output_dir  # where trackers write
         for callback in list(self.callback_handler.callbacks):
@@ -148,6 +152,7 @@ class LabelledTrainer(Trainer):
                 self.remove_callback(callback)
         self.add_callback(run)
         self.average = WeightAverage(cast(nn.Module, self.model), options.average_decay)
+        self.states: dict[str, Any] = {}  # by file of the checkpoint that is taken up
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         options, dataset = self.options, cast(Sequence, self.train_dataset)
@@ -210,17 +215,23 @@ class LabelledTrainer(Trainer):
             WEIGHTS: load_file,
             "optimizer.pt": load,
             "scheduler.pt": load,
-            "trainer_state.json": lambda path: TrainerState.load_from_json(str(path)),
             "average.pt": lambda path: self.average.load_state_dict(load(path)),
+            "trainer_state.json": lambda path: TrainerState.load_from_json(str(path)),
         }
         for name, read in readers.items():
             with reading(checkpoint, name):
-                read(checkpoint / name)
+                self.states[name] = read(checkpoint / name)
         rank = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
         generators = f"rng_state{rank}.pth"
         with reading(checkpoint, generators):
             (checkpoint / generators).stat()
             self._load_rng_state(str(checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """From what was taken up; of several processes on CPUs, Trainer of transformers 5.17 fails to read it."""
+        if checkpoint is not None:
+            cast(Optimizer, self.optimizer).load_state_dict(self.states.pop("optimizer.pt"))
+            cast(LRScheduler, self.lr_scheduler).load_state_dict(self.states.pop("scheduler.pt"))
 
     def _get_output_dir(self, *_: Any, **__: Any) -> str:
         return str(Path(self.options.output_dir) / DRAFTS)
@@ -229,7 +240,10 @@ class LabelledTrainer(Trainer):
         """Write a checkpoint as a draft, which the run completes and moves into place."""
         drafts = Path(self._get_output_dir())
         with self.run.writing_checkpoint(self.state.global_step, drafts):
-            super()._save_checkpoint(*arguments, **keywords)
+            try:
+                super()._save_checkpoint(*arguments, **keywords)
+            except RuntimeError as error:  # as torch says where a disk is full
+                raise OSError(str(error)) if "inline_container" in str(error) else error from error
             if self.args.should_save:
                 draft = drafts / f"checkpoint-{self.state.global_step}"
                 (draft / TRAINING_ARGS_NAME).unlink()  # it has the paths of this machine, and nobody reads it

@@ -4,8 +4,14 @@ import csv
 import gc
 import json
 import math
+import os
+import resource
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -184,6 +190,25 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, case)
         assert_same_end(tmp_path / "whole", tmp_path / name)
 
 
+@pytest.mark.parametrize("flags", [{}, {"gradient_accumulation_steps": 3}, {"group_by_length": False}])
+def test_an_epoch_sees_each_example_once_and_each_epoch_has_an_order_of_its_own(run, arguments_of, monkeypatch, flags):
+    examples = LabelledRun(arguments_of("a", **flags)).prepared.examples["train"]
+    original, seen = LabelledTrainer.training_step, []
+
+    def training_step(self, model, inputs, *rest):
+        masks = inputs["attention_mask"].bool()
+        seen.extend(tuple(ids[mask].tolist()) for ids, mask in zip(inputs["input_ids"], masks, strict=True))
+        return original(self, model, inputs, *rest)
+
+    monkeypatch.setattr(LabelledTrainer, "training_step", training_step)
+    run("a", **flags)
+    size = len(examples)
+    epochs = [seen[start : start + size] for start in range(0, len(seen), size)]
+    assert len(epochs) == 3 and len({tuple(epoch) for epoch in epochs}) == 3
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(tuple(example["input_ids"]) for example in examples)
+
+
 @pytest.fixture
 def at_step(monkeypatch):
     """`at_step(number, act)`: `act()` is called once, within the step of that number."""
@@ -351,6 +376,25 @@ def test_a_broken_file_of_a_checkpoint_is_named_with_the_one_to_go_on_from(run, 
             run("a", resume_from_checkpoint="last", **flags)
         broken.write_bytes(whole)
     assert run("a", resume_from_checkpoint=tmp_path / "a/checkpoint-1", max_steps=3, **flags)["first_step"] == 1
+
+
+@pytest.mark.parametrize("size, file", [(100_000, "model.safetensors"), (300_000, "optimizer.pt")])
+def test_a_full_disk_stops_the_run_and_the_last_checkpoint_stays_whole(run, tmp_path, monkeypatch, size, file):
+    """The limit lets pass what is written before the file."""
+    original, limits = LabelledTrainer._save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full(self, *arguments):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size if self.state.global_step > 2 else limits[0], limits[1]))
+        try:
+            original(self, *arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(LabelledTrainer, "_save_checkpoint", full)
+    with pytest.raises(OSError, match="cannot write .*checkpoint-4.*If the disk is full.*whole are checkpoint-2"):
+        run("a", save_steps=2, hidden_size=60)
+    assert names(tmp_path / "a") == ["checkpoint-2"] and not (tmp_path / "a/.drafts").exists()
+    assert (tmp_path / "a/checkpoint-2" / file).stat().st_size > size
 
 
 def test_a_resumed_run_takes_up_threads_and_kernels(run, tmp_path, capsys):
@@ -536,7 +580,7 @@ def test_a_shape_other_than_that_of_the_model_to_start_from_is_refused(run, lang
     for name, value in {"hidden_size": 7, "cell_type": "gru", "num_hidden_layers": 1}.items():
         with pytest.raises(ValueError, match=f"`{name}` is {value}, and the model of `init_from` has"):
             run("a", init_from=directory, **{name: value})
-    with pytest.raises(ValueError, match="`bidirectional` starts from a model of one layer, and that of `init_from` has 2"):
+    with pytest.raises(ValueError, match="`bidirectional` starts from a model of one layer, and that .* has 2"):
         run("a", init_from=directory, bidirectional=True)
     assert not (tmp_path / "a").exists()
 
@@ -647,3 +691,66 @@ def test_the_right_to_write_is_checked_before_the_first_step(run, server, tmp_pa
     with pytest.raises(HubError, match="access token"):
         run("refused", push_to_hub=True)
     assert not (tmp_path / "refused").exists()
+
+
+IN_PROCESSES = """
+import os, signal, sys
+import torch
+from rnn_hf.training import labelled_run
+from rnn_hf.training.parsing import parse_arguments
+from rnn_hf.training.trainer import LabelledTrainer
+torch.set_num_threads(1)
+original = LabelledTrainer.training_step
+def told_to_stop(self, *arguments, **keywords):
+    if self.state.global_step == 6 and os.environ["RANK"] == "1":  # the other one learns of it
+        signal.raise_signal(signal.SIGTERM)
+    return original(self, *arguments, **keywords)
+argv, (whole, parts) = sys.argv[3:], sys.argv[1:3]
+labelled_run.train(parse_arguments([*argv, "--output_dir", whole]))
+LabelledTrainer.training_step = told_to_stop
+stopped = labelled_run.train(parse_arguments([*argv, "--output_dir", parts]))
+LabelledTrainer.training_step = original
+assert stopped["result"]["steps"] == 7, stopped["result"]
+labelled_run.train(parse_arguments([*argv, "--output_dir", parts, "--resume_from_checkpoint", "last"]))
+"""
+PATIENCE = 300  # seconds, of which only processes that wait for each other for ever need all
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_write_each_file_once(arguments_of, run, data, tmp_path):
+    """One is told to stop, and both go on. Rows fill all batches: of those that do not, some are used twice."""
+    flags = {
+        **WITHOUT_DROPOUT, "max_train_samples": 20, "label_smoothing_factor": 0.1, "average_decay": 0.8,
+        "unfreeze_epochs": 0.4, "logging_steps": 2, "eval_steps": 3,
+    }  # fmt: skip
+    one = run("one", "words", per_device_train_batch_size=4, **flags)
+    arguments = asdict(arguments_of("two", "words", per_device_train_batch_size=2, **flags))
+    argv = ["--task", "token-classification"] + [
+        part for kind in ("model", "data", "training") for name, value in arguments[kind].items()
+        if value is not None and name != "output_dir" for part in (f"--{name}", str(value))
+    ]  # fmt: skip
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", IN_PROCESSES, tmp_path / "two", tmp_path / "parts", *argv], stderr=subprocess.PIPE,
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        told = [process.communicate(timeout=PATIENCE)[1] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert [process.returncode for process in started] == [0, 0], told
+    two = json.loads((tmp_path / "two/run.json").read_text())
+    assert two["processes"] == 2 and one["steps_per_epoch"] == two["steps_per_epoch"] == 5
+    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), atol=1e-4, rtol=1e-3)
+    assert_equal(weights(tmp_path / "two/checkpoint-15"), weights(tmp_path / "parts/checkpoint-15"))
+    assert rows(tmp_path / "two") == rows(tmp_path / "parts")
