@@ -10,6 +10,14 @@ DROPOUTS = (
     "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "softmax_dropout", "recurrent_dropout",
     "classifier_dropout",
 )  # fmt: skip
+# Where those without this package find the classes.
+AUTO_MAP = {
+    "AutoConfig": "configuration_rnn.RNNConfig",
+    "AutoModel": "modeling_rnn.RNNModel",
+    "AutoModelForCausalLM": "modeling_rnn.RNNForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_rnn.RNNForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_rnn.RNNForTokenClassification",
+}
 CHARACTER_SIZES = (
     "character_embedding_size", "character_hidden_size", "num_characters", "num_spelled_characters", "num_word_rows",
 )  # fmt: skip
@@ -121,15 +129,11 @@ class RNNConfig(PreTrainedConfig):
         if not self.has_state:
             self.use_cache = False
         super().__post_init__(**kwargs)
-        if getattr(self, "auto_map", None) is None:
-            # Saving writes only the entry of the class that is saved; a stranger's AutoModel needs its own.
-            self.auto_map = {
-                "AutoConfig": "configuration_rnn.RNNConfig",
-                "AutoModel": "modeling_rnn.RNNModel",
-                "AutoModelForCausalLM": "modeling_rnn.RNNForCausalLM",
-                "AutoModelForSequenceClassification": "modeling_rnn.RNNForSequenceClassification",
-                "AutoModelForTokenClassification": "modeling_rnn.RNNForTokenClassification",
-            }
+        # Saving writes only the entry of the class that is saved, and each Auto class of a stranger needs its own. What
+        # an older release saved gets those that it lacks; an empty map says that there is no code.
+        auto_map = getattr(self, "auto_map", None)
+        if auto_map is None or auto_map:
+            self.auto_map = AUTO_MAP | (auto_map or {})
 
     def validate_rnn(self) -> None:
         """Part of the `@strict` validation: ranges, and fields that must fit each other."""

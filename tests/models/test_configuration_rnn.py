@@ -10,9 +10,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from rnn_hf import RNNConfig, RNNModel
+from rnn_hf.models import HEADS
 
 
-DROPOUTS = ["embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"]
+DROPOUTS = [
+    "classifier_dropout", "embedding_dropout", "input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"
+]  # fmt: skip
 SIZES = ["vocab_size", "embedding_size", "hidden_size", "num_hidden_layers"]
 
 
@@ -54,6 +57,12 @@ def test_unknown_cells_are_refused(value):
 def test_unknown_activations_are_refused(value):
     with refused("hidden_act", "tanh", "relu", "sigmoid", str(value)):
         RNNConfig(cell_type="rnn", hidden_act=value)
+
+
+@pytest.mark.parametrize("value", ["cls", "first", None])
+def test_unknown_poolings_are_refused(value):
+    with refused("pooling", "last", "mean", "max", "concat", str(value)):
+        RNNConfig(pooling=value)
 
 
 # Fields that must fit each other
@@ -110,7 +119,7 @@ def test_initializer_range_takes_an_integer():
     assert RNNConfig(initializer_range=1).initializer_range == 1
 
 
-@pytest.mark.parametrize("name", ["tie_word_embeddings", "use_cache"])
+@pytest.mark.parametrize("name", ["tie_word_embeddings", "use_cache", "bidirectional"])
 @pytest.mark.parametrize("value", [1, "true", None])
 def test_flags_are_strict(name, value):
     with refused(name, "bool"):
@@ -229,9 +238,15 @@ def test_a_wrong_value_in_a_file_is_refused_by_name(tmp_path):
 
 def test_auto_map_names_every_class_that_a_stranger_loads(tmp_path):
     RNNConfig().save_pretrained(tmp_path)
-    auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-    assert {"AutoConfig", "AutoModel", "AutoModelForCausalLM"} <= auto_map.keys()
-    assert auto_map["AutoModel"] == "modeling_rnn.RNNModel"
+    path = tmp_path / "config.json"
+    saved = json.loads(path.read_text())
+    assert saved["auto_map"] == {"AutoConfig": "configuration_rnn.RNNConfig"} | {
+        name: f"modeling_rnn.{head.__name__}" for name, head in HEADS.items()
+    }
+    # As an older release saved it, which had fewer classes; and beside a file that comes without code.
+    for given, expected in (({"AutoModel": "own.Model"}, saved["auto_map"] | {"AutoModel": "own.Model"}), ({}, {})):
+        path.write_text(json.dumps(saved | {"auto_map": given}))
+        assert RNNConfig.from_pretrained(tmp_path).auto_map == expected
 
 
 def test_configurations_do_not_share_their_auto_map():
