@@ -35,7 +35,7 @@ class RecurrentStateLayer(CacheLayerMixin):
 
     _layer_type = "recurrent_state"
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__()
         self.cumulative_length = 0
         self.record_past = False
@@ -44,7 +44,14 @@ class RecurrentStateLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor | None) -> None:
         self.keys, self.values, self.is_initialized = key_states, value_states, True
 
-    def update(self, key_states, value_states, num_tokens: int = 1, *args, **kwargs):
+    def update(
+        self,
+        key_states: torch.Tensor | None,
+        value_states: torch.Tensor | None,
+        num_tokens: int = 1,
+        *args: Any,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Replace the state by the one after `num_tokens` more positions and return it."""
         if self.record_past and num_tokens == 1:
             self.past.append((self.cumulative_length, self.keys, self.values))
@@ -67,7 +74,7 @@ class RecurrentStateLayer(CacheLayerMixin):
     def apply(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """Replace each tensor of the state, and of those recorded, by `function` of it."""
 
-        def of(tensor):
+        def of(tensor: torch.Tensor | None) -> torch.Tensor | None:
             return None if tensor is None else function(tensor)
 
         self.keys, self.values = of(self.keys), of(self.values)
@@ -128,7 +135,7 @@ class RecurrentStateLayer(CacheLayerMixin):
     def prefetch(self) -> None:
         self.apply(lambda tensor: tensor.to(self.device, non_blocking=True))
 
-    def __deepcopy__(self, memo) -> "RecurrentStateLayer":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "RecurrentStateLayer":
         other = type(self)()
         other.__dict__.update(self.__dict__)
         other.past = list(self.past)
@@ -151,6 +158,9 @@ class RNNCache(Cache):
     Args:
         config: Configuration of the model that the state belongs to.
 
+    Raises:
+        ValueError: The model has no state to carry on.
+
     Example:
 
     >>> import torch
@@ -167,6 +177,7 @@ class RNNCache(Cache):
     def __init__(self, config: RNNConfig | Iterable[tuple[torch.Tensor, torch.Tensor | None]]):
         # Several GPUs in one process: torch's `gather` builds the state of the whole batch from what `__iter__` gives.
         if isinstance(config, PreTrainedConfig):
+            config.check_has_state("RNNCache")
             super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
             return
         parts = list(config)
@@ -187,7 +198,7 @@ class RNNCache(Cache):
             layer.apply(torch.Tensor.detach)
         return self
 
-    def to(self, *args, **kwargs) -> "RNNCache":
+    def to(self, *args: Any, **kwargs: Any) -> "RNNCache":
         """Move or cast the state as `torch.Tensor.to` does, in place; returns the cache."""
         for layer in self.layers:
             layer.apply(lambda tensor: tensor.to(*args, **kwargs))
@@ -203,7 +214,7 @@ class RNNCache(Cache):
         forked.batch_repeat_interleave(times)
         return forked
 
-    def rows(self, indices) -> "RNNCache":
+    def rows(self, indices: torch.Tensor | Sequence[int] | Sequence[bool]) -> "RNNCache":
         """A copy of some rows, by a list or tensor of indices or a boolean mask."""
         chosen = self.copy()
         chosen.batch_select_indices(torch.as_tensor(indices))

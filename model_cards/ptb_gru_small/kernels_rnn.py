@@ -9,6 +9,7 @@ Shapes in comments: B batch, K inputs and N outputs of a product, H width of a l
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -168,7 +169,13 @@ def tanh(x: torch.Tensor) -> torch.Tensor:
 ELMAN_ACTIVATIONS = {"tanh": tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
 
 
-def step(kind: str, inputs, hidden, cell, products: Sequence[Product]):
+def step(
+    kind: str,
+    inputs: torch.Tensor,
+    hidden: torch.Tensor,
+    cell: torch.Tensor | None,
+    products: Sequence[Product],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One time step of one layer, from the equations.
 
     Args:
@@ -328,8 +335,14 @@ class InPlaceProduct:
         onto: Outputs of another product, `(N,)`, that this one is added to.
     """
 
-    def __init__(self, matrix: torch.Tensor, inputs: torch.Tensor, bias=None, onto=None):
-        start = bias if onto is None else onto
+    def __init__(
+        self,
+        matrix: torch.Tensor,
+        inputs: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        onto: torch.Tensor | None = None,
+    ):
+        start: Any = bias if onto is None else onto
         self.outputs: torch.Tensor = torch.empty_like(bias) if onto is None else onto
         apart, column, out = row_blocks(matrix), row_blocks(start[:, None]), row_blocks(self.outputs[:, None])
         spread = inputs[:, None].expand(len(apart), -1, -1)

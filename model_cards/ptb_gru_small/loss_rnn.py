@@ -78,7 +78,15 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, inputs, weight, bias, targets, smoothing: float, dtype: torch.dtype, wants: bool, kind: str
+        ctx: Any,
+        inputs: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        targets: torch.Tensor,
+        smoothing: float,
+        dtype: torch.dtype,
+        wants: bool,
+        kind: str,
     ) -> torch.Tensor:
         total, gradients = loss_and_gradients(inputs, weight, bias, targets, smoothing, dtype, wants, kind)
         if wants:
@@ -87,7 +95,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: torch.Tensor):
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         if getattr(ctx, "was_run", False):
             raise RuntimeError(
                 "the loss in parts has its gradients for one backward pass; for a second one pass `skip_logits=False`"
@@ -166,7 +174,7 @@ class Gradients:
         kind: Of `PRODUCTS`.
     """
 
-    def __init__(self, inputs, weight, bias, num_blocks: int, kind: str):
+    def __init__(self, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, num_blocks: int, kind: str):
         # Sums over parts are in single precision at least: in half of it, each part would round the sum so far.
         self.wide = torch.promote_types(weight.dtype, torch.float32)
         self.to_inputs, self.to_bias = (torch.zeros_like(tensor, dtype=self.wide) for tensor in (inputs, bias))

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import (
+    BaseStreamer,
     EosTokenCriteria,
     MaxLengthCriteria,
     MinPLogitsWarper,
@@ -55,7 +56,7 @@ class Sampler:
     do_sample: bool
     keeps_scores: bool
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.top_k, self.after = None, []
         position = next((i for i, p in enumerate(self.processors) if isinstance(p, TopKLogitsWarper)), None)
         if position is None or not self.do_sample or self.keeps_scores:
@@ -67,7 +68,7 @@ class Sampler:
             before, after = before[:-1], [before[-1], *after]
         self.top_k, self.before, self.after = self.processors[position].top_k, LogitsProcessorList(before), after
 
-    def __call__(self, input_ids, logits):
+    def __call__(self, input_ids: Tensor, logits: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens `(B,)` and processed scores `(B, V)` from `(B, V)` in float32; no scores with top-k first."""
         if self.top_k is not None and self.top_k < logits.shape[1]:
             scores = self.before(input_ids, logits) if len(self.before) else logits
@@ -92,11 +93,11 @@ class Sampler:
 class TokenBuffer:
     """Token ids that grow at the end without being copied at each step."""
 
-    def __init__(self, input_ids):
+    def __init__(self, input_ids: Tensor):
         self.length = input_ids.shape[1]
         self.storage = F.pad(input_ids, (0, 256))
 
-    def append(self, tokens):
+    def append(self, tokens: Tensor) -> Tensor:
         """Add `(B,)` tokens; returns all `(B, length)`, a view that later tokens leave as it is."""
         if self.length == self.storage.shape[1]:
             self.storage = F.pad(self.storage, (0, self.length))
@@ -119,17 +120,19 @@ class RNNGenerationMixin(GenerationMixin):
     lm_head: nn.Linear
     mixture: nn.Module | None
     output_projection: nn.Linear | None
-    compute_logits: Callable[[torch.Tensor], torch.Tensor]
+    compute_logits: Callable[[Tensor], Tensor]
     training: bool
     device: torch.device
     tiny_network: Callable[[], "RNNGenerationMixin"]  # what `check_contract` runs
 
     @wraps(GenerationMixin.generate)
-    def generate(self, *args, **kwargs):
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         check_contract()
         return answering_to_either(super().generate(*args, **rename_cache(kwargs)))
 
-    def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config: GenerationConfig, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic", "static"):
             raise ValueError(
@@ -143,7 +146,7 @@ class RNNGenerationMixin(GenerationMixin):
             if getattr(generation_config, "is_assistant", False):
                 model_kwargs[CACHE_NAME].activate_past_recording()
 
-    def _can_decode_directly(self, generation_config, model_kwargs) -> bool:
+    def _can_decode_directly(self, generation_config: GenerationConfig, model_kwargs: dict[str, Any]) -> bool:
         """Whether the loop below gives what transformers' own would, faster."""
         return (
             hasattr(generation_config, "_pad_token_tensor")
@@ -169,20 +172,20 @@ class RNNGenerationMixin(GenerationMixin):
         """Whether the weights of the output matrix may be used without its module."""
         return has_own_forward(self) and has_plain_weights(self.lm_head)
 
-    def _sample(self, *args, **kwargs):
+    def _sample(self, *args: Any, **kwargs: Any) -> Any:
         """Greedy search and sampling; see `GenerationMixin._sample`, which this replaces."""
         return self._sample_directly(*args, **kwargs) if HAS_SAMPLE else super()._sample(*args, **kwargs)
 
     def _sample_directly(
         self,
-        input_ids,
-        logits_processor,
-        stopping_criteria,
-        generation_config,
-        synced_gpus=False,
-        streamer=None,
-        **model_kwargs,
-    ):
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: BaseStreamer | None = None,
+        **model_kwargs: Any,
+    ) -> Any:
         if synced_gpus or not self._can_decode_directly(generation_config, model_kwargs):
             return super()._sample(
                 input_ids,
@@ -262,7 +265,7 @@ class Decoder:
         self.products = [layer.step_products(rows, packs) for layer in self.model.layers]
         self.head = head_of(model, rows, packs)
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         outputs = F.embedding(tokens, self.model.embed_tokens.weight)
         for layer, state, products in zip(self.model.layers, self.cache.layers, self.products, strict=True):
             if products is None:
@@ -285,7 +288,7 @@ class OneRowDecoder:
         self.outputs = torch.from_numpy(stack[-1].hidden)[None]
         self.head = head_of(model, 1, packs=False)
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: Tensor) -> Tensor:
         outputs = self.embedding[int(tokens[0])]
         for layer in self.stack:
             layer.inputs[:] = outputs
@@ -324,9 +327,9 @@ def has_plain_weights(module: nn.Module) -> bool:
 class Finished:
     """Which rows have ended, by transformers' criteria; length and end token without its overhead."""
 
-    def __init__(self, criteria, pad_token, rows: int, decoder):
+    def __init__(self, criteria: StoppingCriteriaList, pad_token: Tensor, rows: int, decoder: Any):
         self.criteria, self.pad_token = criteria, pad_token
-        self.read: Callable[[torch.Tensor], list[int]] = getattr(decoder, "read", torch.Tensor.tolist)
+        self.read: Callable[[Tensor], list[int]] = getattr(decoder, "read", Tensor.tolist)
         self.ends = next(
             (criterion.eos_token_id for criterion in criteria if hasattr(criterion, "eos_token_id")), None
         )
@@ -334,15 +337,15 @@ class Finished:
         self.max_length = criteria.max_length if is_simple else None
         self.end_ids = None if self.ends is None else set(self.ends.tolist())
         self.rows = torch.zeros(rows, dtype=torch.bool, device="cpu")
-        self.ended: torch.Tensor | None = None  # `rows` where the tokens are, once one has ended
+        self.ended: Tensor | None = None  # `rows` where the tokens are, once one has ended
 
-    def pad(self, tokens):
+    def pad(self, tokens: Tensor) -> Tensor:
         """Padding in place of the tokens of rows that have ended."""
         if self.ended is None or self.ends is None:
             return tokens
         return torch.where(self.ended, self.pad_token.to(tokens.device), tokens)
 
-    def __call__(self, input_ids, tokens, scores) -> bool:
+    def __call__(self, input_ids: Tensor, tokens: Tensor, scores: tuple[Tensor, ...] | None) -> bool:
         """Take notice of new tokens; returns whether all rows have ended."""
         if self.max_length is None:
             rows = self.rows | self.criteria(input_ids, scores).cpu()

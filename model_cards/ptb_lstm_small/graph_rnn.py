@@ -41,7 +41,14 @@ MOST_FAILED = 3
 logger = logging.get_logger(__name__)
 
 
-def sigmoid_cell(inputs, hidden, of_input, of_hidden, input_bias, hidden_bias):
+def sigmoid_cell(
+    inputs: torch.Tensor,
+    hidden: torch.Tensor,
+    of_input: torch.Tensor,
+    of_hidden: torch.Tensor,
+    input_bias: torch.Tensor,
+    hidden_bias: torch.Tensor,
+) -> torch.Tensor:
     return (F.linear(inputs, of_input, input_bias) + F.linear(hidden, of_hidden, hidden_bias)).sigmoid()
 
 

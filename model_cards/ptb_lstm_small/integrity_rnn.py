@@ -13,10 +13,10 @@ from .configuration_rnn import RNNConfig
 
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory anew"
+REPAIR = "fetch them again: from_pretrained(..., force_download=True), or copy the directory again"
 
 
-def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
+def check_download(name: str | os.PathLike | None, config: RNNConfig, options: dict[str, Any]) -> None:
     """Compare the weights of a model of the Hub with their checksum: a safetensors file with a wrong byte loads.
 
     Raises:
@@ -25,14 +25,14 @@ def check_download(name, config: RNNConfig, options: dict[str, Any]) -> None:
     if name is None or os.path.exists(name):
         return
     revision = getattr(config, "_commit_hash", None) or options.get("revision")
-    found = try_to_load_from_cache(name, "config.json", cache_dir=options.get("cache_dir"), revision=revision)
-    if not isinstance(found, str):
+    config_file = try_to_load_from_cache(name, "config.json", cache_dir=options.get("cache_dir"), revision=revision)
+    if not isinstance(config_file, str):
         return
-    for path in Path(found).parent.joinpath(options.get("subfolder") or "").glob("*.safetensors"):
+    for path in Path(config_file).parent.joinpath(options.get("subfolder") or "").glob("*.safetensors"):
         check_cached(name, path)
 
 
-def check_cached(name, path: Path) -> None:
+def check_cached(name: str | os.PathLike, path: Path) -> None:
     """Compare a file in the Hub's cache, weights of `name`, with its checksum: the name of what it links to.
 
     A download is checked by length alone.

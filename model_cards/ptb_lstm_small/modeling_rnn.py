@@ -1,4 +1,6 @@
-"""Recurrent networks as transformers models: the backbone and the causal language model.
+"""Recurrent networks as transformers models: the backbone, the causal language model and classifiers.
+
+All in one file, so that the repository of a language model also loads as a classifier for those without this package.
 
 Shapes in comments: B batch, T time, E embedding, H width of a layer, V vocabulary.
 """
@@ -13,32 +15,32 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn import init
 from transformers import PreTrainedModel
-from transformers.utils import can_return_tuple, logging
+from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
 
 from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
+from .heads_rnn import pool, pooled_size, text_loss, token_loss
+from .inputs_rnn import check_extra, read_inputs, read_mask, select_positions
 from .integrity_rnn import NO_SPACE, REPAIR, check_download
-from .layers_rnn import Compaction, RNNLayer, locked_dropout
+from .layers_rnn import RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
 from .mixture_rnn import MixtureOfSoftmaxes
+from .padding_rnn import Compaction
 from .versions_rnn import (
     CACHE_NAME,
+    CACHE_NAMES,
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     one_cache,
     register_causal,
 )
+from .words_rnn import NO_ROW, WordEncoder
 
 
-# Arguments that pack several texts into a row, and those that say nothing to this network.
-PACKED = {"cu_seq_lens_q", "cu_seq_lens_k", "cu_seqlens", "seq_idx"}
-IGNORED = {
-    "cache_position", "head_mask", "max_length_k", "max_length_q", "num_items_in_batch", "position_ids", "return_dict",
-    "token_type_ids",
-}  # fmt: skip
-
-logger = logging.get_logger(__name__)
+# The state of a layer, h and c, before the first token `(None, None)`.
+State = tuple[torch.Tensor | None, torch.Tensor | None]
 
 
 class RNNPreTrainedModel(PreTrainedModel):
@@ -50,12 +52,14 @@ class RNNPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["RNNLayer"]
 
-    def __init__(self, config: RNNConfig, *args, **kwargs):
+    def __init__(self, config: RNNConfig, *args: Any, **kwargs: Any):
         config.validate()  # a field may have been set after the configuration was made
         super().__init__(config, *args, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load a checkpoint as any model of transformers; damaged weights are refused.
 
         Raises:
@@ -83,6 +87,19 @@ class RNNPreTrainedModel(PreTrainedModel):
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """As of any model of transformers, but for one that reads characters.
+
+        Raises:
+            ValueError: The network knows how each word of its vocabulary is spelled.
+        """
+        if self.config.character_embedding_size:
+            raise ValueError(
+                "the vocabulary of a network with `character_embedding_size` cannot be resized: make a new one with "
+                "the sizes of the Spelling of the tokenizer"
+            )
+        return super().resize_token_embeddings(*args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Initialise one module; parameters that were loaded are left as they are.
@@ -93,6 +110,8 @@ class RNNPreTrainedModel(PreTrainedModel):
         LSTM's forget gate at 1 (Jozefowicz et al., 2015).
         """
         bound = self.config.initializer_range
+        if isinstance(module, WordEncoder):
+            module.clear()
         for name, parameter in module.named_parameters(recurse=False):
             if getattr(parameter, "_is_hf_initialized", False):
                 continue
@@ -126,7 +145,8 @@ class RNNModel(RNNPreTrainedModel):
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.embed_tokens = nn.Embedding(config.num_word_rows or config.vocab_size, config.embedding_size)
+        self.words = WordEncoder(config) if config.character_embedding_size else None
         self.layers = nn.ModuleList([RNNLayer(config, i) for i in range(config.num_hidden_layers)])
         self.state_sizes = config.state_sizes
         self.gradient_checkpointing = False
@@ -142,8 +162,8 @@ class RNNModel(RNNPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         past_key_values: RNNCache | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Run the network over a window.
 
         Args:
@@ -151,11 +171,12 @@ class RNNModel(RNNPreTrainedModel):
             attention_mask: `(B, T)` or longer, 1 at real tokens; of a longer one the last T columns count.
                 Padding may stand left, right or between: real tokens give the numbers of the unpadded row,
                 the state is that of the row's last real token, and a padding position shows the output of the
-                last real token before it.
+                last real token before it (zeros where a bidirectional network has none). With
+                `character_embedding_size` every piece of a word shows the output of the word.
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
             inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
-            use_cache: Whether to return the state; default `config.use_cache`.
+            use_cache: Whether to return the state; default `config.use_cache`. A bidirectional network has none.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
             past_key_values: The name of `cache` before transformers 5.24.
@@ -165,18 +186,23 @@ class RNNModel(RNNPreTrainedModel):
             `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
-            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit,
-                several texts in one row.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit, a
+                state for a bidirectional network, several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
-        self._check_inputs(input_ids, inputs_embeds)
+        if not self.config.has_state:
+            if cache is not None or use_cache:
+                self.config.check_has_state("`use_cache=True`" if cache is None else "`cache`")
+            use_cache = False
+        inputs = read_inputs(input_ids, inputs_embeds)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        inputs = inputs_embeds if input_ids is None else input_ids
         states = self._read_state(cache, len(inputs))
-        mask = self._read_mask(attention_mask, inputs)
+        mask = read_mask(attention_mask, inputs)
         check_extra(kwargs, mask)
+        if self.words is not None:
+            inputs, mask = self._embed_words(inputs, mask)
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
@@ -190,7 +216,9 @@ class RNNModel(RNNPreTrainedModel):
 
     # torch.compile does not trace recurrent modules: better one break around all layers than some within each.
     @torch.compiler.disable
-    def _run_layers(self, inputs: torch.Tensor, states: list[tuple], mask: torch.Tensor | None, keeps: bool):
+    def _run_layers(
+        self, inputs: torch.Tensor, states: list[State], mask: torch.Tensor | None, keeps: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Outputs and, if it `keeps` them, the hidden states before each layer and after the last.
 
         Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
@@ -215,15 +243,18 @@ class RNNModel(RNNPreTrainedModel):
                 before = self._zeros_if_none(states[index], index, outputs)
                 raw, _, cell = layer(outputs, *before, rows.padding)
                 shown = rows.spread(raw, before[0]) if keeps or is_last else None
-                # A copy, as a view would hold the outputs of the whole window with the state.
-                states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
+                if not self.config.bidirectional:
+                    # A copy, as a view would hold the outputs of the whole window with the state.
+                    states[index] = (rows.last(raw, before[0]) if shown is None else shown[:, -1].clone(), cell)
             if keeps:
                 hidden_states.append(shown)
             if not is_last:
                 outputs = locked_dropout(raw, self.config.hidden_dropout, self.training)
         return locked_dropout(shown, self.config.output_dropout, self.training), hidden_states
 
-    def _run_recorded(self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool):
+    def _run_recorded(
+        self, inputs: torch.Tensor, cache: RNNCache, mask: torch.Tensor | None, keeps: bool
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """As `_run_layers`, with the last tokens one at a time, so that `cache` records the state before each."""
         time = inputs.shape[1]
         sizes = [time - RECORDED_STEPS] * (time > RECORDED_STEPS) + [1] * min(time, RECORDED_STEPS)
@@ -233,19 +264,9 @@ class RNNModel(RNNPreTrainedModel):
             states = self._read_state(cache, len(part))
             runs.append(self._run_layers(part, states, part_mask, keeps))
             self._write_state(cache, states, size)
-        outputs, hidden_states = zip(*runs, strict=True)
-        hidden_states = [torch.cat(parts, dim=1) for parts in zip(*hidden_states, strict=True)] if keeps else []
+        outputs, of_layers = zip(*runs, strict=True)
+        hidden_states = [torch.cat(parts, dim=1) for parts in zip(*of_layers, strict=True)] if keeps else []
         return torch.cat(outputs, dim=1), hidden_states
-
-    @staticmethod
-    def _check_inputs(input_ids, inputs_embeds) -> None:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
-        given = inputs_embeds if input_ids is None else input_ids
-        if given.ndim != (3 if input_ids is None else 2) or not given.shape[1]:
-            name = "`inputs_embeds` must be (batch, time, embedding_size)"
-            name = name if input_ids is None else "`input_ids` must be (batch, time)"
-            raise ValueError(f"{name} with at least one time step, got shape {tuple(given.shape)}")
 
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
         """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
@@ -258,33 +279,39 @@ class RNNModel(RNNPreTrainedModel):
             embeds = embeds * keep[inputs, None]
         return embeds
 
-    def _read_state(self, cache, rows: int) -> list[tuple]:
+    # How many words there are, and of how many characters, is known at run time only.
+    @torch.compiler.disable
+    def _embed_words(self, ids: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pieces `(B, T)` to the vectors of their words, `(B, T, E)`, and where words begin, `(B, T)`."""
+        if ids.is_floating_point():
+            raise ValueError("a network with `character_embedding_size` reads `input_ids`, not `inputs_embeds`")
+        rows, spelled, firsts = self.words(ids, mask)
+        embeds = self._embed(rows) * (rows != NO_ROW)[..., None]
+        return torch.cat([embeds, spelled], dim=-1), firsts
+
+    def real_steps(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+        """What the layers read of ids or embeddings: `(B, T)`, true at real tokens, or where words begin."""
+        mask = read_mask(attention_mask, inputs)
+        return mask if self.words is None else self.words.first_pieces(inputs, mask)
+
+    def _read_state(self, cache: RNNCache | None, rows: int) -> list[State]:
         if cache is None:
             return [(None, None)] * len(self.layers)
         check_state(cache, self.state_sizes, rows)
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _write_state(self, cache, states: list[tuple], num_tokens: int):
+    def _write_state(self, cache: RNNCache | None, states: list[State], num_tokens: int) -> RNNCache:
         cache = RNNCache(self.config) if cache is None else cache
         for layer, (hidden, cell) in zip(cache.layers, states, strict=True):
             layer.update(hidden, cell, num_tokens)
         return cache
 
-    def _read_mask(self, attention_mask, inputs: torch.Tensor) -> torch.Tensor | None:
-        """The mask of this window, `(B, T)`, true at real tokens."""
-        if attention_mask is None:
-            return None
-        batch, time = inputs.shape[:2]
-        if attention_mask.ndim != 2 or len(attention_mask) != batch or attention_mask.shape[1] < time:
-            raise ValueError(
-                f"`attention_mask` must be ({batch}, {time}) or longer in time, got {tuple(attention_mask.shape)}"
-            )
-        return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
-
-    def _zeros_if_none(self, state: tuple, index: int, inputs: torch.Tensor) -> tuple:
-        if state[0] is not None:
+    def _zeros_if_none(self, state: State, index: int, inputs: torch.Tensor) -> State:
+        if state[0] is not None or self.config.bidirectional:
             return state
-        return tuple(None if size is None else inputs.new_zeros(len(inputs), size) for size in self.state_sizes[index])
+        size, cell_size = self.state_sizes[index]
+        hidden = inputs.new_zeros(len(inputs), size)
+        return hidden, None if cell_size is None else inputs.new_zeros(len(inputs), cell_size)
 
 
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
@@ -296,6 +323,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
+        config.check_has_state("a language model")
         super().__init__(config)
         self.model = RNNModel(config)
         self.mixture, self.output_projection, width = None, None, config.output_size
@@ -320,8 +348,8 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         skip_logits: bool = False,
         past_key_values: RNNCache | None = None,
-        **kwargs,
-    ):
+        **kwargs: Any,
+    ) -> Any:
         """Predict the next token at each position. Arguments as in [`RNNModel.forward`], and:
 
         Args:
@@ -378,7 +406,12 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
 
     def compute_loss(
-        self, hidden_states, targets, logits=None, num_items_in_batch=None, label_smoothing: float = 0.0
+        self,
+        hidden_states: torch.Tensor,
+        targets: torch.Tensor,
+        logits: torch.Tensor | None = None,
+        num_items_in_batch: int | torch.Tensor | None = None,
+        label_smoothing: float = 0.0,
     ) -> torch.Tensor:
         """Cross entropy in nats, mean over the targets; without `logits` and a mixture, part by part.
 
@@ -402,6 +435,117 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         return loss / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+class RNNClassifier(RNNPreTrainedModel):
+    """What classifiers of texts and of tokens share: [`RNNModel`], dropout, and a linear layer `score` to the labels.
+
+    The checkpoint of a language model loads as either, with a new `score`.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^mixture\.", r"^output_projection\."]
+
+    def __init__(self, config: RNNConfig, width: int):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = RNNModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def _run_backbone(
+        self,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        output_hidden_states: bool | None,
+        given: dict[str, Any],
+    ) -> Any:
+        """The network over whole texts, with what else was `given` to `forward`."""
+        if any(given.get(name) is not None for name in CACHE_NAMES):
+            raise ValueError("`cache` is not for a classifier: it reads whole texts and keeps no state")
+        return self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            **{**given, "use_cache": False, "return_dict": True},
+        )
+
+
+class RNNForSequenceClassification(RNNClassifier):
+    """A classifier of texts: `score` on what `config.pooling` makes of the outputs at a text's real tokens."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__(config, pooled_size(config.output_size, config.pooling))
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Classify texts. Arguments as in [`RNNModel.forward`], and:
+
+        Args:
+            attention_mask: As there. Without it all tokens are real: padding is never told by its id. A text without a
+                real token is classified from zeros.
+            labels: `(B,)` for one label a text, `(B, num_labels)` for several or for regression, by
+                `config.problem_type`; `None` there: by `num_labels` and the type of the labels.
+            kwargs: `num_items_in_batch`, which divides the summed loss in place of the number in this batch.
+
+        Returns:
+            `loss`, `logits` `(B, num_labels)`, `hidden_states`.
+
+        Raises:
+            ValueError: As in [`RNNModel.forward`]; a state; labels of a wrong shape or type.
+        """
+        outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
+        mask = self.model.real_steps(inputs_embeds if input_ids is None else input_ids, attention_mask)
+        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling, self.config.num_directions)
+        logits, loss = self.score(self.dropout(pooled)), None
+        if labels is not None:
+            loss = text_loss(logits, labels, self.config.problem_type, kwargs.get("num_items_in_batch"))
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class RNNForTokenClassification(RNNClassifier):
+    """A classifier of tokens: `score` on the output at each."""
+
+    def __init__(self, config: RNNConfig):
+        super().__init__(config, config.output_size)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Classify tokens. Arguments as in [`RNNModel.forward`], and:
+
+        Args:
+            labels: `(B, T)`, -100 to ignore a token.
+            kwargs: `num_items_in_batch`, which divides the summed loss in place of the number of labels.
+
+        Returns:
+            `loss` (mean cross entropy in nats), `logits` `(B, T, num_labels)`, `hidden_states`.
+
+        Raises:
+            ValueError: As in [`RNNModel.forward`]; a state; labels of a wrong shape.
+        """
+        outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
+        logits, loss = self.score(self.dropout(outputs.last_hidden_state)), None
+        if labels is not None:
+            loss = token_loss(logits, labels, kwargs.get("num_items_in_batch"))
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
 def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | None:
     """A part of a state in the type of a layer's `inputs` and on their kind of device; itself where these agree.
 
@@ -410,53 +554,6 @@ def placed(part: torch.Tensor | None, inputs: torch.Tensor) -> torch.Tensor | No
     if part is None:
         return None
     return part.to(inputs.dtype) if part.device.type == inputs.device.type else part.to(inputs)
-
-
-def check_extra(given: dict[str, Any], mask: torch.Tensor | None) -> None:
-    """Refuse or warn of arguments without a name in `forward`, so that none is passed by in silence.
-
-    Args:
-        given: By name.
-        mask: `(B, T)`, true at real tokens; `None` where all are.
-
-    Raises:
-        ValueError: Heads are masked, or a row holds several texts.
-    """
-    if given.get("head_mask") is not None:
-        raise ValueError("`head_mask` is not supported: a recurrent network has no attention heads")
-    packed = [name for name in PACKED if given.get(name) is not None]
-    if begins_again(given.get("position_ids"), mask):
-        packed.append("position_ids")
-    if packed:
-        raise ValueError(
-            f"`{packed[0]}` says that a row holds several texts, and the state would go from one to the next: give "
-            "each text a row of its own, padded, with an `attention_mask`"
-        )
-    for name in given.keys() - IGNORED - PACKED:
-        if given[name] is not None and given[name] is not False:
-            logger.warning_once(f"`{name}` is no argument of {RNNModel.__name__} and has no effect")
-
-
-def begins_again(positions: torch.Tensor | None, mask: torch.Tensor | None) -> bool:
-    """Whether the positions of real tokens, `(B, T)`, fall within a row."""
-    if positions is None or positions.is_meta:
-        return False
-    positions = torch.atleast_2d(positions)
-    falls = positions[:, 1:] <= positions[:, :-1]
-    if mask is not None:
-        falls = falls & mask[:, 1:] & mask[:, :-1]
-    return bool(falls.any())
-
-
-def select_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The positions of `(B, T, H)` that `logits_to_keep` names, as transformers defines its forms."""
-    if isinstance(logits_to_keep, int):
-        return hidden_states[:, -logits_to_keep:]
-    if logits_to_keep.ndim == 2:
-        if logits_to_keep.dtype == torch.bool:
-            return hidden_states[logits_to_keep]
-        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
-    return hidden_states[:, logits_to_keep]
 
 
 def tiny_network() -> RNNForCausalLM:
@@ -476,4 +573,11 @@ def tiny_network() -> RNNForCausalLM:
 RNNGenerationMixin.tiny_network = staticmethod(tiny_network)
 register_causal(RNNForCausalLM)
 
-__all__ = ["RNNForCausalLM", "RNNLayer", "RNNModel", "RNNPreTrainedModel"]
+__all__ = [
+    "RNNForCausalLM",
+    "RNNForSequenceClassification",
+    "RNNForTokenClassification",
+    "RNNLayer",
+    "RNNModel",
+    "RNNPreTrainedModel",
+]
