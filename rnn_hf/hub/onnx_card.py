@@ -43,6 +43,64 @@ rows of a batch are of one length.
 The model says what its training text makes likely, with that text's gaps and prejudices.
 """
 
+CLASSIFIER_CARD = """\
+{mark}
+
+# {name}
+
+A classifier of {units} ({cell}) as an ONNX file, made of {source} by rnn_hf {versions[rnn_hf]}. ONNX Runtime \
+{versions[onnxruntime]} ran it at {sizes} sizes of batch and sequence with padding anywhere; its logits differ from \
+PyTorch's by {largest:.1e} at most, relative to values above 1.
+
+## Use
+
+```python
+import json
+
+import onnxruntime
+from transformers import AutoTokenizer
+from transformers.utils import cached_file
+
+with open(cached_file("{model_id}", "config.json"), encoding="utf-8") as file:
+    labels = json.load(file)["id2label"]
+tokenizer = AutoTokenizer.from_pretrained("{model_id}")
+session = onnxruntime.InferenceSession(cached_file("{model_id}", "model.onnx"))
+{example}
+```
+
+## Interface
+
+{interface}
+
+Padding, where the mask is 0, may stand anywhere. {about_logits}
+
+The model gives an answer to any text, also to one that is unlike those of its training.
+"""
+EXAMPLE = """\
+inputs = tokenizer({texts}, padding=True, return_tensors="np")
+(logits,) = session.run(["logits"], {{name: inputs[name] for name in ("input_ids", "attention_mask")}})
+print({answers})"""
+# By problem type, or task: texts, and what is made of the logits.
+TEXTS = '["A warm, funny film.", "Dull"]'
+ANSWERS = {
+    "token-classification": (
+        '[["The", "cat", "sat"], ["Stop"]], is_split_into_words=True',
+        "[[labels[str(index)] for index in row] for row in logits.argmax(axis=2)]",
+    ),
+    "text-classification": (TEXTS, "[labels[str(index)] for index in logits.argmax(axis=1)]"),
+    "multi_label_classification": (
+        TEXTS,
+        "[[labels[str(index)] for index in row.nonzero()[0]] for row in logits > 0]",
+    ),
+    "regression": (TEXTS, "logits"),
+}
+ABOUT_LOGITS = {
+    "token-classification": "`logits` are those of each token: the label of a word is that of its first one.",
+    "text-classification": "`logits` become probabilities by a softmax.",
+    "multi_label_classification": "`logits` become probabilities by a sigmoid, each for itself.",
+    "regression": "`logits` are the numbers themselves.",
+}
+
 
 def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, license: str | None = None) -> None:
     """Render README.md of an exported folder; one that was written by hand stays.
@@ -56,25 +114,38 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     before = read_card(folder)
     if before is not None and MARK not in before:
         return
-    report, unknown = read_json(folder / REPORT_FILE), unknown_id(AutoTokenizer.from_pretrained(folder))
+    report, config = read_json(folder / REPORT_FILE), read_json(folder / "config.json")
     rows = ["| | name | shape | type |", "|---|---|---|---|"]
     rows += [
         f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
         for side in ("inputs", "outputs")
         for value in interface[side]
     ]
-    text = CARD.format(
-        cell=CELL_NAMES[read_json(folder / "config.json")["cell_type"]],
-        interface="\n".join(rows),
-        largest=max(max(check["largest_difference"].values()) for check in report["checked"]),
-        mark=MARK,
-        model_id=model_id,
-        name=model_id.rpartition("/")[2],
-        sizes=len(report["checked"]),
-        source=report["source"],
-        without_unknown="" if unknown is None else f", bad_words_ids=[[{unknown}]]",
-        versions=report["versions"],
-    )
-    license = license or license_of(folder)
-    metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag="text-generation", tags=["rnn_hf"])
+    values = {
+        "cell": CELL_NAMES[config["cell_type"]],
+        "interface": "\n".join(rows),
+        "largest": max(max(check["largest_difference"].values()) for check in report["checked"]),
+        "mark": MARK,
+        "model_id": model_id,
+        "name": model_id.rpartition("/")[2],
+        "sizes": len(report["checked"]),
+        "source": report["source"],
+        "versions": report["versions"],
+    }
+    if "task" in report:
+        text = _classifier_card(values, report["task"], config.get("problem_type"))
+    else:
+        unknown = unknown_id(AutoTokenizer.from_pretrained(folder))
+        without_unknown = "" if unknown is None else f", bad_words_ids=[[{unknown}]]"
+        text = CARD.format(without_unknown=without_unknown, **values)
+    license, task = license or license_of(folder), report.get("task", "text-generation")
+    metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag=task, tags=["rnn_hf"])
     write_text(folder / "README.md", f"---\n{metadata.to_yaml()}\n---\n{text}")
+
+
+def _classifier_card(values: dict[str, Any], task: str, problem_type: str | None) -> str:
+    kind = problem_type if task == "text-classification" and problem_type in ANSWERS else task
+    texts, answers = ANSWERS[kind]
+    units = "words" if task == "token-classification" else "texts"
+    example = EXAMPLE.format(texts=texts, answers=answers)
+    return CLASSIFIER_CARD.format(about_logits=ABOUT_LOGITS[kind], example=example, units=units, **values)

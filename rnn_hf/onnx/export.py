@@ -12,19 +12,23 @@ import transformers
 from rnn_hf import __version__
 from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
-from rnn_hf.loading import load_model
-from rnn_hf.models import RNNCache, RNNForCausalLM
+from rnn_hf.loading import config_of, load_model
+from rnn_hf.models import HEADS, RNNCache, RNNForCausalLM, RNNModel
 from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE, TRTEXEC_FILE
-from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx, interface_of
+from rnn_hf.onnx.classifier_graph import build_classifier_graph
+from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx
 from rnn_hf.onnx.session import import_onnxruntime, open_session
 
 
 SIZES = ((1, 1), (2, 7), (5, 3), (1, 64), (3, 130))  # (batch, sequence) at which a file is run before it is kept
+REAL_SHARE = 0.7  # of the tokens that a classifier is run with then; the others are padding, anywhere
 TOLERANCE = 1e-5  # largest difference to PyTorch, relative to the value where that is above 1
 # A network that forgets little multiplies its rounding from step to step, and PyTorch in float32 is then far from
 # PyTorch in float64 too. So a file may be off by this many times PyTorch's own error at that size, where that is more.
 # Something wrong is off at one token too, where that error is nothing.
 ROUNDING = 10
+
+LANGUAGE_MODEL_FILES = ("generation_config.json", TRTEXEC_FILE)
 
 # (batch, sequence) of the engine that TensorRT is to build: it takes any between the first and the last.
 TRT_SIZES = {"min": (1, 1), "opt": (1, 1), "max": (32, 512)}
@@ -46,19 +50,22 @@ class ExportError(OSError):
 def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool = False) -> dict[str, Any]:
     """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
 
-    The file was run by ONNX Runtime at each of `SIZES` with random states and agrees with PyTorch, or nothing is
-    written. What it takes and gives is said in [`rnn_hf.onnx.graph.build_graph`] and in its metadata.
+    The file was run by ONNX Runtime at each of `SIZES` and agrees with PyTorch, or nothing is written: a language
+    model with random states, a classifier with random padding. What it takes and gives is said in
+    [`rnn_hf.onnx.graph.build_graph`], [`rnn_hf.onnx.classifier_graph.build_classifier_graph`] and in its metadata.
 
     Args:
         name: Directory of the model, or its name on the Hub.
         out_dir: Directory to write to: a new one, or that of an export, which is replaced when all is written.
-        last_logits_only: Whether the file gives the logits of the last position alone, `(batch, 1, vocab_size)`.
+        last_logits_only: For a language model: whether the file gives the logits of the last position alone,
+            `(batch, 1, vocab_size)`.
 
     Returns:
         The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions.
 
     Raises:
-        InputError: `out_dir` is in use for something else; there is no such model; or as `build_graph`.
+        InputError: `out_dir` is in use for something else; there is no such model, or it has no head; a classifier
+            has no `last_logits_only`; or as the builders of graphs.
         ExportError: The file differs from PyTorch.
         MissingPackageError: onnx or onnxruntime is not installed.
     """
@@ -66,40 +73,66 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     check_target(out_dir)
     onnx = import_onnx()
     onnxruntime = import_onnxruntime()
+    auto_class = auto_class_of(name)
+    is_language_model = auto_class == "AutoModelForCausalLM"
+    if last_logits_only and not is_language_model:
+        raise InputError(f"`last_logits_only` is for a language model, and {name} is a classifier")
     model: Any
-    model, tokenizer = load_model(name)
-    proto = build_graph(model, last_logits_only)
+    model, tokenizer = load_model(name, auto_class=auto_class)
+    proto = build_graph(model, last_logits_only) if is_language_model else build_classifier_graph(model)
     onnx.checker.check_model(proto, full_check=True)
     content = proto.SerializeToString()
-    interface = interface_of(model.config, last_logits_only)
-    versions = {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "rnn_hf": __version__}
-    versions |= {"torch": str(torch.__version__), "transformers": transformers.__version__}
+    metadata = {prop.key: prop.value for prop in proto.metadata_props}
+    interface = json.loads(metadata["interface"])
     report = {
-        "checked": verify(content, model, last_logits_only),
-        "identity": {prop.key: prop.value for prop in proto.metadata_props}["identity"],
+        "checked": verify(content, model, interface, last_logits_only),
+        "identity": metadata["identity"],
         "ir_version": IR_VERSION,
-        "logits": "last" if last_logits_only else "all",
+        **{key: metadata[key] for key in ("logits", "task") if key in metadata},
         "opset": OPSET,
         "source": Path(name).resolve().name if Path(name).is_dir() else name,
         "tolerance": TOLERANCE,
-        "versions": versions,
+        "versions": {module.__name__: str(module.__version__) for module in (onnx, onnxruntime, torch, transformers)},
     }
+    report["versions"]["rnn_hf"] = __version__
 
     def write(folder: Path) -> None:
         (folder / MODEL_FILE).write_bytes(content)
-        config = copy.deepcopy(model.config)
-        config.dtype, config.auto_map = torch.float32, {}
-        # Not save_pretrained: it may also write code, half of which would be missing.
-        config.to_json_file(folder / "config.json")
-        model.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
+        write_rest(folder, model, tokenizer, interface)
         report.update(bytes=len(content), sha256=sha256_of(folder / MODEL_FILE))
         write_json(folder / REPORT_FILE, report)
-        (out_dir / INT8_FILE).unlink(missing_ok=True)  # made of the file that goes now
+        # What was made of the file that goes now, and what the new one comes without.
+        for stale in (INT8_FILE, *LANGUAGE_MODEL_FILES):
+            if not (folder / stale).is_file():
+                (out_dir / stale).unlink(missing_ok=True)
 
     write_into(out_dir, write)
     return report
+
+
+def write_rest(folder: Path, model: Any, tokenizer: Any, interface: dict[str, list[dict[str, Any]]]) -> None:
+    """Configuration and tokenizer, and what goes with a language model."""
+    config = copy.deepcopy(model.config)
+    config.dtype, config.auto_map = torch.float32, {}
+    # Not save_pretrained: it may also write code, half of which would be missing.
+    config.to_json_file(folder / "config.json")
+    tokenizer.save_pretrained(folder)
+    if isinstance(model, RNNForCausalLM):
+        model.generation_config.save_pretrained(folder)  # generation_config.json
+        write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
+
+
+def auto_class_of(name: str) -> str:
+    """Which of `rnn_hf.models.HEADS` loads a model, by the architecture in its configuration.
+
+    Raises:
+        InputError: It has no head, or as `rnn_hf.loading.config_of`.
+    """
+    architecture = (config_of(name).architectures or [""])[0]
+    if architecture == RNNModel.__name__:
+        raise InputError(f"{name} is a network without a head: an ONNX file is of a language model or a classifier")
+    names = {head.__name__: auto_class for auto_class, head in HEADS.items()}
+    return names.get(architecture, "AutoModelForCausalLM")
 
 
 def check_target(out_dir: Path) -> None:
@@ -118,8 +151,10 @@ def check_target(out_dir: Path) -> None:
 
 
 @torch.no_grad()
-def verify(content: bytes, model: RNNForCausalLM, last_logits_only: bool) -> list[dict[str, Any]]:
-    """Run a file in ONNX Runtime, with random states, at each of `SIZES`, and compare each output with PyTorch's.
+def verify(
+    content: bytes, model: Any, interface: dict[str, list[dict[str, Any]]], last_logits_only: bool
+) -> list[dict[str, Any]]:
+    """Run a file in ONNX Runtime, as `random_inputs` says, at each of `SIZES`, and compare each output with PyTorch's.
 
     Returns:
         For each size `batch`, `sequence` and, by output, `largest_difference` and what was `allowed`.
@@ -127,15 +162,12 @@ def verify(content: bytes, model: RNNForCausalLM, last_logits_only: bool) -> lis
     Raises:
         ExportError: An output differs by more than `TOLERANCE` and more than rounding explains, or the file fails.
     """
-    interface = interface_of(model.config, last_logits_only)
     session = open_session(content, "cpu", torch.get_num_threads())
     model = copy.deepcopy(model).cpu().float().eval()
     generator = torch.Generator().manual_seed(0)
     checked = []
     for batch, sequence in SIZES:
-        inputs = {"input_ids": torch.randint(model.config.vocab_size, (batch, sequence), generator=generator)}
-        for state in interface["inputs"][1:]:
-            inputs[state["name"]] = 2 * torch.rand(batch, state["shape"][1], generator=generator) - 1
+        inputs = random_inputs(model, interface, batch, sequence, generator)
         expected = run(model, inputs, last_logits_only)
         actual = run_session(session, inputs, list(expected))
         differences = {name: difference(actual[name], expected[name]) for name in expected}
@@ -154,6 +186,21 @@ def verify(content: bytes, model: RNNForCausalLM, last_logits_only: bool) -> lis
     return checked
 
 
+def random_inputs(
+    model: Any, interface: dict[str, list[dict[str, Any]]], batch: int, sequence: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Ids and states, or ids and a mask for a classifier: padding anywhere, but for the first row of several."""
+    inputs = {"input_ids": torch.randint(model.config.vocab_size, (batch, sequence), generator=generator)}
+    for value in interface["inputs"][1:]:
+        if value["name"] == "attention_mask":
+            mask = torch.rand(batch, sequence, generator=generator) < REAL_SHARE
+            mask[0] |= batch > 1
+            inputs["attention_mask"] = mask.long()
+        else:
+            inputs[value["name"]] = 2 * torch.rand(batch, value["shape"][1], generator=generator) - 1
+    return inputs
+
+
 def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str]) -> dict[str, np.ndarray]:
     """The outputs of these names.
 
@@ -169,8 +216,10 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
     return dict(zip(names, outputs, strict=True))
 
 
-def run(model: RNNForCausalLM, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
+def run(model: Any, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
     """What PyTorch makes of the inputs of an ONNX file, by the names of its outputs."""
+    if "attention_mask" in inputs:
+        return {"logits": model(**inputs).logits.numpy()}
     state = RNNCache(model.config)
     for index, layer in enumerate(state.layers):
         layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))

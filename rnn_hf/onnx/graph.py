@@ -1,4 +1,4 @@
-"""The ONNX graph of a language model, put together by hand from standard operators.
+"""ONNX graphs put together by hand from standard operators: their parts, and the graph of a language model.
 
 The exporters of torch freeze the length of the sequence, silently or with a warning, and lack Elman cells.
 Inside the graph time comes first, as the recurrent operators want it (`layout` 0, the one that TensorRT takes).
@@ -24,7 +24,7 @@ LARGEST_FILE = 2**31 - 2**20  # bytes: a protobuf message ends at 2 GiB, and the
 
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 # Where ONNX wants torch's gates: i, f, g, o are i, o, f, g there, and r, z, n are z, r, n.
-GATES = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}
+GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
 class Graph:
@@ -36,8 +36,8 @@ class Graph:
         self.weights: list[Any] = []
 
     def weight(self, name: str, tensor: torch.Tensor) -> str:
-        """A constant of the file: whole numbers as int64, all others as float32."""
-        dtype = torch.float32 if tensor.is_floating_point() else torch.int64
+        """A constant of the file: whole numbers as they are, all others as float32."""
+        dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
         array = tensor.detach().to("cpu", dtype).contiguous().numpy()
         self.weights.append(self.onnx.numpy_helper.from_array(array, name))
         return name
@@ -93,9 +93,7 @@ def build_graph(model: RNNForCausalLM, last_logits_only: bool = False) -> Any:
     """
     if not isinstance(model, RNNForCausalLM):
         raise InputError(f"`model` must be a language model of this package, not {type(model).__name__}")
-    size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    if size > LARGEST_FILE:
-        raise InputError(f"the weights take {size:,} bytes as float32, and an ONNX file holds at most 2 GB")
+    check_size(model)
     graph = Graph()
     config = model.config
     words = graph.weight("model.embed_tokens.weight", model.model.embed_tokens.weight)
@@ -109,51 +107,97 @@ def build_graph(model: RNNForCausalLM, last_logits_only: bool = False) -> Any:
     else:
         outputs = graph.node("Transpose", [outputs], "hidden", perm=[1, 0, 2])  # (B, T, H)
     add_head(graph, model, outputs)
-    return finish(graph, model, last_logits_only)
+    logits = "last" if last_logits_only else "all"
+    return finish(graph, model, interface_of(config, last_logits_only), {"logits": logits})
+
+
+def check_size(model: Any) -> None:
+    """Refuse a model whose weights no ONNX file holds.
+
+    Raises:
+        InputError: They take over 2 GB.
+    """
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > LARGEST_FILE:
+        raise InputError(f"the weights take {size:,} bytes as float32, and an ONNX file holds at most 2 GB")
 
 
 def add_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: str) -> str:
     """One recurrent layer by its own operator, from `(T, B, in)` to `(T, B, H)`; `rnn` is torch's module."""
     name, past, present = f"layers.{index}", f"past.{index}", f"present.{index}"
-    cell_type = kind if kind in OPERATORS else "rnn"
-
-    def gates(parameter: torch.Tensor) -> torch.Tensor:
-        parts = parameter.chunk(len(GATES[cell_type]))
-        return torch.cat([parts[place] for place in GATES[cell_type]])
-
-    arguments = [
-        inputs,
-        graph.weight(f"{name}.W", gates(rnn.weight_ih_l0)[None]),
-        graph.weight(f"{name}.R", gates(rnn.weight_hh_l0)[None]),
-        graph.weight(f"{name}.B", torch.cat([gates(rnn.bias_ih_l0), gates(rnn.bias_hh_l0)])[None]),
-        "",  # lengths of the rows: all are whole
-        graph.node("Unsqueeze", [f"{past}.hidden", graph.axis(0)], f"{name}.hidden"),
-    ]
+    operator, attributes = operator_of(kind, rnn)
+    # Without the lengths of the rows: all are whole.
+    arguments = [inputs, *add_weights(graph, name, operator, rnn), ""]
+    arguments.append(graph.node("Unsqueeze", [f"{past}.hidden", graph.axis(0)], f"{name}.hidden"))
     outputs = [f"{name}.directions", f"{name}.hidden.last"]
-    attributes: dict[str, Any] = {"hidden_size": rnn.hidden_size}
-    if cell_type == "lstm":
+    if operator == "LSTM":
         arguments.append(graph.node("Unsqueeze", [f"{past}.cell", graph.axis(0)], f"{name}.cell"))
         outputs.append(f"{name}.cell.last")
-    elif cell_type == "gru":
-        attributes["linear_before_reset"] = 1  # as torch has it: the reset gate after the matrix product
-    else:
-        attributes["activations"] = [kind.capitalize()]
-    graph.node(OPERATORS[cell_type], arguments, *outputs, **attributes)
+    graph.node(operator, arguments, *outputs, **attributes)
     for output in outputs[1:]:
         graph.node("Squeeze", [output, graph.axis(0)], output.replace(name, present).removesuffix(".last"))
     return graph.node("Squeeze", [outputs[0], graph.axis(1)], f"{name}.output")  # (T, 1, B, H): one direction
 
 
+def operator_of(kind: str, *directions: Any) -> tuple[str, dict[str, Any]]:
+    """The recurrent operator of a layer of this kind, and its attributes; `directions` are torch's modules."""
+    attributes: dict[str, Any] = {"hidden_size": directions[0].hidden_size}
+    if len(directions) == 2:
+        attributes["direction"] = "bidirectional"
+    if kind == "gru":
+        attributes["linear_before_reset"] = 1  # as torch has it: the reset gate after the matrix product
+    elif kind not in OPERATORS:
+        attributes["activations"] = len(directions) * [kind.capitalize()]
+    return OPERATORS.get(kind, "RNN"), attributes
+
+
+def add_weights(graph: Graph, name: str, operator: str, *directions: Any) -> list[str]:
+    """The constants W, R and B of a recurrent operator, which has its directions in the first place."""
+
+    def gates(parameter: torch.Tensor) -> torch.Tensor:
+        order = GATES[operator]
+        parts = parameter.chunk(len(order))
+        return torch.cat([parts[place] for place in order])
+
+    weights = {
+        "W": [gates(rnn.weight_ih_l0) for rnn in directions],
+        "R": [gates(rnn.weight_hh_l0) for rnn in directions],
+        "B": [torch.cat([gates(rnn.bias_ih_l0), gates(rnn.bias_hh_l0)]) for rnn in directions],
+    }
+    return [graph.weight(f"{name}.{part}", torch.stack(values)) for part, values in weights.items()]
+
+
 def add_projected_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: str) -> str:
-    """An LSTM that projects its output, from `(T, B, in)` to `(T, B, P)`: a Scan, as ONNX's own has no projection."""
-    name, past, present = f"layers.{index}", f"past.{index}", f"present.{index}"
+    """An LSTM that projects its output, from `(T, B, in)` to `(T, B, P)`."""
+    past, present = ([f"{side}.{index}.{part}" for part in ("hidden", "cell")] for side in ("past", "present"))
+    return add_scan(graph, f"layers.{index}", rnn, inputs, past, present)
+
+
+def add_scan(
+    graph: Graph, name: str, rnn: Any, inputs: str, past: list[str], present: list[str], is_real: str = "",
+    from_end: bool = False,
+) -> str:  # fmt: skip
+    """An LSTM that projects its output: a Scan, as ONNX's own has no projection.
+
+    Args:
+        graph: To add to.
+        name: Of the layer.
+        rnn: torch's module.
+        inputs: `(T, B, in)`.
+        past, present: The state before, `(B, P)` and `(B, H)`, and the names of the one after.
+        is_real: `(T, B, 1)`, where the state changes; none where it does at each step.
+        from_end: Whether the last step is the first to be read.
+
+    Returns:
+        The outputs, `(T, B, P)`.
+    """
     weight = graph.weight(f"{name}.W", rnn.weight_ih_l0.T)
     bias = graph.weight(f"{name}.B", rnn.bias_ih_l0.float() + rnn.bias_hh_l0.float())
     recurrent = graph.weight(f"{name}.R", rnn.weight_hh_l0.T)
     projection = graph.weight(f"{name}.P", rnn.weight_hr_l0.T)
     of_inputs = graph.linear(f"{name}.inputs", inputs, weight, bias)  # (T, B, 4H), all steps at once
 
-    step = Graph()
+    step, new = Graph(), "new" if is_real else "after"
     step.node("MatMul", ["hidden", recurrent], "of_hidden")
     step.node("Add", ["of_input", "of_hidden"], "gates")
     step.node("Split", ["gates"], "i", "f", "g", "o", axis=1)
@@ -161,20 +205,30 @@ def add_projected_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: s
         step.node(activation, [gate], f"{gate}.active")
     step.node("Mul", ["f.active", "cell"], "kept")
     step.node("Mul", ["i.active", "g.active"], "new")
-    step.node("Add", ["kept", "new"], "cell.after")
-    step.node("Mul", ["o.active", step.node("Tanh", ["cell.after"], "cell.active")], "unprojected")
-    step.node("MatMul", ["unprojected", projection], "hidden.after")
+    step.node("Add", ["kept", "new"], f"cell.{new}")
+    step.node("Mul", ["o.active", step.node("Tanh", [f"cell.{new}"], "cell.active")], "unprojected")
+    step.node("MatMul", ["unprojected", projection], f"hidden.{new}")
+    if is_real:
+        for part in ("cell", "hidden"):
+            step.node("Where", ["is_real", f"{part}.new", part], f"{part}.after")
     step.node("Identity", ["hidden.after"], "output")
-    float32 = graph.onnx.TensorProto.FLOAT
+    float32, boolean = graph.onnx.TensorProto.FLOAT, graph.onnx.TensorProto.BOOL
     widths = {"hidden": rnn.proj_size, "cell": rnn.hidden_size, "of_input": 4 * rnn.hidden_size}
+    widths |= {"is_real": 1} if is_real else {}
+    num_inputs = len(widths)
     widths |= {"hidden.after": rnn.proj_size, "cell.after": rnn.hidden_size, "output": rnn.proj_size}
-    values = [graph.onnx.helper.make_tensor_value_info(key, float32, ["batch", size]) for key, size in widths.items()]
-    body = graph.onnx.helper.make_graph(step.nodes, f"{name}.step", values[:3], values[3:])
-
-    states = [f"{past}.hidden", f"{past}.cell", of_inputs]
-    after = [f"{present}.hidden", f"{present}.cell", f"{name}.output"]
-    graph.node("Scan", states, *after, body=body, num_scan_inputs=1)
-    return after[-1]
+    values = [
+        graph.onnx.helper.make_tensor_value_info(key, boolean if key == "is_real" else float32, ["batch", size])
+        for key, size in widths.items()
+    ]
+    body = graph.onnx.helper.make_graph(step.nodes, f"{name}.step", values[:num_inputs], values[num_inputs:])
+    scanned = [of_inputs, is_real] if is_real else [of_inputs]
+    options: dict[str, Any] = (
+        {"scan_input_directions": len(scanned) * [1], "scan_output_directions": [1]} if from_end else {}
+    )
+    output = f"{name}.output"
+    graph.node("Scan", [*past, *scanned], *present, output, body=body, num_scan_inputs=len(scanned), **options)
+    return output
 
 
 def add_head(graph: Graph, model: RNNForCausalLM, hidden: str) -> str:
@@ -246,10 +300,9 @@ def interface_of(config: RNNConfig, last_logits_only: bool) -> dict[str, list[di
     }
 
 
-def finish(graph: Graph, model: RNNForCausalLM, last_logits_only: bool) -> Any:
-    """The model file of a graph, with its interface in the metadata."""
+def finish(graph: Graph, model: Any, interface: dict[str, list[dict[str, Any]]], about: dict[str, str]) -> Any:
+    """The model file of a graph, with its interface and what else there is to say of it in the metadata."""
     onnx = graph.onnx
-    interface = interface_of(model.config, last_logits_only)
     types = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
     inputs, outputs = (
         [onnx.helper.make_tensor_value_info(v["name"], types[v["dtype"]], v["shape"]) for v in interface[side]]
@@ -264,7 +317,7 @@ def finish(graph: Graph, model: RNNForCausalLM, last_logits_only: bool) -> Any:
     )
     metadata = {
         "rnn_hf_version": __version__,
-        "logits": "last" if last_logits_only else "all",
+        **about,
         "identity": identity_of(model),
         "interface": json.dumps(interface),
     }

@@ -72,6 +72,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         self._session: Any = session
         self._head: Any = None
         self._metadata = metadata = session.get_modelmeta().custom_metadata_map
+        if "task" in metadata:
+            raise InputError(f"{path} is a classifier and no language model: run it by ONNX Runtime alone")
         if not {"identity", "logits"} <= set(metadata):
             raise InputError(f"{path} was not written by rnn_hf's exporter: export the model by `rnn-hf export`")
         self.identity = metadata["identity"]

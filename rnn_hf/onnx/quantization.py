@@ -2,7 +2,8 @@
 
 import logging
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE
 from rnn_hf.onnx.export import check_folder
 from rnn_hf.onnx.graph import OPERATORS, import_onnx, untie
 from rnn_hf.onnx.model import RNNONNXForCausalLM
+from rnn_hf.onnx.session import RNNONNXClassifier
 from rnn_hf.timing import in_turn, ratio
 
 
-ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token in each
+ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token, or texts, in each
 
 
 def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -> dict[str, Any]:
@@ -51,13 +53,51 @@ def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -
     check_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokens = encode_stream(lines, tokenizer)
+    return _quantize(folder, lambda files: _compare(folder, files, tokens, start_id(tokenizer), progress))
+
+
+def quantize_classifier(
+    folder: str | Path, texts: Sequence[Sequence[int]], score: Callable[[RNNONNXClassifier], Mapping[str, float]]
+) -> dict[str, Any]:
+    """As `quantize`, for a classifier.
+
+    Args:
+        folder: Of an export.
+        texts: Ids of texts, the first 100 of which are timed.
+        score: What to compare of the two files, such as the metrics of `rnn_hf.tasks.text_classification.score`.
+
+    Returns:
+        What `export.json` then says under `int8`: as of `quantize`, with `scores` in place of `perplexity` and
+        `tokens`, and `milliseconds` a text.
+
+    Raises:
+        OSError: `folder` is no export or not whole, or the disk is full.
+        MissingPackageError: onnx or onnxruntime is not installed.
+    """
+    import_onnx()
+    folder = Path(folder)
+    check_folder(folder)
+    timed = [ids for ids in texts if len(ids)][:STEPS]
+
+    def compare(files: dict[str, str]) -> dict[str, Any]:
+        models = {name: RNNONNXClassifier(str(folder / file), threads=1) for name, file in files.items()}
+        scores = {name: dict(score(model)) for name, model in models.items()}
+        ways = {name: partial(run_alone, model, timed) for name, model in models.items()}
+        return {"scores": scores, **_times(ways, len(timed))}
+
+    return _quantize(folder, compare)
+
+
+def _quantize(folder: Path, compare: Callable[[dict[str, str]], dict[str, Any]]) -> dict[str, Any]:
+    """Write the file in 8 bits and the report, with what `compare` says of both files, by name in the folder."""
     comparison: dict[str, Any] = {}
 
     def write(draft: Path) -> None:
         target = draft / INT8_FILE
         operators = write_int8(folder / MODEL_FILE, target)
         files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
-        comparison.update(_compare(folder, files, tokens, start_id(tokenizer), progress))
+        comparison.update(compare(files))
+        comparison["bytes"] = {name: (folder / file).stat().st_size for name, file in files.items()}
         comparison.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
         write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": comparison})
 
@@ -88,7 +128,7 @@ def write_int8(source: Path, target: Path) -> set[str]:
 
 
 def _compare(folder: Path, files: dict[str, str], tokens: np.ndarray, start: int, progress: bool) -> dict[str, Any]:
-    """Size, perplexity and time of each file, on one thread; `tokens` and `start` as in `evaluate`."""
+    """Perplexity and time of each file, on one thread; `tokens` and `start` as in `evaluate`."""
     models: dict[str, Any] = {
         name: RNNONNXForCausalLM.from_pretrained(folder, file_name=file, threads=1) for name, file in files.items()
     }
@@ -96,14 +136,24 @@ def _compare(folder: Path, files: dict[str, str], tokens: np.ndarray, start: int
         name: round(evaluate(model, tokens, start, window=256, progress=progress).perplexity, 3)
         for name, model in models.items()
     }
-    times = in_turn({name: steps_of(model) for name, model in models.items()}, ROUNDS)
+    times = _times({name: steps_of(model) for name, model in models.items()}, STEPS)
+    return {"perplexity": perplexities, "tokens": len(tokens), **times}
+
+
+def _times(ways: Mapping[str, Callable[[], object]], number: int) -> dict[str, Any]:
+    """Milliseconds of one of the `number` things that each way does, and how many times as fast 8 bits are."""
+    times = in_turn(ways, ROUNDS)
     return {
-        "bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
-        "milliseconds": {name: round(1000 * statistics.median(times[name]) / STEPS, 4) for name in files},
-        "perplexity": perplexities,
+        "milliseconds": {name: round(1000 * statistics.median(times[name]) / number, 4) for name in ways},
         "speedup": round(ratio(times, "float32", "int8"), 2),
-        "tokens": len(tokens),
     }
+
+
+def run_alone(model: RNNONNXClassifier, texts: Sequence[Sequence[int]]) -> None:
+    """Each text by itself."""
+    for ids in texts:
+        row = torch.tensor([ids], dtype=torch.long, device="cpu")
+        model(row, torch.ones_like(row))
 
 
 def steps_of(model: Any) -> Callable[[], object]:

@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers.modeling_outputs import SequenceClassifierOutput
+
 from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.onnx.graph import import_onnx
 
@@ -78,6 +81,22 @@ def open_session(graph: str | bytes, provider: str, threads: int) -> Any:
     if wanted not in session.get_providers():
         raise InputError(f"`provider` {provider!r} did not start; ONNX Runtime has said above what it lacks")
     return session
+
+
+class RNNONNXClassifier(torch.nn.Module):
+    """An exported classifier, called as the model in PyTorch that it was made of, for what scores that."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: str, threads: int):
+        """Errors as of `open_session`."""
+        super().__init__()
+        self.session = open_session(path, "cpu", threads)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
+        """The logits of ids `(B, T)` with a mask `(B, T)`, int64."""
+        inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
+        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], inputs)[0]))
 
 
 def head_of(path: str, width: int) -> bytes:

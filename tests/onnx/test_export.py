@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from classifiers import TEXTS, WORDS
 from onnx import numpy_helper
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
@@ -18,9 +19,13 @@ from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.tokenization import build_tokenizer, unknown_id
 from rnn_hf.files import read_json, sha256_of
 from rnn_hf.hub.onnx_card import write_onnx_card
+from rnn_hf.hub.repository import build_repository
+from rnn_hf.models import HEADS
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx import export
+from rnn_hf.onnx.classifier_graph import INPUTS, build_classifier_graph
 from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, export_onnx
+from rnn_hf.onnx.model import RNNONNXForCausalLM
 
 
 ROOT = Path(__file__).parents[2]
@@ -243,3 +248,134 @@ def test_the_script_prints_what_was_checked_and_refuses_in_one_line(model_dir, t
     assert f"{report['bytes']:,} bytes" in last
     status, _, errors = run_script("export_onnx.py", model_dir, model_dir)
     assert status == 2 and errors.startswith("error: `out_dir`") and errors.count("\n") == 1
+
+
+# Classifiers
+
+CLASSIFIER_FILES = {"config.json", "export.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
+
+
+@pytest.fixture(params=[TEXTS, WORDS])
+def classifier(request, make_small):
+    """The path of a classifier of texts, and of one of words."""
+    return make_small(request.param, **{"pooling": "concat"} if request.param == TEXTS else {})
+
+
+def test_the_folder_of_a_classifier_has_its_labels_and_the_file_what_the_model_says(classifier, tmp_path):
+    out = tmp_path / "onnx"
+    report = export_onnx(classifier, out)
+    assert set(content(out)) == CLASSIFIER_FILES and read_json(out / "export.json") == report
+    config, exported = (AutoConfig.from_pretrained(folder) for folder in (classifier, out))
+    assert exported.id2label == config.id2label and {"good", "NOUN"} & exported.label2id.keys()
+    is_of_words = config.architectures == ["RNNForTokenClassification"]
+    assert report["task"] == (WORDS if is_of_words else TEXTS)
+    for check in report["checked"]:
+        assert set(check["largest_difference"]) == {"logits"}
+        assert check["largest_difference"]["logits"] <= check["allowed"]["logits"] == TOLERANCE
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    rows = [["a", "unforgettable", "dog", "!"], ["cats"]] if is_of_words else ["a dull, cold film!", "funny"]
+    inputs = tokenizer(rows, is_split_into_words=is_of_words, padding=True, return_tensors="pt")
+    model = HEADS[export.auto_class_of(classifier)].from_pretrained(classifier)
+    with torch.no_grad():
+        expected = model(**inputs).logits.numpy()
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    (logits,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert json.loads((out / "config.json").read_text())["id2label"] == {
+        str(index): label for index, label in config.id2label.items()
+    }
+
+
+def test_of_a_classifier_that_is_wrong_nothing_is_left(classifier, tmp_path, monkeypatch):
+    def build(model):
+        proto = build_classifier_graph(model)
+        changed("layers.0.W", lambda weight: weight[::-1])(proto.graph)  # the directions change places
+        return proto
+
+    monkeypatch.setattr(export, "build_classifier_graph", build)
+    with pytest.raises(ExportError, match="its output logits differs from PyTorch by"):
+        export_onnx(classifier, tmp_path / "onnx")
+    assert not content(tmp_path / "onnx")
+
+
+def test_padding_is_part_of_the_check(make_small, tmp_path, monkeypatch):
+    def build(model):
+        proto = build_classifier_graph(model)
+        for node in proto.graph.node:
+            if node.op_type == "LSTM":
+                node.input[4] = ""
+        return proto
+
+    monkeypatch.setattr(export, "build_classifier_graph", build)
+    with pytest.raises(ExportError, match=r"at batch [25] and .* its output logits differs from PyTorch by"):
+        export_onnx(make_small(TEXTS), tmp_path / "onnx")
+
+
+def test_a_classifier_replaces_a_language_model_whole_and_the_reverse(model_dir, classifier, tmp_path):
+    out = tmp_path / "onnx"
+    for source, files in ((model_dir, FILES), (classifier, CLASSIFIER_FILES), (model_dir, FILES)):
+        export_onnx(source, out)
+        assert set(content(out)) == files
+
+
+def test_a_classifier_is_no_language_model(classifier, tmp_path):
+    with pytest.raises(ValueError, match="`last_logits_only` is for a language model, and .* is a classifier"):
+        export_onnx(classifier, tmp_path / "onnx", last_logits_only=True)
+    export_onnx(classifier, tmp_path / "onnx")
+    with pytest.raises(ValueError, match="is a classifier and no language model"):
+        RNNONNXForCausalLM.from_pretrained(tmp_path / "onnx")
+
+
+def test_a_network_without_a_head_is_refused(model_dir, tmp_path):
+    RNNForCausalLM.from_pretrained(model_dir).model.save_pretrained(tmp_path / "backbone")
+    with pytest.raises(ValueError, match="backbone is a network without a head"):
+        export_onnx(tmp_path / "backbone", tmp_path / "onnx")
+
+
+@pytest.mark.parametrize(
+    ("task", "problem_type"),
+    [(WORDS, None), *((TEXTS, kind) for kind in (None, "multi_label_classification", "regression"))],
+)
+def test_the_example_of_a_classifiers_card_gives_what_the_model_gives(
+    make_small, tmp_path, capsys, task, problem_type
+):
+    path = make_small(task)
+    model = HEADS[export.auto_class_of(path)].from_pretrained(path)
+    labels, model.config.problem_type = model.config.id2label, problem_type or model.config.problem_type
+    model.save_pretrained(path)
+    export_onnx(path, tmp_path / "onnx")
+    build_repository(tmp_path / "onnx", tmp_path / "repository", str(tmp_path / "repository"))
+    assert set(content(tmp_path / "repository")) == CLASSIFIER_FILES | {"README.md"}
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert f"pipeline_tag: {task}" in card and "`attention_mask` | (batch, sequence) | int64" in card
+    (example,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    with torch.no_grad():
+        logits = model(**{name: torch.from_numpy(names["inputs"][name]) for name in INPUTS}).logits.numpy()
+    np.testing.assert_allclose(names["logits"], logits, atol=1e-5)
+    if problem_type == "regression":
+        said = names["logits"]
+    elif problem_type:
+        said = [[labels[index] for index in np.flatnonzero(row > 0)] for row in logits]
+    elif task == TEXTS:
+        said = [labels[index] for index in logits.argmax(axis=1)]
+    else:
+        said = [[labels[index] for index in row] for row in logits.argmax(axis=2)]
+    assert capsys.readouterr().out == f"{said}\n"
+
+
+def test_the_script_exports_a_classifier_and_refuses_flags_of_language_models(classifier, tmp_path, run_script):
+    status, printed, errors = run_script("export_onnx.py", classifier, tmp_path / "onnx")
+    assert status == 0, errors
+    title, *rows, _ = printed.splitlines()
+    assert title.endswith("PyTorch: logits") and [tuple(map(int, row.split()[:2])) for row in rows] == list(SIZES)
+    for flags in (["--last_logits_only"], ["--ptb_dir", tmp_path]):
+        status, _, errors = run_script("export_onnx.py", classifier, tmp_path / "other", *flags)
+        assert status == 2 and re.fullmatch(rf"error: {flags[0]} does not go with .*, which is a classifier\n", errors)
+    assert not (tmp_path / "other").exists()
+
+
+def test_flags_of_classifiers_do_not_go_with_a_language_model(model_dir, tmp_path, run_script):
+    status, _, errors = run_script("export_onnx.py", model_dir, tmp_path / "onnx", "--label_column", "label")
+    assert status == 2 and "--label_column does not go with" in errors and "a language model" in errors
