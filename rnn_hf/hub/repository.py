@@ -26,7 +26,7 @@ ANY_PATH = ""  # a word of a command that is no argument of the run
 DIRECTORIES = {corpus.directory_argument for corpus in CORPORA.values() if corpus.directory_argument}
 FILES = {"train_file", "validation_file", "test_file"}
 PATHS = {ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint"} | FILES | DIRECTORIES
-PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from")
+PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from", "teachers")
 
 
 def build_repository(
@@ -169,6 +169,8 @@ def _without_directory(name: str, value: Any) -> Any:
     """The value of an argument, the last part alone if it is a path; `DIR` where that says nothing, or too much."""
     if not isinstance(value, str) or not value:
         return value
+    if name == "teachers" and "," in value:
+        return ",".join(_without_directory(name, part.strip()) for part in value.split(","))
     path = PureWindowsPath(value)  # which takes the separators of either system
     is_no_name = len(path.parts) > 2 or path.anchor or value[0] == "~" or path.parts[:1] in ((), ("..",))
     is_no_name = is_no_name or value[0] == "." or Path(value).exists()  # a directory goes before a name

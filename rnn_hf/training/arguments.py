@@ -160,7 +160,7 @@ class LabelledDataArguments:
     pieces: Literal["learned", "characters", "none"] = field(
         default="learned", metadata={"help": "what rarer words are spelled by; none: they are all [UNK]"}
     )
-    max_length: int = field(default=512, metadata={"help": "tokens of a text that are read"})
+    max_length: int = field(default=512, metadata={"help": "tokens of a training text that are read"})
     max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many rows only"})
 
     def __post_init__(self) -> None:
@@ -333,6 +333,12 @@ class LabelledTrainingArguments(RunArguments):
     average_decay: float = field(
         default=0.0, metadata={"help": "validate and keep a running mean of the weights with this decay; 0: do not"}
     )
+    teachers: str | None = field(
+        default=None,
+        metadata={"help": "classifiers of the same classes, comma-separated, whose probabilities are learned too"},
+    )
+    teacher_weight: float = field(default=0.7, metadata={"help": "of the teachers; the labels have the rest"})
+    teacher_temperature: float = field(default=2.0, metadata={"help": "by which the teachers' logits are divided"})
     layer_decay: float = field(
         default=1.0, metadata={"help": "rate of each layer below the head, as a factor of the one above it"}
     )
@@ -344,6 +350,12 @@ class LabelledTrainingArguments(RunArguments):
         super().__post_init__()
         check_at_least(self, {0: "unfreeze_epochs"})
         check_fraction("average_decay", self.average_decay)
+        if not 0 <= self.teacher_weight <= 1:
+            raise InputError(f"`teacher_weight` must be in [0, 1], got {self.teacher_weight}")
+        if self.teacher_temperature <= 0:
+            raise InputError(f"`teacher_temperature` must be positive, got {self.teacher_temperature}")
+        if self.teachers and self.label_smoothing_factor:
+            raise InputError("`teachers` and `label_smoothing_factor` do not go together: choose one")
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"`layer_decay` is a factor in (0, 1], got {self.layer_decay}")
 

@@ -23,6 +23,7 @@ from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
 from rnn_hf.tasks import METRICS, TASKS
+from rnn_hf.tasks.distillation import taught_examples
 from rnn_hf.tasks.labelled import build_model, prepare
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import (
@@ -117,11 +118,10 @@ class LabelledRun(TrainerCallback):
         self.metric = METRICS[self.module.metric_of(prepared.data)]
         if options.label_smoothing_factor and prepared.data.problem_type in (MULTI, REGRESSION):
             raise InputError("`label_smoothing_factor` is for one class out of several: leave it out")
-        self.model = model = build_model(
-            self.module.AUTO_CLASS, arguments.model, prepared, options.seed, options.init_from
-        )
+        head = self.module.AUTO_CLASS
+        self.model = model = build_model(head, arguments.model, prepared, options.seed, options.init_from)
         self.trainer = LabelledTrainer(
-            self, options, trackers, model=model, train_dataset=prepared.examples["train"],
+            self, options, trackers, model=model, train_dataset=taught_examples(prepared, options),
             eval_dataset=prepared.examples["validation"], processing_class=prepared.tokenizer,
             data_collator=self.module.COLLATOR(prepared.tokenizer),
         )  # fmt: skip
