@@ -150,5 +150,5 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
     """What `text_classification.md` needs besides the values of every card; arguments as of `values_of_card`."""
     unknown = (run.get("data") or {}).get("unknown") or {}
     shares = ", ".join(f"{100 * share:.2f} % in {split}" for split, share in unknown.items() if share)
-    sizes = {"rows_unit": "texts", "size_unit": "tokens", "unknown_share": f"Unknown: {shares}." if shares else ""}
+    sizes = {"speed_unit": "texts", "size_unit": "tokens", "unknown_share": f"Unknown: {shares}." if shares else ""}
     return values_of_card(run, scores, "texts", "rows") | sizes

@@ -175,5 +175,5 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
     """What `token_classification.md` needs besides the values of every card; arguments as of `values_of_card`."""
     share = ((run.get("data") or {}).get("unknown") or {}).get("validation")
     unknown = f"Of the words for validation {100 * share:.2f} % are not in the training text." if share else ""
-    sizes = {"rows_unit": "sentences", "size_unit": "words", "unknown_share": unknown}
+    sizes = {"speed_unit": "sentences", "size_unit": "words", "unknown_share": unknown}
     return values_of_card(run, scores, "words", "words") | sizes

@@ -365,6 +365,7 @@ def test_a_classifiers_card_holds_what_was_measured(evaluated, kind):
     for name, row in scores["test"]["classes"].items():
         assert f"| `{name}` | {100 * row['precision']:.2f} | {100 * row['recall']:.2f} |" in card
     assert ("| class |" in card) is (kind != "numbers")
+    assert re.search(rf", about [\d,]+ {'sentences' if kind in ('words', 'spans') else 'texts'} a second\.", card)
 
 
 @pytest.mark.parametrize("kind", KINDS)
