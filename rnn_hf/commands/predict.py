@@ -68,9 +68,7 @@ def check(arguments: Namespace) -> Any:
             "says how likely one is, and `rnn-hf train --init_from` makes a classifier of it"
         )
     if arguments.is_split_into_words and task is TEXT_CLASSIFICATION:
-        raise InputError(
-            f"--is_split_into_words is for a model of words, and {arguments.model} is one of texts"
-        )
+        raise InputError(f"--is_split_into_words is for a model of words, and {arguments.model} is one of texts")
     if arguments.all_scores and config.problem_type == "regression":
         raise InputError(f"--all_scores is for classes, and {arguments.model} gives a number")
     return task
