@@ -31,7 +31,7 @@ MAY_USE = {
     "adaptation": BELOW_ALL | {"evaluation", "loading"},
     "analysis": BELOW_ALL | {"runs"},
     "analysis_plots": BELOW_ALL | {"analysis", "runs"},
-    "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "runs", "scoring", "timing", "training"},
+    "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "runs", "scoring", "tasks", "timing"} | {"training"},
     "commands": BELOW_ALL
     | {
         "adaptation",
