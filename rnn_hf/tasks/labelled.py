@@ -171,7 +171,8 @@ def prepare(task: str, arguments: Any, seed: int, init_from: str | None, reads_c
             case_variants=reads_characters,
         )  # fmt: skip
     examples = {
-        split: encode_rows(data.splits[split], tokenizer, arguments.max_length) for split in ("train", "validation")
+        "train": encode_rows(data.splits["train"], tokenizer, arguments.max_length),
+        "validation": encode_rows(data.splits["validation"], tokenizer),  # whole, as `evaluate` reads them
     }
     return Prepared(data, tokenizer, examples)
 
@@ -215,10 +216,8 @@ def build_model(auto_class: str, arguments: Any, prepared: Prepared, seed: int, 
                 f"`{name}` is {value}, and the model of `init_from` has {getattr(source, name)}: leave it out"
             )
     if arguments.bidirectional and not source.bidirectional and source.num_hidden_layers > 1:
-        raise InputError(
-            f"`bidirectional` does not go with the model of `init_from`, which has {source.num_hidden_layers} layers: "
-            "above the first, a layer that reads both directions has another shape"
-        )
+        layers = source.num_hidden_layers  # above the first, one that reads both directions has another shape
+        raise InputError(f"`bidirectional` starts from a model of one layer, and that of `init_from` has {layers}")
     own = {name: value for name, value in fields.items() if name not in asdict(arguments) or name in FREE_FIELDS}
     own |= {name: value for name, value in asdict(arguments).items() if "dropout" in name}
     try:

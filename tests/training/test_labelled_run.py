@@ -257,8 +257,12 @@ def test_a_signal_before_the_first_step_ends_the_program(arguments_of, run, tmp_
         return original(*given)
 
     monkeypatch.setattr(labelled_run, "prepare", prepare)
-    with pytest.raises(KeyboardInterrupt):
-        run("a")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run("a")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "a").exists()
 
 
@@ -352,6 +356,12 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(run, tmp_path, d
         train_language_model(parse_arguments(argv))
     with pytest.raises(FileExistsError, match="holds a run: go on with"):
         run("a")
+    path = tmp_path / "a/checkpoint-2/progress.json"
+    saved = json.loads(path.read_text())
+    del saved["identity"]["task"]  # as language models have it
+    path.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="another run: `task` was 'language-modeling', is 'text-classification'"):
+        run("a", resume_from_checkpoint="last")
     assert rows(tmp_path / "a")[-1]["step"] == 2
 
 
@@ -470,6 +480,16 @@ def test_the_best_model_stands_in_the_directory_and_scores_what_its_step_says(be
 def test_a_run_in_bfloat16_learns_too(best_of):
     record, best = best_of("texts", bf16=True, num_train_epochs=4, learning_rate=0.05)
     assert best["validation_accuracy"] > record["data"]["floor"] + 0.1
+
+
+@pytest.mark.parametrize("kind", ["texts", "words"])
+def test_texts_that_are_cut_for_training_are_scored_as_wholes(run, tmp_path, kind):
+    with pytest.warns(UserWarning, match="of 23 texts have more than 3 tokens and were cut"):
+        run("a", kind, max_length=3, max_steps=2)
+    scores = TASKS[KINDS[kind][0]].module.evaluate(str(tmp_path / "a"), ["validation"], {})["validation"]
+    told = {name: value for name, value in rows(tmp_path / "a")[-1].items() if "validation" in name}
+    values = {f"validation_{name}": value for name, value in {"loss": scores.loss, **scores.values}.items()}
+    assert values == {name: pytest.approx(value, abs=1e-5) for name, value in told.items()}
 
 
 def test_the_curve_is_drawn_by_the_metric_that_decides(arguments_of, tmp_path):
