@@ -72,7 +72,7 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     name, out_dir = str(name), Path(out_dir)
     check_target(out_dir)
     onnx = import_onnx()
-    onnxruntime = import_onnxruntime()
+    modules = (onnx, import_onnxruntime(), torch, transformers)
     auto_class = auto_class_of(name)
     is_language_model = auto_class == "AutoModelForCausalLM"
     if last_logits_only and not is_language_model:
@@ -92,9 +92,8 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
         "opset": OPSET,
         "source": Path(name).resolve().name if Path(name).is_dir() else name,
         "tolerance": TOLERANCE,
-        "versions": {module.__name__: str(module.__version__) for module in (onnx, onnxruntime, torch, transformers)},
+        "versions": {"rnn_hf": __version__} | {module.__name__: str(module.__version__) for module in modules},
     }
-    report["versions"]["rnn_hf"] = __version__
 
     def write(folder: Path) -> None:
         (folder / MODEL_FILE).write_bytes(content)
@@ -120,6 +119,9 @@ def write_rest(folder: Path, model: Any, tokenizer: Any, interface: dict[str, li
     if isinstance(model, RNNForCausalLM):
         model.generation_config.save_pretrained(folder)  # generation_config.json
         write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
+    else:  # transformers leaves out the names that it gives to two labels without any
+        labels = {"id2label": {str(index): label for index, label in config.id2label.items()}}
+        write_json(folder / "config.json", read_json(folder / "config.json") | labels)
 
 
 def auto_class_of(name: str) -> str:

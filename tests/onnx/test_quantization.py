@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from classifiers import REVIEWS, TEXTS, write_texts
 from onnxruntime import quantization as ort_quantization
 
 from rnn_hf import RNNConfig, RNNForCausalLM
@@ -22,8 +23,9 @@ from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx import quantization
 from rnn_hf.onnx.export import SIZES, check_folder, export_onnx
 from rnn_hf.onnx.model import RNNONNXForCausalLM
-from rnn_hf.onnx.quantization import quantize, write_int8
+from rnn_hf.onnx.quantization import quantize, quantize_classifier, write_int8
 from rnn_hf.onnx.session import open_session
+from rnn_hf.tasks import TASKS
 
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "export_onnx.py"
@@ -338,3 +340,52 @@ def test_the_script_refuses_int8_without_a_text_before_anything_is_written(scrip
         capsys.readouterr()
         status, printed, errors = script(model_dir, out, "--int8", *flags)
         assert status == 2 and not printed and re.fullmatch(message, errors) and not out.exists()
+
+
+# Classifiers
+
+
+@pytest.mark.parametrize("task", [TEXTS, "token-classification"])
+def test_the_script_compares_a_classifier_on_its_own_validation_data(script, make_small, tmp_path, task):
+    path = make_small(task, hidden_size=32, embedding_size=32)
+    status, printed, errors = script(path, tmp_path / "onnx", "--int8")
+    assert status == 0, errors
+    int8 = read_json(tmp_path / "onnx" / "export.json")["int8"]
+    expected = TASKS[task].module.evaluate(path, ["validation"], {})["validation"]
+    assert int8["scores"]["float32"] == {
+        **expected.values, "loss": pytest.approx(expected.loss, abs=1e-5), expected.unit: expected.count
+    }  # fmt: skip
+    assert int8["scores"]["int8"]["loss"] == pytest.approx(expected.loss, abs=0.05)
+    assert int8["scores"]["int8"]["loss"] != int8["scores"]["float32"]["loss"]
+    assert int8["bytes"]["int8"] < int8["bytes"]["float32"] / 2
+    for row, name in zip(printed.splitlines()[len(SIZES) + 2 :], ("float32", "int8"), strict=False):
+        score = f"accuracy {100 * int8['scores'][name]['accuracy']:.2f} % over {expected.count} {expected.unit}"
+        assert row.startswith(f"{name}: {int8['bytes'][name]:,} bytes, {score}, ") and row.endswith(" ms a text")
+    assert check_folder(tmp_path / "onnx")["outputs"][0]["name"] == "logits"
+
+
+@pytest.mark.parametrize("task", [TEXTS, "token-classification"])
+def test_of_a_classifier_the_int8_file_is_near_any_padding(make_small, tmp_path, cell, task):
+    projection = {"projection_size": 24} if "projection_size" in cell else {}
+    folder = tmp_path / "onnx"
+    export_onnx(make_small(task, hidden_size=32, **{**cell, **projection}), folder)
+    int8 = quantize_classifier(folder, [[2, 3]], lambda model: {})
+    assert int8["float_operators"] == {"lstm": [], "gru": ["GRU"], "rnn": ["RNN"]}[cell["cell_type"]]
+    generator, outputs = np.random.default_rng(0), ([], [])
+    for batch, sequence in SIZES:
+        inputs = {
+            "input_ids": generator.integers(0, 10, (batch, sequence)),
+            "attention_mask": generator.integers(0, 2, (batch, sequence)),
+        }
+        for session, logits in zip(sessions_of(folder), outputs, strict=True):
+            logits.append(session.run(None, inputs)[0].ravel())
+    float32, of_int8 = map(np.concatenate, outputs)
+    assert 0 < np.abs(of_int8 - float32).max() <= NEAR * np.ptp(float32)
+
+
+def test_a_classifier_without_validation_data_is_refused_before_anything_is_written(script, make_small, tmp_path):
+    path = make_small(TEXTS)
+    test = write_texts(tmp_path / "test.csv", REVIEWS)
+    status, printed, errors = script(path, tmp_path / "onnx", "--int8", "--test_file", test)
+    assert status == 2 and not printed and "--int8 needs labelled text for validation" in errors
+    assert not (tmp_path / "onnx").exists()
