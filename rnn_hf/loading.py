@@ -46,7 +46,7 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
     """
     check_local(name)
     if (Path(name) / REPORT_FILE).is_file():
-        raise InputError(f"{name} is an ONNX export, for RNNONNXForCausalLM: name the model that it was made of")
+        raise InputError(f"{name} is an ONNX export: name the model that it was made of")
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError, StrictDataclassError) as error:

@@ -310,7 +310,7 @@ def versions_that_disagree(root: Path) -> list[str]:
     """What setup.cfg allows begins at the oldest pins, and the releases that versions_rnn.py names are pinned."""
     oldest, newest = pins(root / "constraints-oldest.txt"), pins(root / "constraints.txt")
     setup = (root / "setup.cfg").read_text(encoding="utf-8")
-    bounds = dict(re.findall(r"^ +(\w+)>=([^\s,]+)", setup, flags=re.MULTILINE))
+    bounds = dict(re.findall(r"^ +([\w-]+)>=([^\s,]+)", setup, flags=re.MULTILINE))
     violations = [
         f"setup.cfg has {name}>={bounds.get(name)}, constraints-oldest.txt has {name}=={oldest.get(name)}"
         for name in sorted((bounds.keys() | oldest.keys()) - NOT_RUN_AT_ITS_OLDEST)

@@ -78,6 +78,10 @@ def build_wordpiece(
     if spelling:
         tokenizer.normalizer = _normalizer(characters, lowercase)
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUED, cleanup=False)
+    return _wrapped(tokenizer)
+
+
+def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNKNOWN,

@@ -113,7 +113,8 @@ def check_range(weights: dict[str, torch.Tensor], dtype: str) -> None:
         InputError: Naming the weight, and a type that holds it.
     """
     limit = torch.finfo(getattr(torch, dtype)).max
-    for name, tensor in weights.items():
+    numbers = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}  # others keep their type
+    for name, tensor in numbers.items():
         largest = float(tensor.abs().max())
         if largest > limit:
             advice = "use bfloat16" if largest <= torch.finfo(torch.bfloat16).max else "keep the type of the weights"
