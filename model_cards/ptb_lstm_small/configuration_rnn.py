@@ -129,8 +129,8 @@ class RNNConfig(PreTrainedConfig):
         if not self.has_state:
             self.use_cache = False
         super().__post_init__(**kwargs)
-        # Saving writes only the entry of the class that is saved, and each Auto class of a stranger needs its own. What
-        # an older release saved gets those that it lacks; an empty map says that there is no code.
+        # Saving writes only the entry of the class that is saved, and each Auto class needs its own. What an older
+        # release saved gets those that it lacks; an empty map says that there is no code.
         auto_map = getattr(self, "auto_map", None)
         if auto_map is None or auto_map:
             self.auto_map = AUTO_MAP | (auto_map or {})
