@@ -125,9 +125,10 @@ def describe_weights(model_dir: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118
                 tensor = file.get_slice(name)
-                parameters += math.prod(tensor.get_shape())
-                dtypes.add(tensor.get_dtype())
+                if tensor.get_dtype() in DTYPES:  # whole numbers are tables, which nothing was learned for
+                    parameters += math.prod(tensor.get_shape())
+                    dtypes.add(tensor.get_dtype())
     except SafetensorError as error:
         raise InputError(f"the weights {path} are damaged ({error}): put a whole copy in their place") from error
-    dtype = "/".join(sorted(DTYPES.get(dtype, dtype) for dtype in dtypes))
+    dtype = "/".join(sorted(DTYPES[dtype] for dtype in dtypes))
     return {"bytes": path.stat().st_size, "dtype": dtype, "parameters": parameters, "sha256": sha256_of(path)}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.corpora import lines_of
@@ -182,3 +183,10 @@ def test_a_configuration_that_is_broken_is_told_in_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "rnn_hf", "hidden_size": -3}))
     with pytest.raises(InputError, match="cannot load the model .*hidden_size"):
         config_of(str(tmp_path))
+
+
+def test_tables_of_whole_numbers_are_no_parameters(tmp_path):
+    tensors = {"weight": torch.zeros(3, 4, dtype=torch.float16), "rows": torch.zeros(7, dtype=torch.int32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = describe_weights(tmp_path)
+    assert (weights["parameters"], weights["dtype"]) == (12, "float16")
