@@ -97,8 +97,9 @@ def test_a_run_that_was_not_run_in_full_says_how_far_it_was():
 
 
 def rows_of(table):
-    """The rows of a table by the name of the recipe."""
-    return {row.split("`")[1]: row for row in table.splitlines()[2:] if "`" in row}
+    """The rows of a table by the name of the recipe, of several the first: an ensemble comes after its runs."""
+    rows = [row for row in table.splitlines()[2:] if "`" in row]
+    return {row.split("`")[1]: row for row in reversed(rows)}
 
 
 def test_each_recipe_with_a_published_figure_has_a_row_among_those_run_to_their_end_or_the_others():

@@ -135,7 +135,7 @@ def _load_ptb_of_hub() -> Any:
     from datasets import load_dataset
 
     # Not by hf:// addresses, which datasets cannot look up without a network, whatever its cache holds.
-    name, revision = PENN_TREEBANK.dataset_id, PENN_TREEBANK.dataset_revision
+    name, revision = str(PENN_TREEBANK.dataset_id), PENN_TREEBANK.dataset_revision
     files = {
         split: hf_hub_download(name, PTB_PARQUET.format(split=split), repo_type="dataset", revision=revision)
         for split in SPLITS

@@ -69,7 +69,9 @@ def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_di
     for name in code:
         assert (model_dir / name).read_text() == (ROOT / "rnn_hf" / "models" / name).read_text(), "run make cards"
     assert (model_dir / "model.safetensors").stat().st_size <= 12e6
-    assert {"validation", "test"} == set(json.loads((model_dir / "evaluation.json").read_text())["scores"])
+    # The test splits of the labelled corpora are not part of what the shipped classifiers were measured on.
+    splits = {"validation", "test"} if task_of(model_dir) is LANGUAGE_MODELING else {"validation"}
+    assert splits == set(json.loads((model_dir / "evaluation.json").read_text())["scores"])
 
 
 @stored
@@ -127,7 +129,7 @@ def test_each_number_of_a_card_is_in_the_files_of_the_run(model_dir):
     assert list(unexplained(card, numbers, literal)) == []
     # And the check can fail: a score with another digit is found.
     metric = task_of(model_dir).metric
-    score = metric.shown(json.loads((model_dir / "evaluation.json").read_text())["scores"]["test"][metric.name])
+    score = metric.shown(json.loads((model_dir / "evaluation.json").read_text())["scores"]["validation"][metric.name])
     wrong = card.replace(f"{score:.2f}", f"{score + 3.01:.2f}")
     assert f"{score + 3.01:.2f}" in list(unexplained(wrong, numbers, literal))
 
