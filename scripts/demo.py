@@ -11,8 +11,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from rnn_hf.commands import run_command
 from rnn_hf.data.tokenization import unknown_id
-from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.loop import train
+from rnn_hf.training.parsing import parse_arguments
 
 
 RECIPE = Path(__file__).parent / "recipes" / "sotu_lstm_demo.yaml"

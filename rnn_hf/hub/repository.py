@@ -113,8 +113,8 @@ def check_range(weights: dict[str, torch.Tensor], dtype: str) -> None:
         InputError: Naming the weight, and a type that holds it.
     """
     limit = torch.finfo(getattr(torch, dtype)).max
-    numbers = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}  # others keep their type
-    for name, tensor in numbers.items():
+    numbers = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
+    for name, tensor in numbers.items():  # tables of whole numbers keep their type
         largest = float(tensor.abs().max())
         if largest > limit:
             advice = "use bfloat16" if largest <= torch.finfo(torch.bfloat16).max else "keep the type of the weights"
