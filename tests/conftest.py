@@ -18,7 +18,7 @@ from rnn_hf import RNNConfig, RNNForCausalLM
 ROOT = Path(__file__).parents[1]
 
 # They hold no doctests, and two modules of one name cannot be collected: `pytest tests/models tests/training` stopped.
-collect_ignore_glob = ["*/conftest.py"]
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 # The same examples at every run, so that a red run is a change of the code; and no deadline, as machines differ.
 settings.register_profile("rnn_hf", max_examples=8, deadline=None, derandomize=True, database=None)

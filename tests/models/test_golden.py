@@ -11,7 +11,8 @@ from rnn_hf import RNNCache
 
 
 GOLDEN = Path(__file__).parent / "golden_lstm"
-SHIPPED = sorted(path.parent for path in Path(__file__).parents[2].glob("model_cards/*/config.json"))
+CARDS = Path(__file__).parents[2] / "model_cards"
+SHIPPED = [path.parent for path in sorted(CARDS.glob("*/generation_config.json"))]  # of language models
 
 
 @pytest.fixture(scope="module", params=[GOLDEN, *SHIPPED], ids=lambda path: path.name)

@@ -14,6 +14,7 @@ from rnn_hf.tasks import TASKS
 from rnn_hf.training.arguments import KINDS as KINDS_OF_TASKS
 from rnn_hf.training.arguments import DataArguments, ModelArguments, TrainingArguments
 from rnn_hf.training.parsing import SYNONYMS, parse_arguments, read_recipe
+from rnn_hf.training.setup import check_model
 
 
 RECIPES = sorted((Path(__file__).parents[2] / "scripts" / "recipes").glob("*.yaml"))
@@ -204,7 +205,7 @@ def test_help_says_of_each_flag_of_the_model_what_the_configuration_says(capsys)
 def test_every_recipe_parses_and_makes_a_configuration(path):
     arguments = parse_arguments([str(path)])
     assert arguments.task in TASKS
-    assert RNNConfig(vocab_size=100, **vars(arguments.model)).num_hidden_layers >= 1
+    check_model(arguments)
     assert arguments.data.dataset_name or "--train_file" in path.read_text(encoding="utf-8")
     # Defaults may change, and published figures were measured with these.
     needed = {"optim", "learning_rate", "max_grad_norm", "lr_scheduler_type", "num_train_epochs"}
