@@ -19,7 +19,6 @@ from transformers import TrainerCallback
 from rnn_hf.data.labelled import MULTI, REGRESSION, summary
 from rnn_hf.errors import InputError
 from rnn_hf.files import link_or_copy, read_json, read_json_lines, write_into, write_json
-from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
 from rnn_hf.tasks import METRICS, TASKS
@@ -366,18 +365,9 @@ class LabelledRun(TrainerCallback):
         return self.record
 
     def push(self) -> None:
-        """The last push, with `push_to_hub`; not of a run that a signal ended, which should end at once."""
-        if self.pusher is None:
-            return
-        by_hand = f"rnn-hf push {self.output_dir} {self.pusher.repo_id}"
-        if self.stop:
-            tqdm.write(f"not pushed, as the run was stopped; by hand: {by_hand}")
-            return
-        try:
-            tqdm.write(f"pushed: {self.pusher.finish(f'Trained for {self.progress.step} steps')}")
-        except (OSError, ValueError) as error:
-            message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
-            raise HubError(message) from error
+        """The last push, with `push_to_hub`."""
+        if self.pusher is not None:
+            self.pusher.end(self.progress.step, was_stopped=bool(self.stop))
 
 
 def closing_lines(record: dict[str, Any]) -> list[str]:

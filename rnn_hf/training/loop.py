@@ -17,7 +17,6 @@ from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import start_id
 from rnn_hf.evaluation import Score, finite_perplexity
 from rnn_hf.files import read_json_lines, write_into, write_json
-from rnn_hf.hub.client import HubError
 from rnn_hf.models import RNNCache
 from rnn_hf.runs import read_run
 from rnn_hf.training.arguments import Arguments
@@ -385,15 +384,6 @@ class TrainingRun:
         return self.record
 
     def push(self, was_stopped: bool) -> None:
-        """The last push, with `--push_to_hub`; not of a run that a signal ended, which should end at once."""
-        if self.pusher is None:
-            return
-        by_hand = f"python scripts/push_to_hub.py {self.output_dir} {self.pusher.repo_id}"
-        if was_stopped:
-            tqdm.write(f"not pushed, as the run was stopped; by hand: {by_hand}")
-            return
-        try:
-            tqdm.write(f"pushed: {self.pusher.finish(f'Trained for {self.progress.step} steps')}")
-        except (OSError, ValueError) as error:
-            message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
-            raise HubError(message) from error
+        """The last push, with `push_to_hub`."""
+        if self.pusher is not None:
+            self.pusher.end(self.progress.step, was_stopped)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rnn_hf.files import link_or_copy
-from rnn_hf.hub.client import check_access, push_folder
+from rnn_hf.hub.client import HubError, check_access, push_folder
 from rnn_hf.hub.repository import build_repository
 from rnn_hf.training.arguments import TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints
@@ -44,6 +44,22 @@ class Pusher:
             return self.say(f"not pushed, the run goes on: {error}")
         self.thread = threading.Thread(target=self._push_and_say, args=(message,), daemon=True)
         self.thread.start()
+
+    def end(self, step: int, was_stopped: bool) -> None:
+        """The last push of a run; none of a run that a signal ended, which should end at once.
+
+        Raises:
+            rnn_hf.hub.client.HubError: It failed; what the run left is whole, and the message says how to push it.
+        """
+        by_hand = f"rnn-hf push {self.output_dir} {self.repo_id}"
+        if was_stopped:
+            self.say(f"not pushed, as the run was stopped; by hand: {by_hand}")
+            return
+        try:
+            self.say(f"pushed: {self.finish(f'Trained for {step} steps')}")
+        except (OSError, ValueError) as error:
+            message = f"the run is complete in {self.output_dir} but not pushed: {error}. By hand: {by_hand}"
+            raise HubError(message) from error
 
     def finish(self, message: str) -> str:
         """Wait for the push under way, then push what stands there; returns the address of the commit.

@@ -74,7 +74,7 @@ def test_the_right_to_write_is_checked_before_the_first_step(run, server, tmp_pa
 
 def test_a_hub_that_goes_away_does_not_stop_the_run_and_the_model_can_be_pushed_later(run, server, tmp_path, capsys):
     server.fault("commit", 503, times=1000)
-    with pytest.raises(HubError, match=r"complete in .*away but not pushed: .*By hand: python scripts/push_to_hub.py"):
+    with pytest.raises(HubError, match=r"complete in .*away but not pushed: .*By hand: rnn-hf push"):
         run("away", push_to_hub=True, hub_strategy="all_checkpoints", save_steps=20)
     assert "not pushed, the run goes on: the Hub could not be reached" in capsys.readouterr().out
     record = json.loads((tmp_path / "away" / "run.json").read_text())
