@@ -72,7 +72,7 @@ def load_model(
     target = device_of(device)
     architecture = (config_of(name, revision).architectures or [""])[0]
     if architecture in {head.__name__ for head in HEADS.values()} - {HEADS[auto_class].__name__, "RNNModel"}:
-        raise InputError(f"{name} is a model of another task: a {architecture}, not a {HEADS[auto_class].__name__}")
+        raise InputError(f"{name} is a model of another task: an {architecture}, not an {HEADS[auto_class].__name__}")
     try:
         model: Any = getattr(transformers, auto_class).from_pretrained(name, revision=revision)
         return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision)

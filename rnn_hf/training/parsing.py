@@ -195,11 +195,14 @@ def _reason(error: Exception) -> str:
 def _hint(name: str, known: Sequence[str], task: str, prefix: str = "") -> str:
     """What somebody may have meant by a name that is not `known`."""
     name = name.replace("-", "_")
-    meant = [prefix + other for other in SYNONYMS.get(name, "").split() if other in known]
-    if meant:
-        return f": that is {' or '.join(meant)} here"
-    others = [other for other in KINDS if any(name in get_type_hints(kind) for kind in KINDS[other])]
+    meant = SYNONYMS.get(name, "").split()
+    here = [prefix + other for other in meant if other in known]
+    if here:
+        return f": that is {' or '.join(here)} here"
+    wanted = {name, *meant}
+    others = [other for other in KINDS if any(wanted & get_type_hints(kind).keys() for kind in KINDS[other])]
     if others:
-        return f": it is for the task {' and '.join(others)}, and this is {task}"
+        what = f"that is {' or '.join(prefix + other for other in meant)}, which" if meant else "it"
+        return f": {what} is for the task {' and '.join(others)}, and this is {task}"
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""

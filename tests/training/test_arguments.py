@@ -232,6 +232,7 @@ def test_each_task_has_arguments_and_a_flag_of_another_task_is_told_from_a_wrong
             "does not go with the recipe .*, whose task is text-classification",
         ),
         (["--task", "parsing"], "--task must be one of language-modeling, .*got 'parsing'"),
+        ([path, "--bptt", "3"], "that is --window, which is for the task language-modeling, and this is text-class"),
         (["--task", "text-classification", "--batch_size", "3"], "that is --per_device_train_batch_size here"),
         (["--task", "text-classification", "--layer_decay", "0"], r"`layer_decay` is a factor in \(0, 1\]"),
     ):
