@@ -37,7 +37,8 @@ test-slow: $(VENV)/.dev  ## run the slow tests alone
 
 # What other releases of the dependencies could change: models, generation, the ONNX runner, the Hub, Trainer, training.
 VERSION_TESTS := tests/models tests/onnx/test_model.py tests/hub/test_roundtrip.py tests/test_clients.py \
-	tests/test_pipelines.py tests/training/test_loop.py
+	tests/test_pipelines.py tests/training/test_loop.py tests/training/test_labelled_run.py tests/training/test_trainer.py \
+	tests/tasks
 NAMES := accelerate|datasets|huggingface_hub|numpy|onnx|onnxruntime|safetensors|tokenizers|torch|transformers
 # Each prints the versions that it runs on.
 define test-in
