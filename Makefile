@@ -39,7 +39,7 @@ test-slow: $(VENV)/.dev  ## run the slow tests alone
 VERSION_TESTS := tests/models tests/onnx/test_model.py tests/hub/test_roundtrip.py tests/test_clients.py \
 	tests/test_pipelines.py tests/training/test_loop.py tests/training/test_labelled_run.py tests/training/test_trainer.py \
 	tests/tasks
-NAMES := accelerate|datasets|huggingface_hub|numpy|onnx|onnxruntime|safetensors|tokenizers|torch|transformers
+NAMES := accelerate|datasets|huggingface_hub|numpy|onnx|onnxruntime|safetensors|scikit-learn|tokenizers|torch|transformers
 # Each prints the versions that it runs on.
 define test-in
 	@echo; $(1)/bin/python --version; $(1)/bin/python -m pip freeze | grep -E '^($(NAMES))=='
