@@ -76,7 +76,7 @@ def load_ptb(ptb_dir: str | None = None) -> Texts:
         InputError: A split does not have the published number of tokens.
     """
     if ptb_dir is None:
-        corpus = _one_column(_from_hub("Penn Treebank (or give `ptb_dir`)", _load_ptb_of_hub), *PENN_TREEBANK.columns)
+        corpus = _one_column(from_hub("Penn Treebank (or give `ptb_dir`)", _load_ptb_of_hub), *PENN_TREEBANK.columns)
     else:
         corpus = load_text_files({split: str(Path(ptb_dir) / name) for split, name in PENN_TREEBANK.files.items()})
     for split, expected in PENN_TREEBANK.tokens.items():
@@ -127,7 +127,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None, text_c
     """The splits `train`, `validation` and `test` of a data set of the Hub that it has, `text_column` alone."""
     from datasets import load_dataset
 
-    corpus = _from_hub(f"the data set {name}", lambda: load_dataset(name, name=config, revision=revision))
+    corpus = from_hub(f"the data set {name}", lambda: load_dataset(name, name=config, revision=revision))
     return _one_column(corpus, text_column)
 
 
@@ -143,7 +143,13 @@ def _load_ptb_of_hub() -> Any:
     return load_dataset("parquet", data_files=files)
 
 
-def _from_hub(what: str, load: Callable[[], Any]) -> Any:
+def from_hub(what: str, load: Callable[[], Any]) -> Any:
+    """What `load` gives; where the Hub or the data refuses, an error in a line that says `what` was to be loaded.
+
+    Raises:
+        ConnectionError: The Hub cannot be reached, or has no such data.
+        InputError: The data is not what it should be.
+    """
     from datasets.exceptions import DatasetGenerationError
 
     try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rnn_hf.data.corpora import SPLITS, _from_hub
+from rnn_hf.data.corpora import SPLITS, from_hub
 from rnn_hf.errors import InputError
 
 
@@ -63,9 +63,7 @@ def read_hub(
     """
     from datasets import load_dataset
 
-    corpus = _from_hub(
-        f"`dataset_name={json.dumps(name)}`", lambda: load_dataset(name, name=config, revision=revision)
-    )
+    corpus = from_hub(f"`dataset_name={json.dumps(name)}`", lambda: load_dataset(name, name=config, revision=revision))
     text_column, label_column = text_column or COLUMNS[task][0], label_column or COLUMNS[task][1]
     rows: dict[str, list[Row]] = {}
     names = None

@@ -1,4 +1,4 @@
-"""Model cards: rendered from what a run left beside the weights, so that no figure in them is typed."""
+"""Model cards: rendered from what a run left with the weights, so that no figure in them is typed."""
 
 from pathlib import Path
 from statistics import median_low
@@ -17,7 +17,7 @@ from rnn_hf.runs import describe_weights, read_run
 from rnn_hf.tasks import METRICS, Task, task_of_model
 
 
-# Of a card all that tasks share; a task's own template, beside its code, fills the blocks.
+# Of a card all that tasks share; a task's own template, next to its code, fills the blocks.
 TEMPLATE = Path(__file__).with_name("model_card.md")
 TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader([TEMPLATE.parent, Path(tasks.__file__).parent]), autoescape=False,

@@ -12,6 +12,7 @@ from rnn_hf.data.alignment import encode_rows
 from rnn_hf.data.labelled import SINGLE, LabelledData
 from rnn_hf.errors import InputError
 from rnn_hf.loading import config_of, load_model
+from rnn_hf.models.heads_rnn import at_least_float32
 from rnn_hf.tasks.labelled import Prepared, log_softmax, run_batches
 
 
@@ -96,6 +97,6 @@ def soft_loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None
 
     Trainer counts the numbers in `labels`, of which a text has L.
     """
-    logits = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32))
+    logits = at_least_float32(outputs.logits)
     count = labels.numel() if num_items_in_batch is None else num_items_in_batch
     return F.cross_entropy(logits, labels.to(logits), reduction="sum") * labels.shape[1] / count

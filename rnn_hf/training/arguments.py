@@ -16,10 +16,8 @@ from rnn_hf.errors import InputError
 
 
 CONFIGURATION = Path(__file__).parents[1] / "models" / "configuration_rnn.py"
-SET_BY_DATA = {
-    "vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "num_characters",
-    "num_spelled_characters", "num_word_rows",
-}  # fmt: skip
+SIZES_BY_VOCABULARY = ("num_characters", "num_spelled_characters", "num_word_rows")
+SET_BY_DATA = {"vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", *SIZES_BY_VOCABULARY}
 OF_LANGUAGE_MODELS = {
     "last_hidden_size", "output_projection_size", "num_softmaxes", "tie_word_embeddings", "softmax_dropout",
 }  # fmt: skip

@@ -36,9 +36,8 @@ from rnn_hf.training.checkpoint import (
     take_threads,
     writing,
 )
-from rnn_hf.training.curve import plot_curve
 from rnn_hf.training.pushing import Pusher
-from rnn_hf.training.reporting import Metrics, data_counts, ending_lines, run_lines, start_record
+from rnn_hf.training.reporting import Metrics, data_counts, ending_lines, run_lines, start_record, write_results
 from rnn_hf.training.setup import (
     check_distribution,
     check_model,
@@ -103,7 +102,7 @@ class LabelledRun(TrainerCallback):
     def __init__(self, arguments: Arguments):
         self.arguments, self.stop, self.is_stopped = arguments, list[int](), False
         options = arguments.training
-        self.task, self.module = TASKS[arguments.task], TASKS[arguments.task].module
+        self.module = TASKS[arguments.task].module
         check_model(arguments)
         self.output_dir = check_output_dir(arguments)
         set_up_process(options)
@@ -356,12 +355,7 @@ class LabelledRun(TrainerCallback):
         self._begin()
         self.record |= {"result": result, "kernels": dict(CHOICES)}
         if self.is_main:
-            with writing(self.output_dir / "run.json"):
-                write_json(self.output_dir / "run.json", self.record)
-            try:
-                plot_curve(self.output_dir / "metrics.jsonl", self.output_dir / "curve.png")
-            except ImportError as error:
-                self.accelerator.print(f"no curve.png: {error}")
+            write_results(self.output_dir, self.record, self.accelerator)
         return self.record
 
     def push(self) -> None:

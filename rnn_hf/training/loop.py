@@ -30,13 +30,20 @@ from rnn_hf.training.checkpoint import (
     take_directory,
     writing,
 )
-from rnn_hf.training.curve import plot_curve
 from rnn_hf.training.objective import Objective
 from rnn_hf.training.optim import Updater, build_optimizer, build_scheduler
 from rnn_hf.training.pushing import Pusher
 from rnn_hf.training.readings import Readings
 from rnn_hf.training.recording import RecordedSteps, Step, Windows
-from rnn_hf.training.reporting import Metrics, data_warnings, opening_lines, result_of, score_text, start_record
+from rnn_hf.training.reporting import (
+    Metrics,
+    data_warnings,
+    opening_lines,
+    result_of,
+    score_text,
+    start_record,
+    write_results,
+)
 from rnn_hf.training.samples import PROMPT_TOKENS, write_sample
 from rnn_hf.training.setup import (
     build_model,
@@ -374,12 +381,7 @@ class TrainingRun:
         self._begin()
         self.record["result"] = result
         if self.accelerator.is_main_process:
-            with writing(self.output_dir / "run.json"):
-                write_json(self.output_dir / "run.json", self.record)
-            try:
-                plot_curve(self.output_dir / "metrics.jsonl", self.output_dir / "curve.png")
-            except ImportError as error:
-                self.accelerator.print(f"no curve.png: {error}")
+            write_results(self.output_dir, self.record, self.accelerator)
         self.accelerator.end_training()
         return self.record
 

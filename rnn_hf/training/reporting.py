@@ -18,12 +18,13 @@ from accelerate import Accelerator
 
 from rnn_hf.data.labelled import label_counts, majority_floor
 from rnn_hf.evaluation import finite_perplexity
-from rnn_hf.files import write_text
+from rnn_hf.files import write_json, write_text
 from rnn_hf.hub.cards import CELL_NAMES
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.tasks.labelled import Prepared
 from rnn_hf.training.arguments import Arguments
-from rnn_hf.training.checkpoint import Progress
+from rnn_hf.training.checkpoint import Progress, writing
+from rnn_hf.training.curve import plot_curve
 
 
 MOST_UNKNOWN = 0.05  # share of a split above which perplexity says little of a text
@@ -99,6 +100,20 @@ def result_of(
 def command_line() -> str:
     """The command of this process, its program by file name."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def write_results(output_dir: Path, record: dict[str, Any], accelerator: Accelerator) -> None:
+    """Write run.json with its results and draw curve.png; a line says that it is left out for want of matplotlib.
+
+    Raises:
+        OSError: run.json cannot be written.
+    """
+    with writing(output_dir / "run.json"):
+        write_json(output_dir / "run.json", record)
+    try:
+        plot_curve(output_dir / "metrics.jsonl", output_dir / "curve.png")
+    except ImportError as error:
+        accelerator.print(f"no curve.png: {error}")
 
 
 class Metrics:

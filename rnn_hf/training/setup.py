@@ -33,7 +33,7 @@ from rnn_hf.loading import load_model
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
-from rnn_hf.training.arguments import Arguments, DataArguments, TrainingArguments
+from rnn_hf.training.arguments import SIZES_BY_VOCABULARY, Arguments, DataArguments, TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
 from rnn_hf.training.objective import Objective
 
@@ -45,9 +45,6 @@ FREE = {
     "early_stopping_patience", "per_device_eval_batch_size", "push_to_hub", "hub_model_id", "hub_private_repo",
     "hub_strategy", "sample_tokens",
 }  # fmt: skip
-
-
-SIZES_BY_VOCABULARY = ("num_characters", "num_spelled_characters", "num_word_rows")
 
 
 @dataclass

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerState
 from transformers import TrainingArguments as TrainerArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from rnn_hf.models.heads_rnn import at_least_float32
 from rnn_hf.tasks.distillation import soft_loss
 from rnn_hf.training.arguments import LabelledTrainingArguments
 from rnn_hf.training.averaging import WeightAverage
@@ -92,8 +93,7 @@ def smoothed_loss(smoothing: float) -> Callable[..., torch.Tensor]:
     """Cross entropy with a share of each target spread over all classes, as Trainer's `compute_loss_func`."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits, targets = outputs.logits.flatten(0, -2), labels.flatten()
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits, targets = at_least_float32(outputs.logits.flatten(0, -2)), labels.flatten()
         total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
         return total / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 

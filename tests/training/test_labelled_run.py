@@ -28,7 +28,7 @@ from rnn_hf.hub import client as hub
 from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.tasks import TASKS
-from rnn_hf.training import labelled_run
+from rnn_hf.training import labelled_run, reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.loop import train as train_language_model
 from rnn_hf.training.parsing import parse_arguments
@@ -104,7 +104,7 @@ def arguments_of(data, tmp_path):
 @pytest.fixture
 def run(arguments_of, monkeypatch):
     """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
-    monkeypatch.setattr(labelled_run, "plot_curve", lambda *paths: None)
+    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
     return lambda name, kind="texts", **flags: train(arguments_of(name, kind, **flags))
 
 
