@@ -58,6 +58,9 @@ class RNNConfig(PreTrainedConfig):
         bidirectional: Whether each layer also reads the text from its end (Schuster and Paliwal, 1997). Layers and
             heads see the outputs of both directions side by side. There is no state to go on from (`use_cache` is
             off), no language model, and nothing is tied.
+        reads_backward: Whether the network reads texts from their end, as one of the two whose predictions Howard and
+            Ruder (2018) average. A classifier takes and gives them in their own order all the same. A language model
+            is one of reversed text: its `input_ids` have the last token first. Not with `bidirectional` or characters.
         embedding_dropout: Probability of dropping a word type everywhere in a batch (Gal and Ghahramani, 2016).
         input_dropout: Probability of dropping a unit of the embedded input; one mask for all time steps.
         hidden_dropout: The same, between recurrent layers.
@@ -106,6 +109,7 @@ class RNNConfig(PreTrainedConfig):
     num_softmaxes: int = 1
     tie_word_embeddings: bool = True
     bidirectional: bool = False
+    reads_backward: bool = False
     embedding_dropout: float | int = 0.0
     input_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
@@ -158,6 +162,9 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"
             )
+        for name in ("bidirectional", "character_embedding_size"):
+            if self.reads_backward and getattr(self, name):
+                raise ValueError(f"`reads_backward` does not go with `{name}`: such a network reads whole texts")
         self._validate_characters()
         self._validate_last_layer()
         self._validate_projection()

@@ -53,6 +53,26 @@ def read_mask(attention_mask: Tensor | None, inputs: Tensor) -> Tensor | None:
     return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
 
 
+def from_end(
+    input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a network, and what else was `given`, as one with `reads_backward` has them: last step first.
+
+    Raises:
+        ValueError: As `read_inputs`, `read_mask` and `check_extra`.
+    """
+    mask = read_mask(attention_mask, read_inputs(input_ids, inputs_embeds))
+    check_extra(given, mask)  # in the order of the text, in which positions rise
+    input_ids, mask, inputs_embeds = flip_time(input_ids, mask, inputs_embeds)
+    flipped = {"input_ids": input_ids, "attention_mask": mask, "inputs_embeds": inputs_embeds}
+    return {**given, **flipped, "position_ids": None}
+
+
+def flip_time(*parts: Tensor | None) -> list[Tensor | None]:
+    """Tensors `(B, T, ...)` with their last step first."""
+    return [None if part is None else part.flip(1) for part in parts]
+
+
 def check_extra(given: dict[str, Any], mask: Tensor | None) -> None:
     """Refuse or warn of arguments without a name in `forward`, so that none is passed by in silence.
 
@@ -100,4 +120,4 @@ def select_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Ten
     return hidden_states[:, logits_to_keep]
 
 
-__all__ = ["check_extra", "read_inputs", "read_mask", "select_positions"]
+__all__ = ["check_extra", "flip_time", "from_end", "read_inputs", "read_mask", "select_positions"]

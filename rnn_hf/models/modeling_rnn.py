@@ -22,7 +22,7 @@ from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
 from .heads_rnn import pool, pooled_size, text_loss, token_loss
-from .inputs_rnn import check_extra, read_inputs, read_mask, select_positions
+from .inputs_rnn import check_extra, flip_time, from_end, read_inputs, read_mask, select_positions
 from .integrity_rnn import NO_SPACE, REPAIR, check_download
 from .layers_rnn import RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
@@ -317,7 +317,8 @@ class RNNModel(RNNPreTrainedModel):
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary, or a mixture of softmaxes.
 
-    With `output_projection_size` there are two linear layers, the first to that width.
+    With `output_projection_size` there are two linear layers, the first to that width. With `reads_backward` it is a
+    model of reversed text: it is given tokens in the order in which it reads them, the last one first.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -438,7 +439,8 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
 class RNNClassifier(RNNPreTrainedModel):
     """What classifiers of texts and of tokens share: [`RNNModel`], dropout, and a linear layer `score` to the labels.
 
-    The checkpoint of a language model loads as either, with a new `score`.
+    The checkpoint of a language model loads as either, with a new `score`. With `reads_backward` texts and outputs are
+    in the order of the text, and a padding position shows the output of the real token after it.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^mixture\.", r"^output_projection\."]
@@ -459,16 +461,18 @@ class RNNClassifier(RNNPreTrainedModel):
         output_hidden_states: bool | None,
         given: dict[str, Any],
     ) -> Any:
-        """The network over whole texts, with what else was `given` to `forward`."""
+        """The network over whole texts, with what else was `given` to `forward`; in the order of the text."""
         if any(given.get(name) is not None for name in CACHE_NAMES):
             raise ValueError("`cache` is not for a classifier: it reads whole texts and keeps no state")
-        return self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            output_hidden_states=output_hidden_states,
-            **{**given, "use_cache": False, "return_dict": True},
-        )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds, **given}
+        if self.config.reads_backward:
+            inputs = from_end(input_ids, attention_mask, inputs_embeds, given)
+        inputs |= {"output_hidden_states": output_hidden_states, "use_cache": False, "return_dict": True}
+        outputs = self.model(**inputs)
+        if self.config.reads_backward:
+            outputs.last_hidden_state, *shown = flip_time(outputs.last_hidden_state, *(outputs.hidden_states or ()))
+            outputs.hidden_states = tuple(shown) or None
+        return outputs
 
 
 class RNNForSequenceClassification(RNNClassifier):
@@ -504,7 +508,10 @@ class RNNForSequenceClassification(RNNClassifier):
         """
         outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
         mask = self.model.real_steps(inputs_embeds if input_ids is None else input_ids, attention_mask)
-        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling, self.config.num_directions)
+        hidden = outputs.last_hidden_state
+        if self.config.reads_backward:  # whose last output is at the first token
+            hidden, mask = flip_time(hidden, mask)
+        pooled = pool(hidden, mask, self.config.pooling, self.config.num_directions)
         logits, loss = self.score(self.dropout(pooled)), None
         if labels is not None:
             loss = text_loss(logits, labels, self.config.problem_type, kwargs.get("num_items_in_batch"))
