@@ -2,11 +2,13 @@
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
     python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
+    python scripts/benchmark.py classify [--rounds 9] [--ewt_dir DIR] [--json FILE]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
 `train` also measures padded batches, bfloat16, memory, where the time goes, and growing vocabularies; `generate` time
-and memory of one more token as the context grows, of transformers' GPT-2 and Mamba too; `deploy` exported models in
-ONNX Runtime, the shipped checkpoints in 8 bits, and the start of a process. Ctrl-C keeps the rows measured by then.
+and memory of one more token as the context grows, of transformers' GPT-2 and Mamba too; `classify` layers in both
+directions, and words a second of the shipped tagger; `deploy` exported models in ONNX Runtime, the shipped checkpoints
+in 8 bits, and the start of a process. Ctrl-C keeps the rows measured by then.
 """
 
 import logging
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from rnn_hf.benchmarking.classification import benchmark_classification
 from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
@@ -29,17 +32,21 @@ def measure(arguments: Namespace) -> Rows:
         return benchmark_training(arguments.rounds, arguments.device, arguments.peer)
     if arguments.what == "generate":
         return benchmark_generation(arguments.rounds)
-    return benchmark_deployment(arguments.rounds, arguments.ptb_dir, Path(__file__).parents[1])
+    root = Path(__file__).parents[1]
+    if arguments.what == "classify":
+        return benchmark_classification(arguments.rounds, arguments.ewt_dir, root)
+    return benchmark_deployment(arguments.rounds, arguments.ptb_dir, root)
 
 
 def main() -> int:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["train", "generate", "deploy"])
+    parser.add_argument("what", choices=["train", "generate", "classify", "deploy"])
     parser.add_argument("--rounds", type=int, default=9, help="in each a candidate runs twice, the second is timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of train")
     parser.add_argument(
         "--peer", nargs="+", type=Path, default=[], help="checkouts of word_language_model or awd-lstm-lm; of train"
     )
+    parser.add_argument("--ewt_dir", type=Path, help="directory with validation.tsv of ewt_pos; of classify")
     parser.add_argument("--ptb_dir", type=Path, help="directory with ptb.{train,valid,test}.txt; of deploy")
     parser.add_argument(
         "--json", type=Path, help="also write the result to this file; until then to FILE.partial.json"

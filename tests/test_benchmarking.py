@@ -24,6 +24,7 @@ from rnn_hf.benchmarking import machine as benchmarking_machine
 from rnn_hf.benchmarking import padding as benchmarking_padding
 from rnn_hf.benchmarking import training as benchmarking_training
 from rnn_hf.benchmarking.by_hand import BareLanguageModel
+from rnn_hf.benchmarking.classification import benchmark_tagging, bidirectional_passes
 from rnn_hf.benchmarking.deployment import deployed_runs
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
 from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
@@ -130,6 +131,19 @@ def test_a_row_of_padding_compares_each_side_and_pass(monkeypatch):
     (row,) = benchmark_padding(rounds=1)
     assert list(row["ratio"]) == [f"{side}, {name}" for side in SIDES for name in PASSES]
     assert set(row["milliseconds"]) == set(PASSES)
+
+
+@pytest.mark.parametrize("cell_type", ["lstm", "gru", "rnn"])
+def test_both_directions_by_hand_are_the_same_work(cell_type):
+    ours, by_hand = (run() for run in bidirectional_passes(cell_type, 16).values())
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tagger_is_timed_from_ids_and_from_words():
+    tagger = Path(__file__).parents[1] / "model_cards" / "ewt_pos_bilstm"
+    (row,) = benchmark_tagging(str(tagger), [["The", "dog", "sleeps"], ["Yes"]], rounds=1)
+    assert row["model"] == "ewt_pos_bilstm"
+    assert set(row["words_per_second"]) == {"from ids", "from words"} and min(row["words_per_second"].values()) > 0
 
 
 def test_a_step_under_autocast_is_compared_with_one_without(monkeypatch):

@@ -15,7 +15,7 @@ def part(what: str, key: str, is_timed: bool = True, **titles: str) -> Callable[
     """One table of a benchmark's file, and the conditions that it was measured under; `titles` as of `table`."""
 
     def render_part(root: Path) -> str:
-        benchmark = read_json(root / "results" / f"benchmark_{what}.json")
+        benchmark = read_json(root / "results" / f"benchmark_{what}.json") or {}
         if key not in benchmark:
             return "Not measured."
         return f"{table(benchmark[key], **titles)}\n\n{conditions(benchmark, is_timed)}"
@@ -163,6 +163,8 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
+        "both directions": part("classify", "bidirectional", size="size", ratio="vs {}"),
+        "tagging": part("classify", "tagging", model="model", words_per_second="words/s, {}"),
         "training memory": by_size("memory", "loop", "megabytes", is_timed=False),
         "shares": by_size("shares", "part", "percent"),
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
