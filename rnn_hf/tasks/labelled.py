@@ -48,7 +48,7 @@ def load_data(task: str, **arguments: Any) -> LabelledData:
     chosen["label_names"] = arguments.get("label_names")
     corpus = CORPORA.get(name or "")
     if corpus is None and directory:
-        labelled = ", ".join(key for key, known in CORPORA.items() if known.directory_argument == "dataset_dir")
+        labelled = ", ".join(key for key, known in CORPORA.items() if known.label_names or known.columns[1:])
         raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {labelled}; got {name!r}")
     if corpus is not None:
         if corpus.task != task:
@@ -207,19 +207,19 @@ def build_model(auto_class: str, arguments: Any, prepared: Prepared, seed: int, 
         model = HEADS[auto_class](RNNConfig(**{**fields, **spelling.sizes}))
         model.model.words.set_spelling(spelling)
         return model
-    source = config_of(init_from)
-    default = type(arguments)()
-    for name, value in asdict(arguments).items():
-        is_free = name in FREE_FIELDS or "dropout" in name
-        if not is_free and value not in (getattr(default, name), getattr(source, name)):
+    source, default, given = config_of(init_from), type(arguments)(), asdict(arguments)
+    free = {name for name in given if name in FREE_FIELDS or "dropout" in name}
+    for name, value in given.items():
+        if name not in free and value not in (getattr(default, name), getattr(source, name)):
             raise InputError(
                 f"`{name}` is {value}, and the model of `init_from` has {getattr(source, name)}: leave it out"
             )
+    if arguments.bidirectional and source.reads_backward:  # its layers would be the second direction, not the first
+        raise InputError("`bidirectional` does not go with the model of `init_from`, which reads backward")
     if arguments.bidirectional and not source.bidirectional and source.num_hidden_layers > 1:
         layers = source.num_hidden_layers  # above the first, one that reads both directions has another shape
         raise InputError(f"`bidirectional` starts from a model of one layer, and that of `init_from` has {layers}")
-    own = {name: value for name, value in fields.items() if name not in asdict(arguments) or name in FREE_FIELDS}
-    own |= {name: value for name, value in asdict(arguments).items() if "dropout" in name}
+    own = {name: value for name, value in fields.items() if name in free or name not in given}
     try:
         return HEADS[auto_class].from_pretrained(init_from, **own)
     except (OSError, ValueError, RuntimeError) as error:
