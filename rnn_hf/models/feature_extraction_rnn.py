@@ -1,0 +1,272 @@
+"""Log-mel features of speech: causal, so that a recording in pieces gives the numbers of the whole.
+
+Shapes in comments: N samples, T frames, F mel bands.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+NEPERS_PER_DB = math.log(10) / 10  # natural logarithms of energies in a decibel
+
+
+class RNNFeatureExtractor(SequenceFeatureExtractor):
+    r"""Log-mel features for [`RNNForCTC`], in PyTorch.
+
+    Frame t sees the `win_length` samples that end with sample `(t + 1) * hop_length`, zeros before the first one, so n
+    samples give exactly `n // hop_length` frames, none of which waits for later samples. Energies of a periodic Hann
+    window are summed in triangular bands on Slaney's mel scale (Auditory Toolbox, 1998), of height 1, up to half the
+    sampling rate; their natural logarithm is at least `floor`.
+
+    With `level_decay` each frame is seen relative to the level of the speech so far, whatever the gain of the
+    microphone: the level is the energy of a mean band, rises with it at once and falls by `level_decay`. Then mean and
+    standard deviation of the training set are applied. What is computed in pieces, [`log_mel`] and [`normalize`],
+    hands on what the next piece needs.
+
+    Args:
+        feature_size: Number of mel bands, at least 2.
+        sampling_rate: Samples a second that recordings must have.
+        hop_length: Samples from one frame to the next.
+        win_length: Samples of a frame, at least `hop_length`.
+        n_fft: Points of the Fourier transform, at least `win_length`.
+        padding_value: Value of features at padding.
+        mean: Of each band over the training set, after the level is taken off; `None` for zeros.
+        std: Of each band over the training set; `None` for ones.
+        level_decay: Decibels a second by which the level falls; `None` leaves the level in.
+        floor: Least natural logarithm of the energy of a band. Recordings are numbers in [-1, 1].
+        level_floor: Least level, so that silence and faint noise are not taken for speech.
+
+    Raises:
+        ValueError: Sizes that do not fit, a `mean` or `std` of another length, a `std` that is not positive.
+
+    Example:
+
+    >>> import torch
+    >>> from rnn_hf import RNNFeatureExtractor
+    >>> extractor = RNNFeatureExtractor(feature_size=40, sampling_rate=8000)
+    >>> inputs = extractor([torch.zeros(8000), torch.zeros(500)], sampling_rate=8000, return_tensors="pt")
+    >>> inputs.input_features.shape, inputs.attention_mask.sum(dim=1)
+    (torch.Size([2, 100, 40]), tensor([100,   6]))
+    """
+
+    model_input_names = ["input_features", "attention_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 40,
+        sampling_rate: int = 8000,
+        hop_length: int = 80,
+        win_length: int = 200,
+        n_fft: int = 256,
+        padding_value: float = 0.0,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        level_decay: float | None = None,
+        floor: float = -16.0,
+        level_floor: float = -16.0,
+        **kwargs: Any,
+    ):
+        super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
+        self.hop_length, self.win_length, self.n_fft = hop_length, win_length, n_fft
+        self.mean = None if mean is None else [float(value) for value in mean]
+        self.std = None if std is None else [float(value) for value in std]
+        self.level_decay, self.floor, self.level_floor = level_decay, floor, level_floor
+        self._validate()
+        # transformers leaves these two names out of the saved file.
+        self.window = torch.hann_window(win_length, dtype=torch.float64)
+        filters = mel_filter_bank(n_fft // 2 + 1, feature_size, 0.0, sampling_rate / 2, sampling_rate, None, "slaney")
+        self.mel_filters = torch.from_numpy(filters)
+
+    def _validate(self) -> None:
+        if self.feature_size < 2:
+            raise ValueError(f"`feature_size` must be at least 2, got {self.feature_size}")
+        if not 1 <= self.hop_length <= self.win_length <= self.n_fft:
+            raise ValueError(
+                "`hop_length`, `win_length` and `n_fft` must be at least 1 and in rising order, got "
+                f"{self.hop_length}, {self.win_length}, {self.n_fft}"
+            )
+        if self.level_decay is not None and not 0 <= self.level_decay < math.inf:
+            raise ValueError(f"`level_decay` must be None, 0 or positive, in dB a second, got {self.level_decay}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.feature_size:
+                raise ValueError(f"`{name}` must have {self.feature_size} numbers, one a band, got {len(values)}")
+        if self.std is not None and not min(self.std) > 0:
+            raise ValueError(f"`std` must be positive, got {min(self.std)}")
+
+    def log_mel(self, samples: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Natural logarithms of the energies of mel bands, of a recording or of its next piece.
+
+        Args:
+            samples: `(N,)`, any number of them, float32 or float64.
+            tail: What the call for the piece before returned; `None` at the start.
+
+        Returns:
+            `(T, F)` in the type of `samples`, and the samples that later frames still need, `(M,)`, with
+            `win_length - hop_length <= M < win_length`.
+        """
+        frames, tail = self.frames(samples, tail)
+        return self.band_energies(frames), tail
+
+    def frames(self, samples: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The windows of samples that `log_mel` sees, `(T, win_length)`, and the tail; arguments as there."""
+        if tail is None:
+            tail = samples.new_zeros(self.win_length - self.hop_length)
+        samples = torch.cat([tail, samples])
+        count = (len(samples) - self.win_length + self.hop_length) // self.hop_length
+        rest = samples[count * self.hop_length :].clone()  # a view would hold all samples
+        if not count:  # there may be fewer samples than one window
+            return samples.new_zeros(0, self.win_length), rest
+        return samples.unfold(0, self.win_length, self.hop_length), rest
+
+    def band_energies(self, frames: Tensor) -> Tensor:
+        """Windows of samples `(T, win_length)` to the logarithms of their energies in each band, `(T, F)`."""
+        if not len(frames):  # which a Fourier transform refuses
+            return frames.new_zeros(0, self.feature_size)
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window.to(frames), self.n_fft))
+        energies = spectrum.square().sum(dim=-1) @ self.mel_filters.to(frames)
+        return energies.clamp(min=math.exp(self.floor)).log()
+
+    def normalize(self, log_mel: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Log-mel energies without level, mean and deviation, of a recording or of its next piece.
+
+        Args:
+            log_mel: `(T, F)`.
+            level: What the call for the piece before returned; `None` at the start.
+
+        Returns:
+            `(T, F)`, and the level at the last frame, a float64 number; `None` before the first frame and where
+            `level_decay` is.
+        """
+        values = log_mel.double()
+        if self.level_decay is not None and len(values):
+            levels = self._levels(values, level)
+            values, level = values - levels[:, None], levels[-1]
+        if self.mean is not None:
+            values = values - values.new_tensor(self.mean)
+        if self.std is not None:
+            values = values / values.new_tensor(self.std)
+        return values.to(log_mel.dtype), level
+
+    def _levels(self, values: Tensor, level: Tensor | None) -> Tensor:
+        """The level at each frame, `(T,)`: the energy of a mean band, or the level before less the decay."""
+        fall = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate
+        fallen = fall * torch.arange(len(values), dtype=values.dtype, device=values.device)
+        energies = values.logsumexp(dim=1) - math.log(self.feature_size)
+        # max over s <= t of energy(s) - fall (t - s), which is the recursion from frame to frame
+        levels = (energies + fallen).cummax(dim=0).values - fallen
+        if level is not None:
+            levels = torch.maximum(levels, level - fall - fallen)
+        return levels.clamp(min=self.level_floor)
+
+    def __call__(
+        self,
+        raw_speech: Any,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Features of one or several whole recordings.
+
+        Args:
+            raw_speech: A recording `(N,)` or a batch of them: arrays or tensors of floating-point numbers in [-1, 1],
+                lists of such, or numbers in lists. Two dimensions are a batch.
+            sampling_rate: That of the recordings; refused where it is not that of the extractor.
+            padding, max_length, truncation, pad_to_multiple_of: As in `SequenceFeatureExtractor.pad`, in frames.
+            return_attention_mask: Whether to return which frames are real; default yes.
+            return_tensors: `"pt"` or `"np"`; default a list of arrays.
+
+        Returns:
+            `input_features` `(B, T, F)`, float64 where a recording is, else float32, and `attention_mask` `(B, T)`.
+
+        Raises:
+            ValueError: Another sampling rate; recordings that are empty, of several channels, of whole numbers or not
+                finite, named by their place in the batch.
+        """
+        if sampling_rate is None:
+            logger.warning_once(
+                f"pass `sampling_rate`, so that recordings of another rate than {self.sampling_rate} are refused"
+            )
+        elif sampling_rate != self.sampling_rate:
+            raise ValueError(
+                f"`sampling_rate` must be {self.sampling_rate}, as in training, got {sampling_rate}: resample first"
+            )
+        rows = read_batch(raw_speech)
+        features = [self.normalize(self.log_mel(row)[0])[0].cpu().numpy() for row in rows]
+        padded = self.pad(
+            BatchFeature({"input_features": features}),
+            padding=padding,
+            max_length=max_length,
+            truncation=truncation,
+            pad_to_multiple_of=pad_to_multiple_of,
+            return_attention_mask=True,
+        )
+        if any(row.dtype == torch.float64 for row in rows):
+            # `pad` rounds to float32: the digits are put back.
+            for index, (row, mask) in enumerate(zip(features, padded["attention_mask"], strict=True)):
+                wide = padded["input_features"][index].astype(np.float64)
+                wide[mask == 1] = row[: mask.sum()]
+                padded["input_features"][index] = wide
+        if not (self.return_attention_mask if return_attention_mask is None else return_attention_mask):
+            del padded["attention_mask"]
+        return padded.convert_to_tensors(return_tensors)
+
+
+def read_batch(raw_speech: Any) -> list[Tensor]:
+    """The recordings `(N,)` of a batch, or of one alone, checked.
+
+    Raises:
+        ValueError: Naming what is wrong, and with which recording.
+    """
+    is_array = isinstance(raw_speech, np.ndarray | Tensor)
+    if not is_array and not isinstance(raw_speech, list | tuple):
+        raise ValueError(f"`raw_speech` must be an array, a tensor or a list, got {type(raw_speech).__name__}")
+    if not len(raw_speech):
+        raise ValueError("`raw_speech` is empty")
+    is_batch = raw_speech.ndim > 1 if is_array else np.ndim(raw_speech[0]) > 0
+    rows = [read_samples(row, f"`raw_speech[{index}]`") for index, row in enumerate(raw_speech)] if is_batch else []
+    if is_array and is_batch and raw_speech.shape[1] <= 2:
+        raise ValueError(
+            f"`raw_speech` of shape {tuple(raw_speech.shape)} looks like samples of several channels: mix them to one"
+        )
+    rows = rows or [read_samples(raw_speech, "`raw_speech`")]
+    for index, row in enumerate(rows):
+        if not len(row):
+            raise ValueError(f"`raw_speech[{index}]` is empty")
+    return rows
+
+
+def read_samples(samples: Any, name: str) -> Tensor:
+    """Samples `(N,)` of one channel as a tensor of float32 or float64, detached.
+
+    Raises:
+        ValueError: Several channels, whole numbers, numbers that are not finite; with the `name` of the argument.
+    """
+    samples = samples.detach() if isinstance(samples, Tensor) else torch.as_tensor(np.asarray(samples))
+    if samples.ndim != 1:
+        raise ValueError(f"{name} must have one channel, shape (samples,), got {tuple(samples.shape)}")
+    if not samples.is_floating_point():
+        if len(samples):
+            raise ValueError(
+                f"{name} must be fractions in [-1, 1], got {samples.dtype}: divide samples of 16 bits by 32768"
+            )
+        samples = samples.float()
+    if not samples.isfinite().all():
+        raise ValueError(f"{name} has samples that are not finite (NaN or infinite)")
+    return samples if samples.dtype == torch.float64 else samples.float()
+
+
+__all__ = ["RNNFeatureExtractor", "read_samples"]
