@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from rnn_hf.data.corpora import Texts, lines_of
-from rnn_hf.data.streams import TokenStream
+from rnn_hf.data.streams import TokenStream, reversed_stream
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.errors import InputError
 from rnn_hf.loading import input_device, load_model
@@ -59,9 +59,15 @@ def evaluate_splits(
     model, tokenizer = load_model(name, revision, device)
     scores = {}
     for split in splits:
-        tokens = encode_stream(lines_of(corpus[split]), tokenizer)
+        tokens = stream_for(model, lines_of(corpus[split]), tokenizer)
         scores[split] = evaluate(model, tokens, start_id(tokenizer), columns, window, progress)
     return scores
+
+
+def stream_for(model: Any, lines: Iterable[str], tokenizer: Any) -> np.ndarray:
+    """Lines as one stream of ids, `(tokens,)`, in the order in which a language model reads them."""
+    tokens = encode_stream(lines, tokenizer)
+    return reversed_stream(tokens, tokenizer.eos_token_id) if model.config.reads_backward else tokens
 
 
 @contextmanager
@@ -110,7 +116,8 @@ def evaluate(
 
     Args:
         model: A causal language model of this package; its training mode is restored afterwards.
-        tokens: Ids, `(tokens,)`; of these `tokens mod columns` at the end are not scored.
+        tokens: Ids, `(tokens,)`, in the order in which the model reads them, see `stream_for`; of these
+            `tokens mod columns` at the end are not scored.
         start: Id of the token before the first one, usually the end token.
         columns: Number of pieces scored in parallel.
         window: Steps a forward pass; a matter of memory and speed only.

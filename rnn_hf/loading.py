@@ -80,6 +80,16 @@ def load_model(
         raise InputError(f"cannot load the model {name}: {_reason(error)}") from error
 
 
+def check_reads_forward(model: Any, what: str) -> None:
+    """Refuse `what` is for a language model that reads texts from their beginning.
+
+    Raises:
+        InputError: It reads them from their end.
+    """
+    if model.config.reads_backward:
+        raise InputError(f"{what} needs a language model that reads forward, and this one has `reads_backward=True`")
+
+
 def _reason(error: Exception) -> str:
     cause = error.__cause__
     # A repository that is not there is answered with 401 as well.

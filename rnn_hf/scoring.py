@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from rnn_hf.data.tokenization import SPACE, start_id, unknown_id
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import Score, check_token_ids, evaluating
-from rnn_hf.loading import input_device
+from rnn_hf.loading import check_reads_forward, input_device
 from rnn_hf.models import RNNCache
 
 
@@ -139,7 +139,8 @@ def score(
         The score of each text, in order.
 
     Raises:
-        InputError: An unknown unit, a number below 1, a state without `carry_state`, or an id outside the vocabulary.
+        InputError: An unknown unit, a number below 1, a state without `carry_state`, an id outside the vocabulary, or
+            a model that reads backward.
 
     Example:
 
@@ -150,6 +151,7 @@ def score(
     >>> [scored.words for scored in score(model, tokenizer, ["the cat", "the dog sat"], with_end=True)]
     [['the', 'cat', '<eos>'], ['the', 'dog', 'sat', '<eos>']]
     """
+    check_reads_forward(model, "scoring a text")
     if unit not in PER_NAT:
         raise InputError(f"`unit` must be one of {', '.join(PER_NAT)}, got {unit!r}")
     for name, number in (("batch_size", batch_size), ("window", window)):

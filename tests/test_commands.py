@@ -7,9 +7,11 @@ from inspect import signature
 
 import pytest
 
+from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.commands import CORPUS_HELP, Parser, add_device_flag, add_model_argument, run_command
 from rnn_hf.commands.score import UNITS
 from rnn_hf.data.corpora import load_corpus
+from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.loading import DEVICES
 from rnn_hf.scoring import PER_NAT
@@ -56,6 +58,21 @@ def test_a_line_names_as_flags_the_arguments_that_are_flags_of_the_command_and_n
     for message, line in lines.items():
         assert ending(lambda message=message: fail(InputError(message)), flags) == 2
         assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [("generate.py", []), ("score.py", ["a b"]), ("benchmark_model.py", []), ("export_onnx.py", ["OUT"]),
+     ("inspect_model.py", ["--sentence", "a b", "--heatmap", "OUT.png"])],
+)  # fmt: skip
+def test_what_needs_the_order_of_a_text_refuses_a_model_that_reads_backward(tmp_path, run_script, script, flags):
+    tokenizer = build_tokenizer(["a b c"])
+    RNNForCausalLM(RNNConfig(vocab_size=len(tokenizer), hidden_size=4, reads_backward=True)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    flags = [flag.replace("OUT", str(tmp_path / "out")) for flag in flags]
+    status, _, errors = run_script(script, tmp_path, *flags)
+    assert status == 2 and "needs a language model that reads forward, and this one has `reads_backward=Tr" in errors
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_a_console_shows_a_character_that_it_lacks_by_its_number(monkeypatch):

@@ -528,8 +528,11 @@ def test_what_cannot_be_served_is_refused_before_anything_listens(checkpoint, tm
     more = AutoTokenizer.from_pretrained(changed(checkpoint, tmp_path))
     more.add_tokens(["more"])
     more.save_pretrained(tmp_path / NAME)
+    backward = changed(checkpoint, tmp_path / "backward")
+    RNNConfig.from_pretrained(backward, reads_backward=True).save_pretrained(backward)
     refused = {
         backbone: "it is a RNNModel",
+        backward: "a server needs a language model that reads forward",
         tmp_path / "a@b": "cannot load the model",
         tmp_path: "cannot load the model",
         tmp_path / NAME: "its tokenizer has ids up to 18, and it knows 18",

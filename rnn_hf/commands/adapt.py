@@ -44,7 +44,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 def run(arguments: Namespace) -> int:
     from rnn_hf.adaptation import Adaptation, evaluate_adapted, gradient_statistics, tune
-    from rnn_hf.data.tokenization import encode_stream, start_id
+    from rnn_hf.data.tokenization import start_id
+    from rnn_hf.evaluation import stream_for
     from rnn_hf.loading import load_model
     from rnn_hf.runs import load_corpus_of, save_scores
 
@@ -60,7 +61,7 @@ def run(arguments: Namespace) -> int:
     end = start_id(tokenizer)
     adaptation = Adaptation()
     statistics = None
-    streams = {split: encode_stream(lines_of(corpus[split]), tokenizer) for split in needed}
+    streams = {split: stream_for(model, lines_of(corpus[split]), tokenizer) for split in needed}
     if "dynamic" in arguments.ways:
         statistics = gradient_statistics(model, streams["train"], end)
     for way in arguments.ways:

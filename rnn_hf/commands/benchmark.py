@@ -31,7 +31,7 @@ def run(arguments: Namespace) -> int:
 
     from rnn_hf.files import write_json
     from rnn_hf.latency import measure
-    from rnn_hf.loading import load_model
+    from rnn_hf.loading import check_reads_forward, load_model
     from rnn_hf.onnx.model import RNNONNXForCausalLM
 
     if arguments.tokens < 16 or min(arguments.batch_size) < 1:
@@ -39,6 +39,7 @@ def run(arguments: Namespace) -> int:
     check_file("json", arguments.json)
     disable_progress_bar()
     model, _ = load_model(arguments.model, device=arguments.device)
+    check_reads_forward(model, "measuring tokens as they are written")
     models: dict[str, Any] = {f"PyTorch, {model.device}": model}
     if arguments.onnx:
         names = {MODEL_FILE: "ONNX Runtime", INT8_FILE: "ONNX Runtime, int8"}

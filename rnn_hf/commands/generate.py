@@ -70,7 +70,7 @@ def run(arguments: Namespace) -> int:
 
     from rnn_hf.data.tokenization import start_id, unknown_id
     from rnn_hf.evaluation import check_token_ids
-    from rnn_hf.loading import load_model
+    from rnn_hf.loading import check_reads_forward, load_model
 
     check(arguments)
     options = vars(arguments)
@@ -82,6 +82,7 @@ def run(arguments: Namespace) -> int:
     past_end = options.pop("past_end")
     with_unknown = options.pop("with_unknown")
     model, tokenizer = load_model(name, device=device)
+    check_reads_forward(model, "writing text")
     unknown = unknown_id(tokenizer)
     check_token_ids(model, *(tokenizer(prompt)["input_ids"] for prompt in prompts or []))
     for prompt in prompts or []:

@@ -112,8 +112,7 @@ def inspect_all(models: dict[str, tuple[Any, Any]], arguments: Namespace) -> Non
 
     from rnn_hf.analysis import inspect, pieces_of, training_norms
     from rnn_hf.analysis_plots import plot_inspection
-    from rnn_hf.data.tokenization import encode_stream
-    from rnn_hf.evaluation import check_token_ids
+    from rnn_hf.evaluation import check_token_ids, stream_for
     from rnn_hf.files import write_json
     from rnn_hf.runs import load_corpus_of
 
@@ -122,7 +121,7 @@ def inspect_all(models: dict[str, tuple[Any, Any]], arguments: Namespace) -> Non
     for name, (model, tokenizer) in models.items():
         corpus = load_corpus_of(name, **{flag: value for flag, value in corpus_arguments.items() if value})
         split = next(split for split in ("validation", "train", "test") if split in corpus)
-        tokens = torch.from_numpy(encode_stream(lines_of(corpus[split]), tokenizer)).long()
+        tokens = torch.from_numpy(stream_for(model, lines_of(corpus[split]), tokenizer)).long()
         texts[name] = pieces_of(tokens, arguments.rows, arguments.steps)
         check_token_ids(model, texts[name].flatten().numpy())
     inspections = {}

@@ -9,6 +9,23 @@ import torch
 from rnn_hf.errors import InputError
 
 
+def reversed_stream(tokens: np.ndarray, end: int) -> np.ndarray:
+    """The ids of a text for a language model that reads backward: those of the text with its lines in reverse order,
+    and the tokens of each line.
+
+    Args:
+        tokens: Ids of lines, each closed by `end`, `(tokens,)`; the last line may be cut short.
+        end: The end token.
+
+    Example:
+
+    >>> reversed_stream(np.array([2, 3, 0, 4, 5, 6, 0]), end=0).tolist()
+    [6, 5, 4, 0, 3, 2, 0]
+    """
+    is_closed = len(tokens) and tokens[-1] == end
+    return np.append(tokens[:-1][::-1], end) if is_closed else tokens[::-1]
+
+
 class TokenStream:
     """A stream of tokens as `(inputs, targets)` windows over parallel columns.
 

@@ -28,7 +28,8 @@ def build_classifier_graph(model: Any) -> Any:
 
     Inputs are `input_ids` and `attention_mask`, int64 `(batch, sequence)`, any size from 1. Padding, where the mask is
     0, may stand anywhere. The output is `logits`: `(batch, classes)`, or `(batch, sequence, classes)` where tokens are
-    classified, with those of the last real token at padding after it, as PyTorch has them.
+    classified, with those of the last real token at padding after it, or of the next one at padding before it where
+    the model has `reads_backward`, as PyTorch has them.
 
     Args:
         model: An `RNNForSequenceClassification` or `RNNForTokenClassification`, of any type of float. Dropout is never
@@ -45,6 +46,7 @@ def build_classifier_graph(model: Any) -> Any:
     graph = ClassifierGraph()
     network = model.model
     is_real = graph.node("Cast", ["attention_mask"], "is_real", to=graph.onnx.TensorProto.BOOL)
+    from_end = model.config.reads_backward
     if network.words is None:
         embeddings = graph.weight("model.embed_tokens.weight", network.embed_tokens.weight)
         rows = Rows(graph, is_real)
@@ -55,7 +57,7 @@ def build_classifier_graph(model: Any) -> Any:
         rows = Rows(graph, starts_word)
         outputs = graph.node("Gather", [words, rows.entries], "embeds")
     for index, layer in enumerate(network.layers):  # (L, B, H) and (B, H)
-        outputs, last = add_directions(graph, f"layers.{index}", layer, outputs, rows.lengths, rows.is_real)
+        outputs, last = add_directions(graph, f"layers.{index}", layer, outputs, rows.lengths, rows.is_real, from_end)
     weight = graph.weight("score.weight", model.score.weight.T)
     bias = graph.weight("score.bias", model.score.bias)
     if task == "text-classification":
@@ -63,7 +65,7 @@ def build_classifier_graph(model: Any) -> Any:
         graph.linear("logits", pooled, weight, bias)
         shape = ["batch", model.num_labels]
     else:
-        rows.spread(graph.linear("score", outputs, weight, bias), bias, "logits")
+        rows.spread(graph.linear("score", outputs, weight, bias), bias, "logits", from_end)
         shape = ["batch", "sequence", model.num_labels]
     inputs = [{"name": name, "shape": ["batch", "sequence"], "dtype": "int64"} for name in INPUTS]
     interface = {"inputs": inputs, "outputs": [{"name": "logits", "shape": shape, "dtype": "float32"}]}
@@ -124,9 +126,9 @@ class Rows:
     def __init__(self, graph: ClassifierGraph, chosen: str):
         """Of the positions `(B, T)` of a batch those that are `chosen`."""
         self.graph = graph
-        flags = graph.integers("row.flags", chosen)
-        self.seen = graph.sums("row.seen", flags, axis=1)  # (B, T), steps of the row up to each position
-        self.counts = graph.node("ReduceSum", [flags, graph.axis(1)], "row.counts", keepdims=0)  # (B,)
+        self.flags = graph.integers("row.flags", chosen)
+        self.seen = graph.sums("row.seen", self.flags, axis=1)  # (B, T), steps of the row up to each position
+        self.counts = graph.node("ReduceSum", [self.flags, graph.axis(1)], "row.counts", keepdims=0)  # (B,)
         at_least_one = graph.node("Max", [self.counts, graph.number(1)], "row.lengths")
         self.lengths = graph.node("Cast", [at_least_one], "row.lengths32", to=graph.onnx.TensorProto.INT32)
         steps = graph.steps("row.steps", at_least_one)
@@ -136,27 +138,29 @@ class Rows:
         numbers = graph.node("Add", [steps, first], "row.entries.all")
         self.entries = graph.node("Where", [is_real, numbers, graph.number(0)], "row.entries")
         self.is_real = graph.node("Unsqueeze", [is_real, graph.axis(-1)], "row.is_real")
-        column = graph.node("Unsqueeze", [self.counts, graph.axis(-1)], "row.counts.column")
-        self.has_any = graph.node("Greater", [column, graph.number(0)], "row.has_any")
+        self.column = graph.node("Unsqueeze", [self.counts, graph.axis(-1)], "row.counts.column")  # (B, 1)
+        self.has_any = graph.node("Greater", [self.column, graph.number(0)], "row.has_any")
 
-    def spread(self, values: str, empty: str, name: str) -> str:
+    def spread(self, values: str, empty: str, name: str, from_end: bool = False) -> str:
         """Values of steps, `(L, B, C)`, at the positions of the batch, `(B, T, C)`.
 
-        A position has the value of the last step up to there, or `empty`, `(C,)`, before the first.
+        A position has the value of the last step up to there, or `empty`, `(C,)`, before the first; read `from_end`,
+        that of the first step from there on, or `empty` behind the last.
         """
         graph = self.graph
         by_row = graph.node("Transpose", [values], f"{name}.rows", perm=[1, 0, 2])
-        step = graph.node("Sub", [self.seen, graph.number(1)], f"{name}.step")
-        step = graph.node("Max", [step, graph.number(0)], f"{name}.step.first")
+        step = graph.node("Sub", [self.seen, self.flags if from_end else graph.number(1)], f"{name}.step.any")
+        limits = (self.column, step) if from_end else (self.seen, graph.number(0))
+        has_step = graph.node("Greater", list(limits), f"{name}.has_step.flat")
+        step = graph.node("Where", [has_step, step, graph.number(0)], f"{name}.step")
         step = graph.node("Unsqueeze", [step, graph.axis(-1)], f"{name}.places")
         shown = graph.node("GatherND", [by_row, step], f"{name}.shown", batch_dims=1)
-        has_step = graph.node("Greater", [self.seen, graph.number(0)], f"{name}.has_step.flat")
         has_step = graph.node("Unsqueeze", [has_step, graph.axis(-1)], f"{name}.has_step")
         return graph.node("Where", [has_step, shown, empty], name)
 
 
 def add_directions(
-    graph: ClassifierGraph, name: str, layer: Any, inputs: str, lengths: str, is_real: str = ""
+    graph: ClassifierGraph, name: str, layer: Any, inputs: str, lengths: str, is_real: str = "", from_end: bool = False
 ) -> tuple[str, str]:
     """One recurrent layer in one or two directions.
 
@@ -167,14 +171,17 @@ def add_directions(
         inputs: `(L, B, E)`, of any value behind the end of a row.
         lengths: Of the rows, `(B,)`, of 32 bits, at least 1.
         is_real: `(L, B, 1)`, where a row has not ended, for a layer with a projection.
+        from_end: Whether a layer in one direction reads each row from its end.
 
     Returns:
         The outputs `(L, B, H)`, and the last one of each direction, `(B, H)`.
     """
     directions = [layer.rnn] if layer.reverse is None else [layer.rnn, layer.reverse]
     if getattr(layer.rnn, "proj_size", 0):
-        return _add_projected(graph, name, directions, inputs, lengths, is_real)
+        return _add_projected(graph, name, directions, inputs, lengths, is_real, from_end)
     operator, attributes = operator_of(layer.kind, *directions)
+    if from_end:
+        attributes["direction"] = "reverse"
     arguments = [inputs, *add_weights(graph, name, operator, *directions), lengths]
     graph.node(operator, arguments, f"{name}.directions", f"{name}.last.directions", **attributes)
     # (L, directions, B, width) and (directions, B, width)
@@ -188,7 +195,7 @@ def add_directions(
 
 
 def _add_projected(
-    graph: ClassifierGraph, name: str, directions: list[Any], inputs: str, lengths: str, is_real: str
+    graph: ClassifierGraph, name: str, directions: list[Any], inputs: str, lengths: str, is_real: str, from_end: bool
 ) -> tuple[str, str]:
     """As `add_directions`, for an LSTM that projects its output."""
     column = graph.node("Unsqueeze", [lengths, graph.axis(1)], f"{name}.column")
@@ -201,7 +208,7 @@ def _add_projected(
             zeros = graph.weight(f"{one}.{part}.zero", torch.zeros(1, width))
             past.append(graph.node("Expand", [zeros, shape], f"{one}.{part}"))
         present = [f"{one}.hidden.last", f"{one}.cell.last"]
-        outputs.append(add_scan(graph, one, rnn, inputs, past, present, is_real, from_end=number == 1))
+        outputs.append(add_scan(graph, one, rnn, inputs, past, present, is_real, from_end or number == 1))
         last.append(present[0])
     return (
         graph.node("Concat", outputs, f"{name}.output", axis=-1),

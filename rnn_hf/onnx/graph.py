@@ -14,6 +14,7 @@ import torch
 
 from rnn_hf import __version__
 from rnn_hf.errors import InputError, MissingPackageError
+from rnn_hf.loading import check_reads_forward
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.models.cache_rnn import identity_of
 
@@ -88,11 +89,13 @@ def build_graph(model: RNNForCausalLM, last_logits_only: bool = False) -> Any:
         last_logits_only: Whether `logits` are those of the last position, `(batch, 1, vocab_size)`, and not of all.
 
     Raises:
-        InputError: It is no language model of this package, or has over 2 GB of weights, which no ONNX file holds.
+        InputError: It is no language model of this package, it reads backward, or it has over 2 GB of weights, which
+            no ONNX file holds.
         MissingPackageError: onnx is not installed.
     """
     if not isinstance(model, RNNForCausalLM):
         raise InputError(f"`model` must be a language model of this package, not {type(model).__name__}")
+    check_reads_forward(model, "an ONNX file")
     check_size(model)
     graph = Graph()
     config = model.config

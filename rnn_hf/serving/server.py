@@ -18,7 +18,7 @@ from transformers.utils.logging import set_verbosity_error
 
 from rnn_hf.data.tokenization import start_id, unknown_id, vocab_size_of
 from rnn_hf.errors import InputError, MissingPackageError
-from rnn_hf.loading import config_of, device_of
+from rnn_hf.loading import check_reads_forward, config_of, device_of
 from rnn_hf.models import HEADS
 from rnn_hf.serving.answers import Writer, end_ids
 from rnn_hf.serving.application import application, protocol
@@ -134,6 +134,7 @@ def load(name: str, max_tokens_limit: int, time_limit: float, with_unknown: bool
         if architecture != kind.__name__:
             raise InputError(f"it is a {architecture}, and no causal language model of this package")
         model = kind.from_pretrained(repository, revision=revision or None).eval()
+        check_reads_forward(model, "a server")
         tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision or None)
         if getattr(tokenizer, "backend_tokenizer", None) is None or start_id(tokenizer) is None:
             raise InputError("its tokenizer must be a fast one, with an end token")

@@ -106,7 +106,7 @@ class TrainingRun:
         )
         check_distribution(self.accelerator)
         self._inform("reading the corpus and making it tokens ...")
-        self.corpus = prepare_corpus(arguments.data)
+        self.corpus = prepare_corpus(arguments.data, arguments.model.reads_backward)
         self.counts = self.corpus.counts()
         self.start = start_id(self.corpus.tokenizer)
         self.stream = self._whole_stream()
@@ -292,7 +292,7 @@ class TrainingRun:
         if options.sample_tokens and self.accelerator.is_main_process and not options.disable_tqdm:
             prompt = [self.start, *self.corpus.streams["validation"][:PROMPT_TOKENS].tolist()]
             text = write_sample(self.model, self.corpus.tokenizer, prompt, options.sample_tokens, options.seed)
-            tqdm.write(f"sample: ... {text}")
+            tqdm.write(f"sample: {text} ..." if self.model.config.reads_backward else f"sample: ... {text}")
         if is_best:
             progress.best_loss, progress.best_step = score.loss, progress.step
             if self.accelerator.is_main_process:

@@ -185,6 +185,8 @@ def run_lines(record: dict[str, Any]) -> list[str]:
     network = f"{CELL_NAMES[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}"
     if model.get("bidirectional"):
         network = f"bidirectional {network}"
+    elif model.get("reads_backward"):
+        network = f"backward {network}"
     return [
         f"model       {network}, {record['parameters']:,} parameters",
         f"device      {record.get('gpu') or record['device']}{threads}{processes}, {number}",

@@ -17,6 +17,8 @@ PROMPT_TOKENS = 20  # of the validation text; training hardly ever sees the empt
 def write_sample(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[int], tokens: int, seed: int) -> str:
     """What a model writes after a prompt, past ends of sentences, without the token for unknown words.
 
+    One that reads backward writes what stands before its prompt; it is returned in the order of a text.
+
     It does not use `generate()`, which draws from torch's global random numbers: dropout would then differ between a
     run with samples and the same run without.
 
@@ -39,4 +41,6 @@ def write_sample(model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[in
                 logits[unknown] = -torch.inf
             inputs = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).tolist()
             ids += inputs
+    if model.config.reads_backward:
+        ids.reverse()
     return " ".join(str(tokenizer.decode(ids)).split())

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedTokenizerBase, set_seed
 
 from rnn_hf.data.corpora import Texts, lines_of, load_corpus, split_off_validation
-from rnn_hf.data.streams import TokenStream
+from rnn_hf.data.streams import TokenStream, reversed_stream
 from rnn_hf.data.tokenization import (
     END,
     KINDS,
@@ -82,8 +82,12 @@ def read_corpus(arguments: DataArguments) -> Texts:
     return load_corpus(**{name: value for name, value in asdict(arguments).items() if name not in not_corpus})
 
 
-def prepare_corpus(arguments: DataArguments) -> Corpus:
+def prepare_corpus(arguments: DataArguments, reads_backward: bool = False) -> Corpus:
     """Load the training and validation text, build or load the tokenizer and encode the two streams.
+
+    Args:
+        arguments: Of the data.
+        reads_backward: Whether the streams are in the order of a model that reads backward.
 
     Raises:
         InputError: As `load_corpus` and `build_tokenizer`.
@@ -102,6 +106,8 @@ def prepare_corpus(arguments: DataArguments) -> Corpus:
         tokenizer = load_tokenizer(arguments.tokenizer)
     streams = {split: encode_stream(text, tokenizer) for split, text in lines.items()}
     streams["train"] = streams["train"][: arguments.max_train_tokens]
+    if reads_backward:
+        streams = {split: reversed_stream(stream, tokenizer.eos_token_id) for split, stream in streams.items()}
     return Corpus(tokenizer, streams)
 
 
@@ -220,7 +226,7 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
     """A fresh model for the tokenizer, initialised from the run's seed, or with the weights of `init_from`.
 
     Raises:
-        InputError: The weights do not load, or do not fit in vocabulary or shape.
+        InputError: The weights do not load, or do not fit in vocabulary, direction or shape.
     """
     set_seed(arguments.training.seed)
     config = RNNConfig(
@@ -239,6 +245,9 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
 def _take_weights(model: RNNForCausalLM, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     """Give a model the weights of another one, which must have the same words in the same rows."""
     other, its_tokenizer = load_model(source)
+    direction: Any = other.config.reads_backward
+    if direction != model.config.reads_backward:
+        raise InputError(f"`init_from` {source} has `reads_backward={direction}`, and this run has not: set the same")
     ids = tokenizer.get_vocab()
     theirs = its_tokenizer.get_vocab()
     if ids != theirs:

@@ -1,6 +1,7 @@
 """`rnn-hf inspect`: models side by side, units over a sentence, and flags that make no sense."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -35,6 +36,19 @@ def test_models_are_inspected_side_by_side(models, tmp_path, run_script):
     assert (tmp_path / "a.png").is_file()
     run_script("inspect_model.py", names[0], *flags, *outputs[:2])
     assert json.loads((tmp_path / "a.json").read_text()) == content[names[0]]
+
+
+def test_a_model_that_reads_backward_is_inspected_on_the_text_as_it_reads_it(models, tmp_path, run_script):
+    """As the same model told that it reads forward is on the text in reverse order."""
+    orders = {True: "a cat on the\ncat mat\n" * 9, False: "mat cat\nthe on cat a\n" * 9}
+    model, contents = shutil.copytree(models / "lstm", tmp_path / "model"), []
+    for reads_backward, text in orders.items():
+        RNNConfig.from_pretrained(model, reads_backward=reads_backward).save_pretrained(model)
+        (tmp_path / "text").write_text(text)
+        flags = ["--text", tmp_path / "text", "--rows", 2, "--steps", 9, "--distances", 4]
+        assert run_script("inspect_model.py", model, *flags, "--json", tmp_path / "a.json")[0] == 0
+        contents.append(json.loads((tmp_path / "a.json").read_text()))
+    assert contents[0] == contents[1]
 
 
 def test_units_over_a_sentence_are_drawn_and_a_gate_that_a_cell_lacks_is_named(models, tmp_path, run_script):

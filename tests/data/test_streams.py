@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnn_hf.data.streams import TokenStream
+from rnn_hf.data.streams import TokenStream, reversed_stream
+from rnn_hf.data.tokenization import build_tokenizer, encode_stream
 
 
 shapes = {"columns": st.integers(1, 6), "window": st.integers(1, 9), "length": st.integers(6, 80)}
@@ -14,6 +15,20 @@ shapes = {"columns": st.integers(1, 6), "window": st.integers(1, 9), "length": s
 
 def stream_of(length, columns, window, **ranks):
     return TokenStream(np.arange(1, length + 1), start=0, columns=columns, window=window, **ranks)
+
+
+@given(lines=st.lists(st.lists(st.sampled_from("abcdefg"), max_size=5), max_size=6))
+def test_a_reversed_stream_is_that_of_the_lines_in_reverse_order(lines):
+    tokenizer = build_tokenizer(["a b c d e f g"])
+    reversed_lines = [line[::-1] for line in reversed(lines)]
+    stream, expected = (encode_stream(map(" ".join, order), tokenizer) for order in (lines, reversed_lines))
+    got = reversed_stream(stream, tokenizer.eos_token_id)
+    assert got.tolist() == expected.tolist() and got.dtype == expected.dtype
+    assert reversed_stream(got, tokenizer.eos_token_id).tolist() == stream.tolist()
+
+
+def test_a_line_that_is_cut_short_has_no_end_when_it_is_read_from_there():
+    assert reversed_stream(np.array([2, 3, 0, 4, 5]), end=0).tolist() == [5, 4, 0, 3, 2]
 
 
 @given(**shapes)

@@ -217,6 +217,13 @@ def test_a_card_says_the_shape(tmp_path):
     assert "project" not in render_card(save_model(tmp_path / "dog"))
 
 
+def test_a_card_says_that_a_model_reads_backward_and_what_it_is_for(tmp_path):
+    card = render_card(save_model(tmp_path / "cat", reads_backward=True), "me/cat")
+    assert "language model that reads texts from their end, of" in card and "--init_from me/cat" in card
+    assert "pipeline(" not in card
+    assert "from their end" not in render_card(save_model(tmp_path / "dog"))
+
+
 def test_scores_of_other_weights_are_left_out(tmp_path):
     model_dir = save_model(tmp_path / "cat")
     save_scores(model_dir, {"validation": Score(1.5, 10)})

@@ -98,6 +98,12 @@ def test_a_classifier_of_tokens_has_pytorchs_logits_at_padding_too(cell, bidirec
     assert_same(make(RNNForTokenClassification, bidirectional=bidirectional, **cell))
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_classifier_that_reads_backward_has_pytorchs_logits_any_padding(cell, pooling):
+    assert_same(make(RNNForSequenceClassification, reads_backward=True, pooling=pooling, **cell))
+    assert_same(make(RNNForTokenClassification, reads_backward=True, **cell))
+
+
 @DIRECTIONS
 @pytest.mark.parametrize("limit", [32, 5, 2])
 def test_words_are_put_together_and_spelled_as_in_pytorch(cell, bidirectional, limit):

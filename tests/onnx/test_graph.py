@@ -219,6 +219,11 @@ def test_a_backbone_is_refused(make):
         build_graph(make({"cell_type": "gru"}, model_class=RNNModel))
 
 
+def test_a_language_model_that_reads_backward_is_refused(make):
+    with pytest.raises(ValueError, match="an ONNX file needs a language model that reads forward"):
+        build_graph(make({"cell_type": "gru"}, reads_backward=True))
+
+
 def test_without_onnx_the_extra_is_named(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"pip install 'rnn_hf\[onnx\]'"):
