@@ -14,16 +14,19 @@ from rnn_hf.models import (
     RNNCache,
     RNNConfig,
     RNNForCausalLM,
+    RNNForCTC,
     RNNForSequenceClassification,
     RNNForTokenClassification,
     RNNModel,
+    RNNSpeechConfig,
 )
 
 
 __version__ = "0.1.0"
 
-transformers.AutoConfig.register(RNNConfig.model_type, RNNConfig, exist_ok=True)
-RNNConfig.register_for_auto_class()
+for _config in (RNNConfig, RNNSpeechConfig):
+    transformers.AutoConfig.register(_config.model_type, _config, exist_ok=True)
+    _config.register_for_auto_class()
 for _name, _model in HEADS.items():
     getattr(transformers, _name).register(_model.config_class, _model, exist_ok=True)
     _model.register_for_auto_class(_name)  # so that save_pretrained writes the code next to the weights
@@ -31,11 +34,13 @@ for _name, _model in HEADS.items():
 __all__ = [
     "RNNCache",
     "RNNConfig",
+    "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
     "RNNForTokenClassification",
     "RNNModel",
     "RNNONNXForCausalLM",
+    "RNNSpeechConfig",
     "RecurrentStateLayer",
 ]
 

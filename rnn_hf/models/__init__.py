@@ -7,6 +7,7 @@ for a stranger. tests/test_architecture.py holds the rule.
 
 from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
+from .configuration_rnn_speech import RNNSpeechConfig
 from .modeling_rnn import (
     RNNForCausalLM,
     RNNForSequenceClassification,
@@ -15,6 +16,7 @@ from .modeling_rnn import (
     RNNModel,
     RNNPreTrainedModel,
 )
+from .modeling_rnn_speech import RNNForCTC
 
 
 # What each of transformers' Auto classes makes of a checkpoint: registration, the Hub and the server go by this table.
@@ -23,17 +25,20 @@ HEADS = {
     "AutoModelForCausalLM": RNNForCausalLM,
     "AutoModelForSequenceClassification": RNNForSequenceClassification,
     "AutoModelForTokenClassification": RNNForTokenClassification,
+    "AutoModelForCTC": RNNForCTC,
 }
 
 __all__ = [
     "HEADS",
     "RNNCache",
     "RNNConfig",
+    "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
     "RNNForTokenClassification",
     "RNNLayer",
     "RNNModel",
     "RNNPreTrainedModel",
+    "RNNSpeechConfig",
     "RecurrentStateLayer",
 ]

@@ -20,12 +20,14 @@ IGNORED = {
 logger = logging.get_logger(__name__)
 
 
-def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """What is given of ids `(B, T)` and embeddings `(B, T, E)`.
+def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, input_size: int | None = None) -> Tensor:
+    """What is given of ids `(B, T)` and embeddings `(B, T, E)`; the features of a network that has an `input_size`.
 
     Raises:
-        ValueError: Both or neither are given, or one of a wrong shape.
+        ValueError: Both or neither are given, or one of a wrong shape; ids for a network that reads features.
     """
+    if input_size is not None and (input_ids is not None or inputs_embeds is None):
+        raise ValueError("a network with `input_size` reads features, given as `inputs_embeds`, and no `input_ids`")
     if input_ids is not None and inputs_embeds is None:
         inputs, name, shape = input_ids, "input_ids", "(batch, time)"
     elif input_ids is None and inputs_embeds is not None:
@@ -34,6 +36,8 @@ def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tenso
         raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
     if inputs.ndim != shape.count(",") + 1 or not inputs.shape[1]:
         raise ValueError(f"`{name}` must be {shape} with at least one time step, got shape {tuple(inputs.shape)}")
+    if input_size is not None and inputs.shape[2] != input_size:
+        raise ValueError(f"`inputs_embeds` must be `input_size` ({input_size}) wide, got shape {tuple(inputs.shape)}")
     return inputs
 
 

@@ -88,11 +88,12 @@ class RNNPreTrainedModel(PreTrainedModel):
                 module.flatten_parameters()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As of any model of transformers, but for one that reads characters.
+        """As of any model of transformers, but for one that reads characters or features.
 
         Raises:
-            ValueError: The network knows how each word of its vocabulary is spelled.
+            ValueError: The network knows how each word of its vocabulary is spelled, or has none.
         """
+        self.config.check_reads_tokens("`resize_token_embeddings`")
         if self.config.character_embedding_size:
             raise ValueError(
                 "the vocabulary of a network with `character_embedding_size` cannot be resized: make a new one with "
@@ -141,11 +142,13 @@ class RNNPreTrainedModel(PreTrainedModel):
 
 
 class RNNModel(RNNPreTrainedModel):
-    """Embedding and recurrent layers, without a head."""
+    """Embedding, or a linear layer over features, and recurrent layers, without a head."""
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.num_word_rows or config.vocab_size, config.embedding_size)
+        rows, features, width = config.num_word_rows or config.vocab_size, config.input_size, config.embedding_size
+        self.embed_tokens = nn.Embedding(rows, width) if features is None else None
+        self.input_projection = None if features is None else nn.Linear(features, width)
         self.words = WordEncoder(config) if config.character_embedding_size else None
         self.layers = nn.ModuleList([RNNLayer(config, i) for i in range(config.num_hidden_layers)])
         self.state_sizes = config.state_sizes
@@ -175,7 +178,8 @@ class RNNModel(RNNPreTrainedModel):
                 `character_embedding_size` every piece of a word shows the output of the word.
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
-            inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
+            inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it. Of a network
+                with `input_size` the features, `(B, T, input_size)`, which are all that it reads.
             use_cache: Whether to return the state; default `config.use_cache`. A bidirectional network has none.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
@@ -186,15 +190,15 @@ class RNNModel(RNNPreTrainedModel):
             `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
-            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit, a
-                state for a bidirectional network, several texts in one row.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds`, ids for a network over features, a mask or
+                a state that does not fit, a state for a bidirectional network, several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
         if not self.config.has_state:
             if cache is not None or use_cache:
                 self.config.check_has_state("`use_cache=True`" if cache is None else "`cache`")
             use_cache = False
-        inputs = read_inputs(input_ids, inputs_embeds)
+        inputs = read_inputs(input_ids, inputs_embeds, self.config.input_size)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -203,6 +207,8 @@ class RNNModel(RNNPreTrainedModel):
         check_extra(kwargs, mask)
         if self.words is not None:
             inputs, mask = self._embed_words(inputs, mask)
+        elif self.input_projection is not None and mask is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN there would get into the gradients of the weights
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
@@ -269,9 +275,10 @@ class RNNModel(RNNPreTrainedModel):
         return torch.cat(outputs, dim=1), hidden_states
 
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
+        """Ids `(B, T)`, embeddings `(B, T, E)` or features to embeddings."""
         if inputs.is_floating_point():
-            return inputs.to(self.embed_tokens.weight.dtype)
+            given = inputs.to((self.embed_tokens or self.input_projection).weight.dtype)
+            return given if self.input_projection is None else self.input_projection(given)
         embeds = self.embed_tokens(inputs)
         if self.training and self.config.embedding_dropout:
             # A mask over word types, looked up: the same as dropping rows of the matrix, without touching all of it.
@@ -325,6 +332,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
 
     def __init__(self, config: RNNConfig):
         config.check_has_state("a language model")
+        config.check_reads_tokens("a language model")
         super().__init__(config)
         self.model = RNNModel(config)
         self.mixture, self.output_projection, width = None, None, config.output_size
@@ -446,6 +454,7 @@ class RNNClassifier(RNNPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^mixture\.", r"^output_projection\."]
 
     def __init__(self, config: RNNConfig, width: int):
+        config.check_reads_tokens("a classifier of texts")
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = RNNModel(config)

@@ -17,7 +17,9 @@ from rnn_hf.errors import InputError
 
 CONFIGURATION = Path(__file__).parents[1] / "models" / "configuration_rnn.py"
 SIZES_BY_VOCABULARY = ("num_characters", "num_spelled_characters", "num_word_rows")
-SET_BY_DATA = {"vocab_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", *SIZES_BY_VOCABULARY}
+SET_BY_DATA = {
+    "vocab_size", "input_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", *SIZES_BY_VOCABULARY,
+}  # fmt: skip
 OF_LANGUAGE_MODELS = {
     "last_hidden_size", "output_projection_size", "num_softmaxes", "tie_word_embeddings", "softmax_dropout",
 }  # fmt: skip
