@@ -67,7 +67,8 @@ def evaluate_splits(
 def stream_for(model: Any, lines: Iterable[str], tokenizer: Any) -> np.ndarray:
     """Lines as one stream of ids, `(tokens,)`, in the order in which a language model reads them."""
     tokens = encode_stream(lines, tokenizer)
-    return reversed_stream(tokens, tokenizer.eos_token_id) if model.config.reads_backward else tokens
+    reads_backward = getattr(model.config, "reads_backward", False)  # which those of other packages lack
+    return reversed_stream(tokens, tokenizer.eos_token_id) if reads_backward else tokens
 
 
 @contextmanager

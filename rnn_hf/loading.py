@@ -86,7 +86,7 @@ def check_reads_forward(model: Any, what: str) -> None:
     Raises:
         InputError: It reads them from their end.
     """
-    if model.config.reads_backward:
+    if getattr(model.config, "reads_backward", False):  # which those of other packages lack
         raise InputError(f"{what} needs a language model that reads forward, and this one has `reads_backward=True`")
 
 

@@ -245,7 +245,7 @@ def build_model(arguments: Arguments, tokenizer: PreTrainedTokenizerBase) -> RNN
 def _take_weights(model: RNNForCausalLM, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
     """Give a model the weights of another one, which must have the same words in the same rows."""
     other, its_tokenizer = load_model(source)
-    direction: Any = other.config.reads_backward
+    direction = getattr(other.config, "reads_backward", False)
     if direction != model.config.reads_backward:
         raise InputError(f"`init_from` {source} has `reads_backward={direction}`, and this run has not: set the same")
     ids = tokenizer.get_vocab()
