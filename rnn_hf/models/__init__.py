@@ -5,9 +5,12 @@ transformers copies exactly these files and finds them by that form; anything el
 for a stranger. tests/test_architecture.py holds the rule.
 """
 
+from typing import Any
+
 from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
 from .configuration_rnn_speech import RNNSpeechConfig
+from .feature_extraction_rnn import RNNFeatureExtractor
 from .modeling_rnn import (
     RNNForCausalLM,
     RNNForSequenceClassification,
@@ -17,10 +20,12 @@ from .modeling_rnn import (
     RNNPreTrainedModel,
 )
 from .modeling_rnn_speech import RNNForCTC
+from .streaming_rnn import RNNSpeechStream
+from .tokenization_rnn_ctc import RNNCTCTokenizer
 
 
 # What each of transformers' Auto classes makes of a checkpoint: registration, the Hub and the server go by this table.
-HEADS = {
+HEADS: dict[str, Any] = {
     "AutoModel": RNNModel,
     "AutoModelForCausalLM": RNNForCausalLM,
     "AutoModelForSequenceClassification": RNNForSequenceClassification,
@@ -30,8 +35,10 @@ HEADS = {
 
 __all__ = [
     "HEADS",
+    "RNNCTCTokenizer",
     "RNNCache",
     "RNNConfig",
+    "RNNFeatureExtractor",
     "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
@@ -40,5 +47,6 @@ __all__ = [
     "RNNModel",
     "RNNPreTrainedModel",
     "RNNSpeechConfig",
+    "RNNSpeechStream",
     "RecurrentStateLayer",
 ]

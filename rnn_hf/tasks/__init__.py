@@ -104,6 +104,16 @@ OF_WORDS = (
     _share("accuracy_unknown", "accuracy on unknown words"),
 )  # fmt: skip
 
+WER = Metric("wer", "word error rate", is_share=True)
+OF_SPEECH = (
+    Metric("cer", "character error rate", is_share=True),
+    _share("string_accuracy", "strings without an error"),
+    _share("isolated_accuracy", "single recordings right"),
+    Metric("string_wer", "word error rate of strings", is_share=True),
+    Metric("first_word_error", "errors in first words", is_share=True),
+    Metric("later_word_error", "errors in later words", is_share=True),
+)
+
 LANGUAGE_MODELING = Task("language-modeling", "Language modeling", "text-generation", "RNNForCausalLM", PERPLEXITY)
 TEXT_CLASSIFICATION = Task(
     "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification", ACCURACY,
@@ -113,7 +123,13 @@ TOKEN_CLASSIFICATION = Task(
     "token-classification", "Token classification", "token-classification", "RNNForTokenClassification", ACCURACY,
     OF_WORDS,
 )  # fmt: skip
-TASKS = {task.name: task for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION)}
+SPEECH_RECOGNITION = Task(
+    "automatic-speech-recognition", "Automatic speech recognition", "automatic-speech-recognition", "RNNForCTC", WER,
+    OF_SPEECH,
+)  # fmt: skip
+TASKS = {
+    task.name: task for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SPEECH_RECOGNITION)
+}
 METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
 
 

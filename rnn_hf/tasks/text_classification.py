@@ -10,11 +10,12 @@ from rnn_hf.data.alignment import encode_rows
 from rnn_hf.data.labelled import MULTI, REGRESSION, LabelledData, majority_floor
 from rnn_hf.tasks.labelled import Prepared, evaluate_models, log_softmax, run_batches, values_of_card
 from rnn_hf.tasks.metrics import ClassScores, class_rows, describe, macro_f1, sklearn_metrics
+from rnn_hf.tasks.text_runs import TextWork
 
 
 NAME, AUTO_CLASS, COLLATOR = "text-classification", "AutoModelForSequenceClassification", DataCollatorWithPadding
 EVALUATION_BATCH = 128
-describe_score = describe
+describe_score, WORK = describe, TextWork
 
 
 def metric_of(data: LabelledData) -> str:

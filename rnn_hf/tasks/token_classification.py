@@ -20,6 +20,7 @@ from rnn_hf.tasks.metrics import (
     sklearn_metrics,
     span_f1,
 )
+from rnn_hf.tasks.text_runs import TextWork
 
 
 NAME, AUTO_CLASS, COLLATOR = (
@@ -28,7 +29,7 @@ NAME, AUTO_CLASS, COLLATOR = (
     DataCollatorForTokenClassification,
 )
 EVALUATION_BATCH = 64
-describe_score = describe
+describe_score, WORK = describe, TextWork
 
 
 def metric_of(data: LabelledData) -> str:

@@ -6,16 +6,23 @@ Nothing large is imported, so that help and a mistyped flag are answered at once
 import ast
 import dataclasses
 import inspect
-import math
 import re
 from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rnn_hf.errors import InputError
+from rnn_hf.training.data_arguments import (
+    DataArguments,
+    LabelledDataArguments,
+    SpeechDataArguments,
+    check_at_least,
+    check_finite,
+    check_fraction,
+)
 
 
-CONFIGURATION = Path(__file__).parents[1] / "models" / "configuration_rnn.py"
+MODELS = Path(__file__).parents[1] / "models"
 SIZES_BY_VOCABULARY = ("num_characters", "num_spelled_characters", "num_word_rows")
 SET_BY_DATA = {
     "vocab_size", "input_size", "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", *SIZES_BY_VOCABULARY,
@@ -27,33 +34,7 @@ OF_CLASSIFIERS = {
     "bidirectional", "classifier_dropout", "pooling", "character_embedding_size", "character_hidden_size",
     "max_word_characters", "rare_word_dropout",
 }  # fmt: skip
-
-
-def check_finite(arguments: Any) -> None:
-    """Refuse numbers that are none.
-
-    Raises:
-        InputError: Naming the argument.
-    """
-    for name, value in vars(arguments).items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"`{name}` must be a finite number, got {value}")
-
-
-def check_at_least(arguments: Any, bounds: dict[int, str]) -> None:
-    """Refuse numbers below a bound.
-
-    Args:
-        arguments: With the values.
-        bounds: Names of arguments, separated by spaces, by the smallest value that they may have.
-
-    Raises:
-        InputError: Naming the argument.
-    """
-    for bound, names in bounds.items():
-        for name in names.split():
-            if getattr(arguments, name) < bound:
-                raise InputError(f"`{name}` must be at least {bound}, got {getattr(arguments, name)}")
+OF_TEXTS = {"embedding_dropout", "reads_backward"}
 
 
 def _described(docstring: str | None) -> dict[str, str]:
@@ -63,16 +44,20 @@ def _described(docstring: str | None) -> dict[str, str]:
     return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
 
 
-def _model_arguments(name: str, without: set[str]) -> Any:
-    """A dataclass of the fields of RNNConfig, with their defaults and descriptions: said once, there.
+def _config_class(name: str) -> ast.ClassDef:
+    """The source of a configuration, because importing it imports torch and transformers, which takes seconds."""
+    file = {"RNNConfig": "configuration_rnn.py", "RNNSpeechConfig": "configuration_rnn_speech.py"}[name]
+    body = ast.parse((MODELS / file).read_text(encoding="utf-8")).body
+    (config,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
+    return config
 
-    They are read off the source, because importing the class imports torch and transformers, which takes seconds.
-    """
-    body = ast.parse(CONFIGURATION.read_text(encoding="utf-8")).body
-    (config,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "RNNConfig"]
-    described = _described(ast.get_docstring(config))
+
+def _model_arguments(name: str, without: set[str], *configs: str) -> Any:
+    """A dataclass of the fields of configurations, with their defaults and descriptions: said once, there."""
+    classes = [_config_class(config) for config in configs or ("RNNConfig",)]
+    described = {key: text for config in classes for key, text in _described(ast.get_docstring(config)).items()}
     fields = []
-    for node in config.body:
+    for node in [node for config in classes for node in config.body]:
         if not isinstance(node, ast.AnnAssign) or ast.unparse(node.target) in SET_BY_DATA | without:
             continue
         key, kind = ast.unparse(node.target), eval(ast.unparse(node.annotation), {"Literal": Literal})
@@ -83,94 +68,18 @@ def _model_arguments(name: str, without: set[str]) -> Any:
         fields.append((key, kind, field(default=ast.literal_eval(node.value), metadata=metadata)))
     made = make_dataclass(name, fields, namespace={"__post_init__": check_finite})
     made.__module__ = __name__  # so that it can be pickled
-    made.__doc__ = "The shape and the dropouts of the network: fields of RNNConfig."
+    made.__doc__ = f"The shape and the dropouts of the network: fields of {' and '.join(configs) or 'RNNConfig'}."
     return made
 
 
 ModelArguments = _model_arguments("ModelArguments", OF_CLASSIFIERS)
 ClassifierArguments = _model_arguments("ClassifierArguments", OF_LANGUAGE_MODELS)
 TaggerArguments = _model_arguments("TaggerArguments", OF_LANGUAGE_MODELS | {"pooling"})
-
-
-@dataclass
-class DataArguments:
-    """Which corpus of plain text, and how it becomes tokens."""
-
-    dataset_name: str | None = field(default=None, metadata={"help": "ptb, sotu, or a data set of the Hub"})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
-    text_column: str = field(default="text", metadata={"help": "column of text of a data set of the Hub"})
-    ptb_dir: str | None = field(default=None, metadata={"help": "directory with ptb.{train,valid,test}.txt"})
-    train_file: str | None = field(default=None, metadata={"help": "text file to train on"})
-    validation_file: str | None = field(default=None, metadata={"help": "text file to validate on"})
-    test_file: str | None = field(default=None, metadata={"help": "text file to test on"})
-    validation_split_percentage: int = field(
-        default=5, metadata={"help": "share of the training lines to validate on where the corpus has no such split"}
-    )
-    tokenizer: str = field(
-        default="whitespace",
-        metadata={"help": "built from the training text: whitespace, word or char; or a name or path to load"},
-    )
-    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep, <eos> and <unk> included"})
-    min_frequency: int = field(default=1, metadata={"help": "rarer types become <unk>"})
-    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
-    max_train_tokens: int | None = field(default=None, metadata={"help": "train on the first so many tokens only"})
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.validation_split_percentage <= 50:
-            raise InputError(
-                f"`validation_split_percentage` must be from 1 to 50, got {self.validation_split_percentage}"
-            )
-        if self.max_train_tokens is not None and self.max_train_tokens < 1:
-            raise InputError(f"`max_train_tokens` must be at least 1, got {self.max_train_tokens}")
-        check_at_least(self, {1: "min_frequency"})
-
-
-@dataclass
-class LabelledDataArguments:
-    """Which labelled text, and how it becomes tokens."""
-
-    dataset_name: str | None = field(default=None, metadata={"help": "mr, ewt_pos, or a data set of the Hub"})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
-    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
-    dataset_dir: str | None = field(
-        default=None, metadata={"help": "directory with the files of mr or ewt_pos, in place of the Hub's copy"}
-    )
-    train_file: str | None = field(
-        default=None,
-        metadata={"help": "file to train on: CSV, TSV, JSON lines, CoNLL, or a word and its label a line"},
-    )
-    validation_file: str | None = field(default=None, metadata={"help": "file to validate on"})
-    test_file: str | None = field(default=None, metadata={"help": "file to test on"})
-    text_column: str | None = field(
-        default=None, metadata={"help": "column of texts or words, by name or number; default: text, tokens, or 1"}
-    )
-    label_column: str | None = field(
-        default=None, metadata={"help": "column of labels; default: label, tags, or the last; several: A,B,C"}
-    )
-    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
-        default=None, metadata={"help": "kind of the labels of whole texts; default: what the labels look like"}
-    )
-    validation_split_percentage: int = field(
-        default=10, metadata={"help": "share of the training rows to validate on where there is no such split"}
-    )
-    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep"})
-    min_frequency: int = field(default=2, metadata={"help": "rarer words are spelled by pieces"})
-    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
-    pieces: Literal["learned", "characters", "none"] = field(
-        default="learned", metadata={"help": "what rarer words are spelled by; none: they are all [UNK]"}
-    )
-    max_length: int = field(default=512, metadata={"help": "tokens of a training text that are read"})
-    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many rows only"})
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.validation_split_percentage <= 50:
-            raise InputError(
-                f"`validation_split_percentage` must be from 1 to 50, got {self.validation_split_percentage}"
-            )
-        check_at_least(self, {1: "min_frequency max_length"})
-        if self.max_train_samples is not None:
-            check_at_least(self, {1: "max_train_samples"})
+SpeechArguments = _model_arguments(
+    "SpeechArguments",
+    OF_LANGUAGE_MODELS | OF_CLASSIFIERS - {"bidirectional", "classifier_dropout"} | OF_TEXTS | {"hop_length"},
+    "RNNConfig", "RNNSpeechConfig",
+)  # fmt: skip
 
 
 @dataclass
@@ -245,16 +154,6 @@ class RunArguments:
             check_fraction(name, getattr(self, name))
 
 
-def check_fraction(name: str, value: float) -> None:
-    """Refuse what is not in [0, 1).
-
-    Raises:
-        InputError: Naming the argument.
-    """
-    if not 0 <= value < 1:
-        raise InputError(f"`{name}` must be in [0, 1), got {value}")
-
-
 @dataclass
 class TrainingArguments(RunArguments):
     """How a language model trains, on a stream with carried state."""
@@ -317,8 +216,8 @@ class TrainingArguments(RunArguments):
 
 
 @dataclass
-class LabelledTrainingArguments(RunArguments):
-    """How a network trains on labelled examples, by transformers' Trainer."""
+class ExampleTrainingArguments(RunArguments):
+    """How a network trains on examples, by transformers' Trainer."""
 
     num_train_epochs: int = field(default=10, metadata={"help": "passes over the examples; the schedule's length"})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "examples on each process"})
@@ -333,12 +232,6 @@ class LabelledTrainingArguments(RunArguments):
     average_decay: float = field(
         default=0.0, metadata={"help": "validate and keep a running mean of the weights with this decay; 0: do not"}
     )
-    teachers: str | None = field(
-        default=None,
-        metadata={"help": "classifiers of the same classes, comma-separated, whose probabilities are learned too"},
-    )
-    teacher_weight: float = field(default=0.7, metadata={"help": "of the teachers; the labels have the rest"})
-    teacher_temperature: float = field(default=2.0, metadata={"help": "by which the teachers' logits are divided"})
     layer_decay: float = field(
         default=1.0, metadata={"help": "rate of each layer below the head, as a factor of the one above it"}
     )
@@ -350,14 +243,48 @@ class LabelledTrainingArguments(RunArguments):
         super().__post_init__()
         check_at_least(self, {0: "unfreeze_epochs"})
         check_fraction("average_decay", self.average_decay)
+        if not 0 < self.layer_decay <= 1:
+            raise InputError(f"`layer_decay` is a factor in (0, 1], got {self.layer_decay}")
+
+
+@dataclass
+class LabelledTrainingArguments(ExampleTrainingArguments):
+    """How a network trains on labelled texts."""
+
+    teachers: str | None = field(
+        default=None,
+        metadata={"help": "classifiers of the same classes, comma-separated, whose probabilities are learned too"},
+    )
+    teacher_weight: float = field(default=0.7, metadata={"help": "of the teachers; the labels have the rest"})
+    teacher_temperature: float = field(default=2.0, metadata={"help": "by which the teachers' logits are divided"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.teacher_weight <= 1:
             raise InputError(f"`teacher_weight` must be in [0, 1], got {self.teacher_weight}")
         if self.teacher_temperature <= 0:
             raise InputError(f"`teacher_temperature` must be positive, got {self.teacher_temperature}")
         if self.teachers and self.label_smoothing_factor:
             raise InputError("`teachers` and `label_smoothing_factor` do not go together: choose one")
-        if not 0 < self.layer_decay <= 1:
-            raise InputError(f"`layer_decay` is a factor in (0, 1], got {self.layer_decay}")
+
+
+@dataclass
+class SpeechTrainingArguments(ExampleTrainingArguments):
+    """How a network learns to hear. A plateau, on which it gives blanks alone, comes before all else."""
+
+    num_train_epochs: int = field(default=30, metadata={"help": "passes over the recordings; the schedule's length"})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "examples on each process"})
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "examples when validating"})
+    learning_rate: float = field(default=3e-3, metadata={"help": "peak learning rate"})
+    max_grad_norm: float = field(default=5.0, metadata={"help": "clip the gradient's norm to this, 0: do not"})
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = field(
+        default="cosine", metadata={"help": "learning-rate schedule"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_smoothing_factor:
+            raise InputError("`label_smoothing_factor` is for one class out of several, not for speech: leave it out")
 
 
 @dataclass
@@ -380,4 +307,5 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
     "language-modeling": (ModelArguments, DataArguments, TrainingArguments),
     "text-classification": (ClassifierArguments, LabelledDataArguments, LabelledTrainingArguments),
     "token-classification": (TaggerArguments, LabelledDataArguments, LabelledTrainingArguments),
+    "automatic-speech-recognition": (SpeechArguments, SpeechDataArguments, SpeechTrainingArguments),
 }

@@ -1,4 +1,4 @@
-"""A run on labelled examples: what is checked before it, what it leaves, how it stops and goes on."""
+"""A run on texts or recordings with labels: what is checked before it, what it leaves, how it stops and goes on."""
 
 import math
 import shutil
@@ -16,14 +16,10 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from rnn_hf.data.labelled import MULTI, REGRESSION, summary
-from rnn_hf.errors import InputError
 from rnn_hf.files import link_or_copy, read_json, read_json_lines, write_into, write_json
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
 from rnn_hf.tasks import METRICS, TASKS
-from rnn_hf.tasks.distillation import taught_examples
-from rnn_hf.tasks.labelled import build_model, prepare
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import (
     BEST,
@@ -37,7 +33,7 @@ from rnn_hf.training.checkpoint import (
     writing,
 )
 from rnn_hf.training.pushing import Pusher
-from rnn_hf.training.reporting import Metrics, data_counts, ending_lines, run_lines, start_record, write_results
+from rnn_hf.training.reporting import Metrics, ending_lines, run_lines, start_record, write_results
 from rnn_hf.training.setup import (
     check_distribution,
     check_model,
@@ -48,6 +44,10 @@ from rnn_hf.training.setup import (
 )
 from rnn_hf.training.signals import stop_signals
 from rnn_hf.training.trainer import DRAFTS, LabelledTrainer
+
+
+# What needs no model, by the metric that it is a floor of.
+FLOORS = {"accuracy": "the most frequent class", "mean_squared_error": "the mean", "wer": "the most frequent word"}
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Progress:
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
-    """Train a classifier and leave it, its files and its checkpoints in `output_dir`.
+    """Train a classifier or a recognizer and leave it, its files and its checkpoints in `output_dir`.
 
     The best model by validation stands in the directory itself, with `run.json`, `metrics.jsonl` and `curve.png`;
     checkpoints to go on from stand in `checkpoint-N`. SIGINT and SIGTERM end the run after the current step, with a
@@ -102,36 +102,30 @@ class LabelledRun(TrainerCallback):
     def __init__(self, arguments: Arguments):
         self.arguments, self.stop, self.is_stopped = arguments, list[int](), False
         options = arguments.training
-        self.module = TASKS[arguments.task].module
-        check_model(arguments)
+        kind = TASKS[arguments.task].module.WORK
+        check_model(arguments, kind.config_class)
         self.output_dir = check_output_dir(arguments)
         set_up_process(options)
         trackers = trackers_of(options.report_to)
         if not options.disable_tqdm:
-            tqdm.write("reading the data and making it tokens ...")
-        self.prepared = prepared = prepare(
-            arguments.task, arguments.data, options.seed, options.init_from,
-            bool(arguments.model.character_embedding_size),
-        )  # fmt: skip
-        self.metric = METRICS[self.module.metric_of(prepared.data)]
-        if options.label_smoothing_factor and prepared.data.problem_type in (MULTI, REGRESSION):
-            raise InputError("`label_smoothing_factor` is for one class out of several: leave it out")
-        head = self.module.AUTO_CLASS
-        self.model = model = build_model(head, arguments.model, prepared, options.seed, options.init_from)
+            tqdm.write("reading the data ...")
+        self.work = work = kind(arguments)
+        self.prepared, self.metric = work.prepared, work.metric
+        self.model = model = work.build_model()
         self.trainer = LabelledTrainer(
-            self, options, trackers, model=model, train_dataset=taught_examples(prepared, options),
-            eval_dataset=prepared.examples["validation"], processing_class=prepared.tokenizer,
-            data_collator=self.module.COLLATOR(prepared.tokenizer),
+            self, options, trackers, model=model, train_dataset=work.training_examples(),
+            eval_dataset=self.prepared.examples["validation"], processing_class=self.prepared.tokenizer,
+            data_collator=work.collator(),
         )  # fmt: skip
         self.accelerator = self.trainer.accelerator
         check_distribution(self.accelerator)
         self.is_main = self.accelerator.is_main_process
         batch = options.per_device_train_batch_size * self.accelerator.num_processes
-        batches = math.ceil(len(prepared.examples["train"]) / batch)
+        batches = math.ceil(len(self.prepared.examples["train"]) / batch)
         self.steps_per_epoch = math.ceil(batches / options.gradient_accumulation_steps)
         self.total_steps = self.steps_per_epoch * options.num_train_epochs
         self.last_step = self.total_steps if options.max_steps < 0 else min(options.max_steps, self.total_steps)
-        self.counts = data_counts(prepared, self.module)
+        self.counts = work.counts()
         self.progress = Progress()
         self.resumed: Path | None = None
         self.history: list[dict[str, Any]] = []
@@ -148,7 +142,7 @@ class LabelledRun(TrainerCallback):
         self.metrics: Metrics | None = None
         self.has_begun = False
         if not options.disable_tqdm:
-            self._say(*summary(prepared.data), *run_lines(self.record))
+            self._say(*work.summary(), *run_lines(self.record))
 
     def _say(self, *lines: str) -> None:
         for line in lines if self.is_main else ():
@@ -247,10 +241,7 @@ class LabelledRun(TrainerCallback):
         self.trainer.check_weights()
         values = {}
         if self.is_main:
-            scores = self.module.score(
-                self.model, self.prepared.data, "validation", self.prepared.examples["validation"],
-                self.arguments.training.per_device_eval_batch_size,
-            )  # fmt: skip
+            scores = self.work.score(self.model)
             values = {"loss": scores.loss, **scores.values}
         (values,) = broadcast_object_list([values])
         if not math.isfinite(values["loss"]):
@@ -263,7 +254,7 @@ class LabelledRun(TrainerCallback):
 
     def _write_model(self, directory: Path) -> None:
         self.model.save_pretrained(directory)
-        self.prepared.tokenizer.save_pretrained(directory)
+        self.work.save_processors(directory)
 
     def _identity(self) -> dict[str, Any]:
         data = {name: self.counts[name] for name in ("train_sha1", "vocab_size")}
@@ -371,14 +362,14 @@ def closing_lines(record: dict[str, Any]) -> list[str]:
     value, floor = result.get(f"best_validation_{metric.name}"), record["data"]["floor"]
     if value is not None:
         against = ""
-        if floor is not None and metric.name in ("accuracy", "mean_squared_error"):
-            always = "the most frequent class" if metric.name == "accuracy" else "the mean"
-            against = f"; always {always} has {metric.text(floor)}"
+        if floor is not None and metric.name in FLOORS:
+            against = f"; always {FLOORS[metric.name]} has {metric.text(floor)}"
         lines.append(f"best validation {metric.label(value)} at step {result['best_step']:,}{against}")
         if against and not metric.is_better(value, floor):
+            without = "hearing nothing" if metric.name == "wer" else "looking at no text"
             lines.append(
-                "warning: this is no better than looking at no text: try more `num_train_epochs`, another "
-                "`learning_rate`, or more examples"
+                f"warning: this is no better than {without}: try more `num_train_epochs`, another `learning_rate`, or "
+                "more examples"
             )
         lines.append(f"model, run.json, metrics.jsonl and curve.png are in {training['output_dir']}")
     return [*lines, *ending_lines(record)]

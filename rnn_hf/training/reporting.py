@@ -7,7 +7,6 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
-from hashlib import sha1
 from importlib import metadata
 from pathlib import Path
 from signal import Signals
@@ -16,12 +15,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from rnn_hf.data.labelled import label_counts, majority_floor
 from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.files import write_json, write_text
 from rnn_hf.hub.cards import CELL_NAMES
 from rnn_hf.models.kernels_rnn import CHOICES
-from rnn_hf.tasks.labelled import Prepared
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import Progress, writing
 from rnn_hf.training.curve import plot_curve
@@ -57,22 +54,6 @@ def start_record(arguments: Arguments, accelerator: Accelerator, **known: Any) -
         **gpu,
         **known,
     }
-
-
-def data_counts(prepared: Prepared, module: Any) -> dict[str, Any]:
-    """What run.json says of labelled data: sizes, labels, the floor of the most frequent class, a checksum."""
-    data = prepared.data
-    train = repr([(example["input_ids"], example["labels"]) for example in prepared.examples["train"]])
-    counts = {
-        "rows": {split: len(data.splits[split]) for split in prepared.examples},
-        "floor": majority_floor(data, "validation"),
-        "vocab_size": len(prepared.tokenizer),
-        "train_sha1": sha1(train.encode()).hexdigest(),
-        **module.counts(prepared),
-    }
-    if data.label_names is not None:
-        counts["labels"] = {split: label_counts(data, split) for split in prepared.examples}
-    return counts
 
 
 def result_of(

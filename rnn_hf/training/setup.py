@@ -111,8 +111,12 @@ def prepare_corpus(arguments: DataArguments, reads_backward: bool = False) -> Co
     return Corpus(tokenizer, streams)
 
 
-def check_model(arguments: Arguments) -> None:
+def check_model(arguments: Arguments, config_class: type[RNNConfig] = RNNConfig) -> None:
     """Refuse model arguments that are out of range or do not fit each other, before any data is read.
+
+    Args:
+        arguments: Of the run.
+        config_class: Of its model.
 
     Raises:
         InputError: Naming the argument.
@@ -121,7 +125,7 @@ def check_model(arguments: Arguments) -> None:
         fields = asdict(arguments.model)
         if fields.get("character_embedding_size"):
             fields |= dict.fromkeys(SIZES_BY_VOCABULARY, 1)  # which are not known yet
-        RNNConfig(**fields)
+        config_class(**fields)
     except StrictDataclassError as error:
         raise InputError(str(error.__cause__ or error)) from error
 

@@ -20,7 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from rnn_hf.models.heads_rnn import at_least_float32
 from rnn_hf.tasks.distillation import soft_loss
-from rnn_hf.training.arguments import LabelledTrainingArguments
+from rnn_hf.training.arguments import ExampleTrainingArguments
 from rnn_hf.training.averaging import WeightAverage
 from rnn_hf.training.checkpoint import WEIGHTS, reading
 
@@ -65,8 +65,25 @@ class LengthSampler(Sampler[int]):
         return iter([index for batch in [*batches, *last] for index in batch])
 
 
+class DrawnSampler(LengthSampler):
+    """The same of examples that are drawn anew for each epoch, and so have other lengths.
+
+    Args:
+        examples: Whose `begin_epoch` draws those of an epoch, by its number, and returns their lengths.
+        arguments: The others of `LengthSampler`.
+    """
+
+    def __init__(self, examples: Any, *arguments: Any):
+        super().__init__([0] * len(examples), *arguments)
+        self.examples = examples
+
+    def __iter__(self) -> Iterator[int]:
+        self.lengths = self.examples.begin_epoch(self.epoch())
+        return super().__iter__()
+
+
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
-    """The parameters of a classifier from the head down: head, recurrent layers from the last one on, embeddings."""
+    """The parameters of a model from the head down: head, recurrent layers from the last one on, embeddings."""
     backbone: Any = model.model
     layers = [list(layer.parameters()) for layer in reversed(backbone.layers)]
     within = {id(parameter) for group in layers for parameter in group}
@@ -76,7 +93,7 @@ def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     return [head, *layers, below]
 
 
-def build_optimizer(model: nn.Module, options: LabelledTrainingArguments) -> Optimizer:
+def build_optimizer(model: nn.Module, options: ExampleTrainingArguments) -> Optimizer:
     """The optimizer, with a rate for each of `layer_groups` (discriminative rates; Howard and Ruder, 2018, section
     3.2)."""
     groups = [
@@ -100,7 +117,7 @@ def smoothed_loss(smoothing: float) -> Callable[..., torch.Tensor]:
     return loss
 
 
-def trainer_arguments(options: LabelledTrainingArguments, trackers: list[str]) -> TrainerArguments:
+def trainer_arguments(options: ExampleTrainingArguments, trackers: list[str]) -> TrainerArguments:
     """The options of a run as those of transformers' Trainer.
 
     It never ends a run early: the schedule's length is that of all epochs, whatever `max_steps`. When to validate and
@@ -139,11 +156,11 @@ class LabelledTrainer(Trainer):
         keywords: Of Trainer.
     """
 
-    def __init__(self, run: Any, options: LabelledTrainingArguments, trackers: list[str], **keywords: Any):
+    def __init__(self, run: Any, options: ExampleTrainingArguments, trackers: list[str], **keywords: Any):
         self.run, self.options = run, options
         if options.label_smoothing_factor:
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
-        elif options.teachers:
+        elif getattr(options, "teachers", None):
             keywords["compute_loss_func"] = soft_loss
         super().__init__(args=trainer_arguments(options, trackers), **keywords)
         self.args.output_dir = options.output_dir  # where trackers write
@@ -156,10 +173,15 @@ class LabelledTrainer(Trainer):
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         options, dataset = self.options, cast(Sequence, self.train_dataset)
-        lengths = [len(example["input_ids"]) for example in dataset]
         size = self.args.train_batch_size * options.gradient_accumulation_steps * self.args.world_size
-        # An epoch begins where the one before ended, or within, where a run is resumed.
-        return LengthSampler(lengths, size, options.seed, lambda: int(self.state.epoch or 0), options.group_by_length)
+        if hasattr(dataset, "begin_epoch"):
+            return DrawnSampler(dataset, size, options.seed, self._epoch, options.group_by_length)
+        lengths = [len(example["input_ids"]) for example in dataset]
+        return LengthSampler(lengths, size, options.seed, self._epoch, options.group_by_length)
+
+    def _epoch(self) -> int:
+        """The one that begins: where the one before ended, or within, where a run is resumed."""
+        return int(self.state.epoch or 0)
 
     def create_optimizer(self, *_: Any) -> Optimizer:
         if self.optimizer is None:

@@ -27,7 +27,7 @@ from rnn_hf.files import read_json_lines
 from rnn_hf.hub import client as hub
 from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
-from rnn_hf.tasks import TASKS
+from rnn_hf.tasks import TASKS, text_runs
 from rnn_hf.training import labelled_run, reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.loop import train as train_language_model
@@ -250,13 +250,13 @@ def test_the_command_ends_by_the_code_of_its_signal(arguments_of, run, at_step, 
 
 def test_a_signal_before_the_first_step_ends_the_program(arguments_of, run, tmp_path, monkeypatch):
     """Reading and tokenizing may take minutes, and nothing of them can be kept."""
-    original = labelled_run.prepare
+    original = text_runs.prepare
 
     def prepare(*given):
         signal.raise_signal(signal.SIGINT)
         return original(*given)
 
-    monkeypatch.setattr(labelled_run, "prepare", prepare)
+    monkeypatch.setattr(text_runs, "prepare", prepare)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,208 @@
+"""The arguments of a training run that say what it trains on, of each kind of data, and how arguments are checked."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rnn_hf.errors import InputError
+
+
+def check_finite(arguments: Any) -> None:
+    """Refuse numbers that are none.
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    for name, value in vars(arguments).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"`{name}` must be a finite number, got {value}")
+
+
+def check_at_least(arguments: Any, bounds: dict[int, str]) -> None:
+    """Refuse numbers below a bound.
+
+    Args:
+        arguments: With the values.
+        bounds: Names of arguments, separated by spaces, by the smallest value that they may have.
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    for bound, names in bounds.items():
+        for name in names.split():
+            if getattr(arguments, name) < bound:
+                raise InputError(f"`{name}` must be at least {bound}, got {getattr(arguments, name)}")
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Refuse what is not in [0, 1).
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    if not 0 <= value < 1:
+        raise InputError(f"`{name}` must be in [0, 1), got {value}")
+
+
+def check_percentage(value: int) -> None:
+    """Refuse a share of validation that leaves too little.
+
+    Raises:
+        InputError: Naming the argument.
+    """
+    if not 1 <= value <= 50:
+        raise InputError(f"`validation_split_percentage` must be from 1 to 50, got {value}")
+
+
+@dataclass
+class DataArguments:
+    """Which corpus of plain text, and how it becomes tokens."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "ptb, sotu, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    text_column: str = field(default="text", metadata={"help": "column of text of a data set of the Hub"})
+    ptb_dir: str | None = field(default=None, metadata={"help": "directory with ptb.{train,valid,test}.txt"})
+    train_file: str | None = field(default=None, metadata={"help": "text file to train on"})
+    validation_file: str | None = field(default=None, metadata={"help": "text file to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "text file to test on"})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "share of the training lines to validate on where the corpus has no such split"}
+    )
+    tokenizer: str = field(
+        default="whitespace",
+        metadata={"help": "built from the training text: whitespace, word or char; or a name or path to load"},
+    )
+    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep, <eos> and <unk> included"})
+    min_frequency: int = field(default=1, metadata={"help": "rarer types become <unk>"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
+    max_train_tokens: int | None = field(default=None, metadata={"help": "train on the first so many tokens only"})
+
+    def __post_init__(self) -> None:
+        check_percentage(self.validation_split_percentage)
+        if self.max_train_tokens is not None and self.max_train_tokens < 1:
+            raise InputError(f"`max_train_tokens` must be at least 1, got {self.max_train_tokens}")
+        check_at_least(self, {1: "min_frequency"})
+
+
+@dataclass
+class LabelledDataArguments:
+    """Which labelled text, and how it becomes tokens."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "mr, ewt_pos, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    dataset_dir: str | None = field(
+        default=None, metadata={"help": "directory with the files of mr or ewt_pos, in place of the Hub's copy"}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "file to train on: CSV, TSV, JSON lines, CoNLL, or a word and its label a line"},
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "file to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "file to test on"})
+    text_column: str | None = field(
+        default=None, metadata={"help": "column of texts or words, by name or number; default: text, tokens, or 1"}
+    )
+    label_column: str | None = field(
+        default=None, metadata={"help": "column of labels; default: label, tags, or the last; several: A,B,C"}
+    )
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = field(
+        default=None, metadata={"help": "kind of the labels of whole texts; default: what the labels look like"}
+    )
+    validation_split_percentage: int = field(
+        default=10, metadata={"help": "share of the training rows to validate on where there is no such split"}
+    )
+    vocab_size: int | None = field(default=None, metadata={"help": "most types to keep"})
+    min_frequency: int = field(default=2, metadata={"help": "rarer words are spelled by pieces"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the text"})
+    pieces: Literal["learned", "characters", "none"] = field(
+        default="learned", metadata={"help": "what rarer words are spelled by; none: they are all [UNK]"}
+    )
+    max_length: int = field(default=512, metadata={"help": "tokens of a training text that are read"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many rows only"})
+
+    def __post_init__(self) -> None:
+        check_percentage(self.validation_split_percentage)
+        check_at_least(self, {1: "min_frequency max_length"})
+        if self.max_train_samples is not None:
+            check_at_least(self, {1: "max_train_samples"})
+
+
+@dataclass
+class SpeechDataArguments:
+    """Which recordings, how they become features, and how they are changed and joined to train on."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "fsdd, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    dataset_dir: str | None = field(
+        default=None, metadata={"help": "folder or zip archive with the recordings of fsdd"}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "transcripts to train on (.tsv: file, text), or a folder or archive of audio"}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "the same to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "the same to test on"})
+    audio_dir: str | None = field(
+        default=None, metadata={"help": "folder or archive of the files of a .tsv; default: its own folder"}
+    )
+    transcript_pattern: str | None = field(
+        default=None,
+        metadata={"help": "regular expression of names of files, with the groups (?P<text>...) and (?P<speaker>...)"},
+    )
+    audio_column: str | None = field(default=None, metadata={"help": "column of audio; default: file, or audio"})
+    text_column: str = field(default="text", metadata={"help": "column of transcripts"})
+    speaker_column: str = field(default="speaker", metadata={"help": "column of speakers, if it is there"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the transcripts"})
+    validation_split_percentage: int = field(
+        default=10, metadata={"help": "share of the recordings to validate on where there is no such split"}
+    )
+    held_out_speaker: str | None = field(
+        default=None, metadata={"help": "train without this speaker, and validate on nobody else"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many recordings"})
+    label_unit: Literal["characters", "words"] = field(
+        default="characters", metadata={"help": "what is recognized: words only as they are in the transcripts"}
+    )
+    window_ms: float = field(default=25.0, metadata={"help": "milliseconds of sound that a frame sees"})
+    hop_ms: float = field(default=10.0, metadata={"help": "milliseconds from frame to frame"})
+    level_decay: float = field(
+        default=10.0, metadata={"help": "decibels a second by which the level falls that frames are relative to"}
+    )
+    join_recordings: int = field(
+        default=1, metadata={"help": "train on strings of up to so many recordings of one speaker"}
+    )
+    curriculum_epochs: int = field(
+        default=0, metadata={"help": "epochs over which strings grow to that from single recordings"}
+    )
+    validation_join: int = field(
+        default=5, metadata={"help": "recordings in a string to validate on, where strings are trained on"}
+    )
+    silence_ms: float = field(default=300.0, metadata={"help": "most silence before and behind a string"})
+    gap_ms: float = field(default=150.0, metadata={"help": "most silence between its recordings"})
+    speed: float = field(default=0.1, metadata={"help": "share by which recordings are slower and faster"})
+    gain_db: float = field(default=6.0, metadata={"help": "decibels by which they are softer and louder"})
+    noise_probability: float = field(default=0.7, metadata={"help": "of noise behind a string"})
+    min_snr_db: float = field(default=15.0, metadata={"help": "loudest noise, in decibels under the speech"})
+    time_masks: int = field(default=1, metadata={"help": "spans of time that are blanked, of each recording"})
+    time_mask_ms: float = field(default=60.0, metadata={"help": "longest of these"})
+    frequency_masks: int = field(default=1, metadata={"help": "spans of bands that are blanked"})
+    frequency_mask_bands: int = field(default=6, metadata={"help": "most bands of one"})
+
+    def __post_init__(self) -> None:
+        check_finite(self)
+        check_percentage(self.validation_split_percentage)
+        bounds = {
+            1: "join_recordings validation_join hop_ms",
+            0: "curriculum_epochs level_decay silence_ms gap_ms gain_db time_masks time_mask_ms frequency_masks "
+            "frequency_mask_bands",
+        }
+        check_at_least(self, bounds)
+        if self.max_train_samples is not None:
+            check_at_least(self, {1: "max_train_samples"})
+        if self.window_ms < self.hop_ms:
+            raise InputError(f"`window_ms` must be at least `hop_ms`, got {self.window_ms:g} and {self.hop_ms:g}")
+        check_fraction("speed", self.speed)
+        if not 0 <= self.noise_probability <= 1:
+            raise InputError(f"`noise_probability` must be in [0, 1], got {self.noise_probability}")
