@@ -275,10 +275,10 @@ class RNNModel(RNNPreTrainedModel):
         return torch.cat(outputs, dim=1), hidden_states
 
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Ids `(B, T)`, embeddings `(B, T, E)` or features to embeddings."""
+        """Ids `(B, T)`, embeddings `(B, T, E)` or features to embeddings; under autocast of the weights' type."""
         if inputs.is_floating_point():
             given = inputs.to((self.embed_tokens or self.input_projection).weight.dtype)
-            return given if self.input_projection is None else self.input_projection(given)
+            return given if self.input_projection is None else self.input_projection(given).to(given.dtype)
         embeds = self.embed_tokens(inputs)
         if self.training and self.config.embedding_dropout:
             # A mask over word types, looked up: the same as dropping rows of the matrix, without touching all of it.
