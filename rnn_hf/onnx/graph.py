@@ -287,20 +287,20 @@ def untie(proto: Any) -> None:
 
 def interface_of(config: RNNConfig, last_logits_only: bool) -> dict[str, list[dict[str, Any]]]:
     """Names, shapes and types of what goes in and comes out; a name in a shape is a size of the caller's choice."""
-    state = []
-    for index, (hidden, cell) in enumerate(config.state_sizes):
-        state.append((f"{index}.hidden", hidden))
-        if cell is not None:
-            state.append((f"{index}.cell", cell))
-
-    def states(prefix: str) -> list[dict[str, Any]]:
-        return [{"name": f"{prefix}.{name}", "shape": ["batch", width], "dtype": "float32"} for name, width in state]
-
     shape = ["batch", 1 if last_logits_only else "sequence", config.vocab_size]
-    return {
-        "inputs": [{"name": "input_ids", "shape": ["batch", "sequence"], "dtype": "int64"}, *states("past")],
-        "outputs": [{"name": "logits", "shape": shape, "dtype": "float32"}, *states("present")],
-    }
+    ids = {"name": "input_ids", "shape": ["batch", "sequence"], "dtype": "int64"}
+    logits = {"name": "logits", "shape": shape, "dtype": "float32"}
+    return {"inputs": [ids, *states_of(config, "past")], "outputs": [logits, *states_of(config, "present")]}
+
+
+def states_of(config: RNNConfig, prefix: str) -> list[dict[str, Any]]:
+    """Name, shape and type of each part of the state: `past` goes in, `present` comes out."""
+    return [
+        {"name": f"{prefix}.{index}.{part}", "shape": ["batch", width], "dtype": "float32"}
+        for index, sizes in enumerate(config.state_sizes)
+        for part, width in zip(("hidden", "cell"), sizes, strict=True)
+        if width is not None
+    ]
 
 
 def finish(graph: Graph, model: Any, interface: dict[str, list[dict[str, Any]]], about: dict[str, str]) -> Any:
