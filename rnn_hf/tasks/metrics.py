@@ -99,24 +99,3 @@ def macro_f1(classes: dict[str, dict[str, float]]) -> float:
     """The mean of F1 over the classes that the data has examples of."""
     values = [row["f1"] for row in classes.values() if row["count"]]
     return float(np.mean(values)) if values else 0.0
-
-
-def has_spans(names: Sequence[str]) -> bool:
-    """Whether labels mark spans, as `B-PER`, `I-PER` and `O` do."""
-    return any(name.startswith("B-") for name in names) and all(
-        name == "O" or name[:2] in ("B-", "I-") for name in names
-    )
-
-
-def span_f1(truth: list[list[str]], predicted: list[list[str]]) -> float:
-    """F1 of whole spans, by seqeval in its strict mode and the scheme IOB2: an `I-` that no `B-` begins is no span.
-
-    Raises:
-        MissingPackageError: seqeval is not installed.
-    """
-    try:
-        from seqeval.metrics import f1_score
-        from seqeval.scheme import IOB2
-    except ImportError as error:
-        raise MissingPackageError("the scores of spans need seqeval: pip install seqeval") from error
-    return float(f1_score(truth, predicted, mode="strict", scheme=IOB2, zero_division=0))

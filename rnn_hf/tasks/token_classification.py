@@ -15,11 +15,10 @@ from rnn_hf.tasks.metrics import (
     ClassScores,
     class_rows,
     describe,
-    has_spans,
     macro_f1,
     sklearn_metrics,
-    span_f1,
 )
+from rnn_hf.tasks.spans import has_spans, likeliest_labels, span_f1
 from rnn_hf.tasks.text_runs import TextWork
 
 
@@ -73,7 +72,7 @@ def scores_of(
     names = data.label_names or []
     labels = [np.array(example["labels"]) for example in examples]
     truths = [row[row != IGNORED] for row in labels]
-    predictions = [logits.argmax(axis=1) for logits in outputs]
+    predictions = [likeliest_labels(logits, names) for logits in outputs]
     truth, predicted = np.concatenate(truths), np.concatenate(predictions)
     loss = -float(log_softmax(np.concatenate(outputs))[np.arange(len(truth)), truth].mean())
     metrics, right = sklearn_metrics(), truth == predicted
@@ -131,7 +130,8 @@ def predict(
 
     Yields:
         Of each sentence a row a word: `word`, `label`, its probability `score`, and `scores`, the probability of each
-        label by name. A word of which the tokenizer leaves nothing has `None` for all of these.
+        label by name. Of labels that mark spans `label` is as of `rnn_hf.tasks.spans.likeliest_labels`. A word of
+        which the tokenizer leaves nothing has `None` for all of these.
     """
     words = [list(sentence) for sentence in sentences]
     if not words:
@@ -144,15 +144,17 @@ def predict(
     for index, sentence in enumerate(words):
         positions = first_pieces(encodings.word_ids(index))
         chances = np.exp(log_softmax(by_index[index]))  # of all tokens at once, which is faster than word by word
-        best, listed = chances.argmax(axis=1).tolist(), chances.tolist()
+        listed, numbers = chances.tolist(), [number for number in range(len(sentence)) if number in positions]
+        labels = likeliest_labels(by_index[index][[positions[number] for number in numbers]], names).tolist()
+        best = dict(zip(numbers, labels, strict=True))
         rows: list[dict[str, Any]] = []
         for number, word in enumerate(sentence):
             if number not in positions:
                 rows.append({"word": word, "label": None, "score": None, "scores": dict.fromkeys(names)})
                 continue
-            at = positions[number]
-            scores = dict(zip(names, listed[at], strict=True))
-            rows.append({"word": word, "label": names[best[at]], "score": listed[at][best[at]], "scores": scores})
+            of_word, label = listed[positions[number]], best[number]
+            scores = dict(zip(names, of_word, strict=True))
+            rows.append({"word": word, "label": names[label], "score": of_word[label], "scores": scores})
         yield rows
 
 

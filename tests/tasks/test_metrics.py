@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from rnn_hf.errors import MissingPackageError
-from rnn_hf.tasks.metrics import ClassScores, class_rows, class_table, describe, has_spans, macro_f1, span_f1
+from rnn_hf.tasks.metrics import ClassScores, class_rows, class_table, describe, macro_f1
+from rnn_hf.tasks.spans import has_spans, span_f1
 
 
 def test_precision_recall_and_f1_of_a_class_are_those_counted_by_hand():

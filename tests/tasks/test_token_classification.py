@@ -12,6 +12,7 @@ from rnn_hf.data.alignment import encode_rows
 from rnn_hf.data.labelled import LabelledData
 from rnn_hf.loading import load_model
 from rnn_hf.tasks.labelled import load_data_of
+from rnn_hf.tasks.spans import likeliest_labels
 from rnn_hf.tasks.token_classification import (
     AUTO_CLASS,
     evaluate,
@@ -58,6 +59,23 @@ def test_spans_are_scored_as_a_whole():
     scores = scores_of(outputs, examples, data, "test")
     assert metric_of(data) == "span_f1" == next(iter(scores.values))
     assert scores.values == {"span_f1": 1 / 2, "accuracy": 3 / 4}
+
+
+def test_spans_are_decoded_alike_in_scores_and_predictions(word_model):
+    model, tokenizer = load_model(word_model, auto_class=AUTO_CLASS)
+    names = ["O", "I-X", "B-X", *(f"I-{number}" for number in range(3, model.config.num_labels))]
+    model.config.id2label = dict(enumerate(names))
+    with torch.no_grad():
+        model.score.weight.mul_(20)  # so that labels differ, and none of them fits its neighbours
+    rows = list(predict(model, tokenizer, READ))
+    examples = encode_rows([{"words": words, "labels": [1] * len(words)} for words in READ], tokenizer)
+    expected = [
+        [names[label] for label in likeliest_labels(logits, names)] for logits in logits_of(model, examples, 8)
+    ]
+    assert [[row["label"] for row in sentence] for sentence in rows] == expected
+    as_they_are = [[max(row["scores"], key=row["scores"].get) for row in sentence] for sentence in rows]
+    assert as_they_are != expected
+    assert all(row["score"] == row["scores"][row["label"]] for sentence in rows for row in sentence)
 
 
 def test_the_loss_is_that_of_the_model(word_model):
