@@ -13,12 +13,15 @@ from rnn_hf.models import (
     RecurrentStateLayer,
     RNNCache,
     RNNConfig,
+    RNNCTCTokenizer,
+    RNNFeatureExtractor,
     RNNForCausalLM,
     RNNForCTC,
     RNNForSequenceClassification,
     RNNForTokenClassification,
     RNNModel,
     RNNSpeechConfig,
+    RNNSpeechStream,
 )
 
 
@@ -30,10 +33,16 @@ for _config in (RNNConfig, RNNSpeechConfig):
 for _name, _model in HEADS.items():
     getattr(transformers, _name).register(_model.config_class, _model, exist_ok=True)
     _model.register_for_auto_class(_name)  # so that save_pretrained writes the code next to the weights
+transformers.AutoFeatureExtractor.register(RNNSpeechConfig, RNNFeatureExtractor, exist_ok=True)
+transformers.AutoTokenizer.register(RNNSpeechConfig, RNNCTCTokenizer, exist_ok=True)
+for _part in (RNNFeatureExtractor, RNNCTCTokenizer):
+    _part.register_for_auto_class()
 
 __all__ = [
+    "RNNCTCTokenizer",
     "RNNCache",
     "RNNConfig",
+    "RNNFeatureExtractor",
     "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
@@ -41,6 +50,7 @@ __all__ = [
     "RNNModel",
     "RNNONNXForCausalLM",
     "RNNSpeechConfig",
+    "RNNSpeechStream",
     "RecurrentStateLayer",
 ]
 

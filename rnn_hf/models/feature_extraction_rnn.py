@@ -4,6 +4,7 @@ Shapes in comments: N samples, T frames, F mel bands.
 """
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         std: list[float] | None = None,
         level_decay: float | None = None,
         floor: float = -16.0,
-        level_floor: float = -16.0,
+        level_floor: float = -6.0,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -102,6 +103,10 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"`{name}` must have {self.feature_size} numbers, one a band, got {len(values)}")
         if self.std is not None and not min(self.std) > 0:
             raise ValueError(f"`std` must be positive, got {min(self.std)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is saved; it names transformers' class that `AutoProcessor` puts extractor and tokenizer into."""
+        return super().to_dict() | {"processor_class": "Wav2Vec2Processor"}
 
     def log_mel(self, samples: Tensor, tail: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Natural logarithms of the energies of mel bands, of a recording or of its next piece.
@@ -152,21 +157,21 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             levels = self._levels(values, level)
             values, level = values - levels[:, None], levels[-1]
         if self.mean is not None:
-            values = values - values.new_tensor(self.mean)
+            values = values - as_tensor(tuple(self.mean)).to(values.device)
         if self.std is not None:
-            values = values / values.new_tensor(self.std)
+            values = values / as_tensor(tuple(self.std)).to(values.device)
         return values.to(log_mel.dtype), level
 
     def _levels(self, values: Tensor, level: Tensor | None) -> Tensor:
         """The level at each frame, `(T,)`: the energy of a mean band, or the level before less the decay."""
+        energies = values.exp().mean(dim=1).log()
+        if level is not None:
+            energies = torch.cat([level[None], energies])
         fall = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate
-        fallen = fall * torch.arange(len(values), dtype=values.dtype, device=values.device)
-        energies = values.logsumexp(dim=1) - math.log(self.feature_size)
+        fallen = fall * torch.arange(len(energies), dtype=values.dtype, device=values.device)
         # max over s <= t of energy(s) - fall (t - s), which is the recursion from frame to frame
         levels = (energies + fallen).cummax(dim=0).values - fallen
-        if level is not None:
-            levels = torch.maximum(levels, level - fall - fallen)
-        return levels.clamp(min=self.level_floor)
+        return levels[-len(values) :].clamp(min=self.level_floor)
 
     def __call__(
         self,
@@ -223,6 +228,12 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         if not (self.return_attention_mask if return_attention_mask is None else return_attention_mask):
             del padded["attention_mask"]
         return padded.convert_to_tensors(return_tensors)
+
+
+@lru_cache(maxsize=16)
+def as_tensor(values: tuple[float, ...]) -> Tensor:
+    """A float64 tensor of numbers; making one takes as long as a step of the network."""
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def read_batch(raw_speech: Any) -> list[Tensor]:
