@@ -7,12 +7,12 @@ from typing import Any
 import jinja2
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import AutoConfig
 
 from rnn_hf import __version__, tasks
 from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, read_json_lines, write_text
-from rnn_hf.models import RNNConfig
 from rnn_hf.runs import describe_weights, read_run
 from rnn_hf.tasks import METRICS, Task, task_of_model
 
@@ -61,7 +61,7 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
         FileNotFoundError: The directory has no model.
         InputError: Its README.md is not UTF-8 text.
     """
-    config = RNNConfig.from_pretrained(model_dir)
+    config = AutoConfig.from_pretrained(model_dir)
     task = task_of_model(config.architectures)
     weights, run = describe_weights(model_dir), read_run(model_dir / "run.json") or {}
     evaluation = read_json(model_dir / "evaluation.json") or {}
@@ -166,7 +166,7 @@ def verify_card(model_dir: Path, directory: str | None = None) -> dict[tuple[str
     printed = {(result.dataset_split, result.metric_type): result.metric_value for result in results}
     if not printed:
         raise InputError(f"no results in {card}: run scripts/evaluate.py {model_dir} --save and scripts/cards.py")
-    task = task_of_model(RNNConfig.from_pretrained(model_dir).architectures)
+    task = task_of_model(AutoConfig.from_pretrained(model_dir).architectures)
     corpus = corpus_of(model_dir)
     given = {}
     if corpus and directory:

@@ -1,4 +1,4 @@
-"""What a repository of the Hub holds: weights, code, tokenizer, files of the run and card, in one folder."""
+"""What a repository of the Hub holds: weights, code, processors, files of the run and card, in one folder."""
 
 import shlex
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoFeatureExtractor, AutoTokenizer
 
 from rnn_hf.data.named_corpora import CORPORA
 from rnn_hf.errors import InputError
@@ -18,7 +18,9 @@ from rnn_hf.onnx import REPORT_FILE
 from rnn_hf.runs import read_run
 
 
-# What a repository holds besides model, tokenizer, code and card: what the card's figures come from.
+# What makes inputs of text and recordings, by its file.
+PROCESSORS = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoFeatureExtractor}
+# What a repository holds besides these, model, code and card: what the card's figures come from.
 RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
 ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder
 # Arguments of a run that are paths, and those that are paths or names on the Hub.
@@ -78,8 +80,9 @@ def build_repository(
         else:
             written = read_json(folder / "config.json")
             write_json(folder / "config.json", written | {"dtype": str(config.dtype).removeprefix("torch.")})
-        if (model_dir / "tokenizer_config.json").is_file():
-            AutoTokenizer.from_pretrained(model_dir).save_pretrained(folder)
+        for file, kind in PROCESSORS.items():
+            if (model_dir / file).is_file():
+                kind.from_pretrained(model_dir).save_pretrained(folder)
         if run := read_run(model_dir / "run.json"):
             write_json(folder / "run.json", without_paths(run))
         for file in (*RUN_FILES, "README.md"):

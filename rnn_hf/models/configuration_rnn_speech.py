@@ -57,8 +57,8 @@ class RNNSpeechConfig(RNNConfig):
             self.input_size = self.num_mel_bins * self.frame_stack
         super().__post_init__(**kwargs)
 
-    def validate_speech(self) -> None:
-        """Part of the `@strict` validation: ranges, and fields that must fit each other."""
+    def validate_rnn(self) -> None:
+        """Part of the `@strict` validation: as of [`RNNConfig`], and the fields of speech."""
         for name in ("num_mel_bins", "frame_stack", "hop_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
@@ -75,6 +75,7 @@ class RNNSpeechConfig(RNNConfig):
             )
         if self.num_softmaxes > 1 or self.output_projection_size is not None:
             raise ValueError("`num_softmaxes` and `output_projection_size` are for language models only")
+        super().validate_rnn()
 
     @property
     def inputs_to_logits_ratio(self) -> int:

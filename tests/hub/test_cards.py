@@ -13,6 +13,7 @@ import pytest
 import torch
 from classifiers import REVIEWS, SENTENCES, SPANS, write_texts, write_words
 from huggingface_hub import ModelCard
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.data.named_corpora import CORPORA
@@ -60,7 +61,8 @@ def test_rendering_a_stored_card_again_changes_nothing(model_dir):
 @stored
 def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_dir):
     names = {path.name for path in model_dir.iterdir()}
-    code = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
+    model = Path(modeling_rnn.__file__)
+    code = {Path(file).name for file in (model, *get_relative_import_files(model))}
     files = {"config.json", "tokenizer.json", "tokenizer_config.json"}
     if task_of(model_dir) is LANGUAGE_MODELING:
         files.add("generation_config.json")

@@ -15,6 +15,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants, snapshot_download
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
@@ -30,7 +31,7 @@ from rnn_hf.training.parsing import parse_arguments
 
 
 ROOT = Path(__file__).parents[2]
-CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
+CODE = {Path(file).name for file in (modeling_rnn.__file__, *get_relative_import_files(modeling_rnn.__file__))}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 RUN = {"run.json", "metrics.jsonl", "evaluation.json"}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
 from rnn_hf.data.tokenization import build_tokenizer
@@ -20,7 +21,7 @@ from rnn_hf.models import modeling_rnn
 ROOT = Path(__file__).parents[2]
 CELL_TYPES = ("lstm", "gru", "rnn")
 IDS = torch.tensor([[2, 3, 4], [5, 6, 2]])
-CODE = {path.name for path in Path(modeling_rnn.__file__).parent.glob("*_rnn.py")}
+CODE = {Path(file).name for file in (modeling_rnn.__file__, *get_relative_import_files(modeling_rnn.__file__))}
 
 STRANGER = """
 import importlib.abc, sys
