@@ -192,7 +192,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             sampling_rate: That of the recordings; refused where it is not that of the extractor.
             padding, max_length, truncation, pad_to_multiple_of: As in `SequenceFeatureExtractor.pad`, in frames.
             return_attention_mask: Whether to return which frames are real; default yes.
-            return_tensors: `"pt"` or `"np"`; default a list of arrays.
+            return_tensors: `"pt"` or `"np"`, the default.
 
         Returns:
             `input_features` `(B, T, F)`, float64 where a recording is, else float32, and `attention_mask` `(B, T)`.
@@ -219,21 +219,25 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             pad_to_multiple_of=pad_to_multiple_of,
             return_attention_mask=True,
         )
-        if any(row.dtype == torch.float64 for row in rows):
-            # `pad` rounds to float32: the digits are put back.
-            for index, (row, mask) in enumerate(zip(features, padded["attention_mask"], strict=True)):
-                wide = padded["input_features"][index].astype(np.float64)
-                wide[mask == 1] = row[: mask.sum()]
-                padded["input_features"][index] = wide
+        if any(row.dtype == torch.float64 for row in rows):  # `pad` rounds to float32: the digits are put back
+            pairs = zip(padded["input_features"], padded["attention_mask"], features, strict=True)
+            padded["input_features"] = [with_digits(*pair) for pair in pairs]
         if not (self.return_attention_mask if return_attention_mask is None else return_attention_mask):
             del padded["attention_mask"]
-        return padded.convert_to_tensors(return_tensors)
+        return padded.convert_to_tensors(return_tensors or "np")
 
 
 @lru_cache(maxsize=16)
 def as_tensor(values: tuple[float, ...]) -> Tensor:
     """A float64 tensor of numbers; making one takes as long as a step of the network."""
     return torch.tensor(values, dtype=torch.float64)
+
+
+def with_digits(padded: np.ndarray, mask: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Padded features of a recording `(T, F)` in float64, those before `pad` at real frames."""
+    wide = padded.astype(np.float64)
+    wide[mask == 1] = features[: mask.sum()]
+    return wide
 
 
 def read_batch(raw_speech: Any) -> list[Tensor]:
