@@ -9,11 +9,15 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
+from .beam_rnn import LabelLanguageModel, beam_search
 from .cache_rnn import RNNCache
 from .configuration_rnn_speech import RNNSpeechConfig
 from .ctc_rnn import ctc_loss
+from .feature_extraction_rnn import RNNFeatureExtractor
 from .inputs_rnn import read_mask
 from .modeling_rnn import RNNModel, RNNPreTrainedModel
+from .streaming_rnn import RNNSpeechStream
+from .tokenization_rnn_ctc import RNNCTCTokenizer
 from .versions_rnn import CACHE_NAME, CausalLMOutputWithPast, one_cache
 
 
@@ -119,13 +123,62 @@ class RNNForCTC(RNNPreTrainedModel):
         return certain
 
     @torch.no_grad()
-    def generate(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.LongTensor:
-        """The likeliest label or blank at each step, `(B, T')`: the best path (Graves et al., 2006, section 3.2).
+    def generate(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        num_beams: int = 1,
+        language_model: LabelLanguageModel | None = None,
+        language_model_weight: float = 0.5,
+        length_bonus: float = 0.0,
+    ) -> torch.Tensor:
+        """A label or blank at each step, `(B, T')`, of which `tokenizer.batch_decode` makes text.
 
-        The tokenizer makes text of it: `tokenizer.batch_decode` takes repeats and blanks out. At padding there are
-        blanks. Arguments as in `forward`.
+        By default the likeliest one at each: the best path (Graves et al., 2006, section 3.2). With more than one
+        beam, a language model or a bonus: the labels that [`beam_search`] finds, on the likeliest of their paths. At
+        padding there are blanks.
+
+        Args:
+            input_features: As in `forward`.
+            attention_mask: As in `forward`.
+            num_beams: Hypotheses that are kept from step to step.
+            language_model: See `label_language_model`.
+            language_model_weight: Of its log-probabilities.
+            length_bonus: In nats a label.
+
+        Raises:
+            ValueError: As in `forward` and [`beam_search`].
         """
-        return self(input_features, attention_mask).logits.argmax(dim=-1)
+        logits = self(input_features, attention_mask).logits
+        if num_beams == 1 and language_model is None and not length_bonus:
+            return logits.argmax(dim=-1)
+        _, lengths = self._stack(input_features, attention_mask)
+        return beam_search(
+            logits, lengths, self.config.pad_token_id, num_beams, language_model, language_model_weight, length_bonus
+        )
+
+    def label_language_model(
+        self, language_model: Any, language_tokenizer: Any, tokenizer: RNNCTCTokenizer
+    ) -> LabelLanguageModel:
+        """What `generate` takes as `language_model`, see [`LabelLanguageModel`].
+
+        Args:
+            language_model: An [`RNNForCausalLM`] of texts that are spelled as the labels.
+            language_tokenizer: Its own.
+            tokenizer: That of the recognizer.
+
+        Raises:
+            ValueError: As of [`LabelLanguageModel`].
+        """
+        return LabelLanguageModel(language_model, language_tokenizer, tokenizer)
+
+    def stream(self, feature_extractor: RNNFeatureExtractor, tokenizer: RNNCTCTokenizer) -> RNNSpeechStream:
+        """A stream that hears samples while somebody speaks, see [`RNNSpeechStream`].
+
+        Raises:
+            ValueError: The network reads in both directions or is in training mode; the parts do not fit each other.
+        """
+        return RNNSpeechStream(self, feature_extractor, tokenizer)
 
     def _get_feat_extract_output_lengths(self, input_lengths: torch.Tensor | int) -> torch.Tensor | int:
         """How many steps so many frames give."""
