@@ -77,7 +77,9 @@ class StringPlans:
         speakers: Of each; recordings without a known one go together.
         augmentation: Says how far speed and silences go.
         most: Recordings in the longest string.
-        curriculum_epochs: Epochs over which strings grow to that from single recordings; 0: they are long at once.
+        curriculum_epochs: Epochs over which strings grow to that from single recordings, and silences from none to
+            theirs; 0: both are as long at once. With silence before it from the start on, a network that hears in one
+            direction learns to answer with any word where the first sound begins, and hardly ever leaves that.
         seed: Of the run.
     """
 
@@ -97,18 +99,24 @@ class StringPlans:
             return self.most
         return 1 + (self.most - 1) * epoch // self.curriculum_epochs
 
+    def _silence(self, most: int, epoch: int, generator: random.Random) -> int:
+        """Frames of a silence of up to `most` of them, or of the part that an epoch has reached."""
+        if epoch < self.curriculum_epochs:
+            most = most * epoch // self.curriculum_epochs
+        return generator.randint(0, most)
+
     def draw(self, epoch: int, index: int) -> tuple[Plan, random.Random]:
         """A string, and the generator that draws what else there is to draw of it."""
         generator = random.Random(f"{self.seed} {epoch} {index}")
         others = self.by_speaker[self.speakers[index]]
         number = generator.randint(1, self.most_in(epoch))
         chosen = [index, *(generator.choice(others) for _ in range(number - 1))]
-        speed, gap = self.augmentation.speed, self.augmentation.gap_frames
+        speed, silence, gap = self.augmentation.speed, self.augmentation.silence_frames, self.augmentation.gap_frames
         parts = [
             (each, max(1, round(self.lengths[each] / generator.uniform(1 - speed, 1 + speed)))) for each in chosen
         ]
-        before, behind = (generator.randint(0, self.augmentation.silence_frames) for _ in range(2))
-        between = [generator.randint(0, gap) for _ in chosen[1:]]
+        before, behind = (self._silence(silence, epoch, generator) for _ in range(2))
+        between = [self._silence(gap, epoch, generator) for _ in chosen[1:]]
         return Plan(parts, [before, *between, behind]), generator
 
 

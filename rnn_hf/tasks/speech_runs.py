@@ -178,7 +178,7 @@ class SpeechWork:
         points = 1 << (window - 1).bit_length()
         return RNNFeatureExtractor(
             feature_size=self.arguments.model.num_mel_bins, sampling_rate=rate, hop_length=hop, win_length=window,
-            n_fft=points, level_decay=options.level_decay,
+            n_fft=points, level_decay=options.level_decay, level_floor=options.level_floor,
         )  # fmt: skip
 
     def _augmentation(self) -> Augmentation:

@@ -170,6 +170,9 @@ class SpeechDataArguments:
     level_decay: float = field(
         default=10.0, metadata={"help": "decibels a second by which the level falls that frames are relative to"}
     )
+    level_floor: float = field(
+        default=-6.0, metadata={"help": "least level, a natural logarithm of energy: what is softer is no speech"}
+    )
     join_recordings: int = field(
         default=1, metadata={"help": "train on strings of up to so many recordings of one speaker"}
     )

@@ -124,7 +124,7 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone():
     assert len({str(plan) for plan in drawn.values()}) == len(drawn)
 
 
-def test_an_epoch_begins_a_string_with_each_recording_and_keeps_to_its_speaker():
+def test_an_epoch_begins_a_string_with_each_recording_keeps_to_its_speaker_and_grows_by_its_number():
     plans = StringPlans(LENGTHS, SPEAKERS, EVERYTHING, most=4, curriculum_epochs=6)
     numbers = set()
     for epoch in range(40):
@@ -132,10 +132,12 @@ def test_an_epoch_begins_a_string_with_each_recording_and_keeps_to_its_speaker()
             plan, _ = plans.draw(epoch, index)
             assert plan.parts[0][0] == index and {SPEAKERS[part] for part, _ in plan.parts} == {speaker}
             assert len(plan.silences) == len(plan.parts) + 1
-            assert max(plan.silences[0], plan.silences[-1]) <= 9 and max([0, *plan.silences[1:-1]]) <= 4
             for part, frames in plan.parts:
                 assert LENGTHS[part] / 1.2 - 1 <= frames <= LENGTHS[part] / 0.8 + 1
             numbers.add((epoch, len(plan.parts)))
+            reached = min(1, epoch / 6)
+            assert max(plan.silences[0], plan.silences[-1]) <= 9 * reached
+            assert max([0, *plan.silences[1:-1]]) <= 4 * reached
     for epoch in range(40):
         most = plans.most_in(epoch)
         assert all(number <= most for at, number in numbers if at == epoch)
