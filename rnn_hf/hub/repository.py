@@ -19,7 +19,7 @@ from rnn_hf.runs import read_run
 
 
 # What makes inputs of text and recordings, by its file.
-PROCESSORS = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoFeatureExtractor}
+PROCESSORS: dict[str, Any] = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoFeatureExtractor}
 # What a repository holds besides these, model, code and card: what the card's figures come from.
 RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
 ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder

@@ -178,8 +178,7 @@ class RNNModel(RNNPreTrainedModel):
                 `character_embedding_size` every piece of a word shows the output of the word.
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
-            inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it. Of a network
-                with `input_size` the features, `(B, T, input_size)`, which are all that it reads.
+            inputs_embeds: `(B, T, E)` instead of `input_ids`, without `embedding_dropout`; with `input_size` features.
             use_cache: Whether to return the state; default `config.use_cache`. A bidirectional network has none.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
@@ -207,8 +206,6 @@ class RNNModel(RNNPreTrainedModel):
         check_extra(kwargs, mask)
         if self.words is not None:
             inputs, mask = self._embed_words(inputs, mask)
-        elif self.input_projection is not None and mask is not None:
-            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN there would get into the gradients of the weights
         if use_cache and cache is not None and cache.layers[0].record_past:
             outputs, hidden_states = self._run_recorded(inputs, cache, mask, output_hidden_states)
         else:
@@ -230,6 +227,8 @@ class RNNModel(RNNPreTrainedModel):
         Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
         """
         rows = None if mask is None else Compaction.from_mask(mask)
+        if mask is not None and rows is not None and self.input_projection is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN there would get into the gradients of the weights
         if rows is None or keeps:
             embeds = self._embed(inputs)
             hidden_states = [embeds] if keeps else []
