@@ -56,6 +56,7 @@ class LabelLanguageModel:
         self.model, self.start, self.blank = model, end if start is None else start, label_tokenizer.pad_token_id
         self.token_ids = [tokens[label] for label in range(len(tokens))]
 
+    @torch.no_grad()
     def step(self, token_ids: list[int], cache: RNNCache) -> Any:
         """Log-probabilities of the next label, `(N, V)` in NumPy, after N tokens; at the blank's place of the end.
 
@@ -214,8 +215,9 @@ def search(log_probs: Tensor, blank: int, num_beams: int, fusion: Fusion, least_
 
 def log_add(first: float, second: float) -> float:
     """log(exp(first) + exp(second))."""
-    low, high = sorted((first, second))
-    return high if low == NEVER else high + math.log1p(math.exp(low - high))
+    if first < second:
+        first, second = second, first
+    return first if second == NEVER else first + math.log1p(math.exp(second - first))
 
 
 def likeliest_path(log_probs: Tensor, labels: Labels, blank: int) -> Tensor:

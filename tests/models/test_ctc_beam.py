@@ -13,9 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import make_words_depend_on_the_past
+from tokenizers import Tokenizer, models
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 
-from rnn_hf import RNNCTCTokenizer, RNNForCTC, RNNSpeechConfig
+from rnn_hf import RNNCache, RNNCTCTokenizer, RNNForCTC, RNNSpeechConfig
 from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.models.beam_rnn import LabelLanguageModel, beam_search
 
@@ -271,6 +273,30 @@ def test_words_that_are_several_tokens_are_named(make_language_model):
     labels = RNNCTCTokenizer.build(["no no, ."], unit="words")
     with pytest.raises(ValueError, match=r"no token for 1 labels of the recognizer: 'no,'"):
         LabelLanguageModel(model, tokenizer, labels)
+
+
+def test_tokens_that_merge_with_their_neighbours_are_refused(make_language_model):
+    pieces = Tokenizer(models.BPE({"<eos>": 0, "<unk>": 1, " ": 2, "a": 3, "b": 4, "ab": 5}, [("a", "b")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pieces, eos_token="<eos>", unk_token="<unk>")
+    model = make_language_model({}).model
+    with pytest.raises(ValueError, match="takes labels together"):
+        LabelLanguageModel(model, tokenizer, RNNCTCTokenizer.build(["a b"]))
+    assert LabelLanguageModel(model, tokenizer, RNNCTCTokenizer.build(["a a"])).token_ids == [0, 1, 2, 3]
+
+
+def test_a_text_begins_after_the_begin_token_or_else_the_end_token(make_language_model):
+    model, tokenizer = make_language_model({}).model, build_tokenizer([SPELLED], "char")
+    for begin, expected in (("<eos>", 0), ("a", tokenizer.get_vocab()["a"]), (None, 0)):
+        tokenizer.bos_token = begin
+        assert LabelLanguageModel(model, tokenizer, CHARACTERS).start == expected
+
+
+def test_log_probs_of_narrow_language_models_are_in_float64(make_model):
+    narrow = make_model({}, dtype=torch.bfloat16)
+    language = LabelLanguageModel(narrow, build_tokenizer([SPELLED], "char"), CHARACTERS)
+    expected = narrow(torch.tensor([[0]])).logits[0].double().log_softmax(-1)[:, language.token_ids]
+    got = torch.from_numpy(language.step([0], RNNCache(narrow.config)))
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=0)
 
 
 def test_a_language_model_that_does_not_fit_is_refused_by_name(make_language_model, make_model):
