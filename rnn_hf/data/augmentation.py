@@ -7,7 +7,7 @@ import math
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,6 +46,12 @@ class Augmentation:
     frequency_masks: int = 0
     frequency_mask_bands: int = 0
 
+    def grown(self, share: float) -> "Augmentation":
+        """The same with a share of its silence, its noise and the size of its masks."""
+        frames = ("silence_frames", "gap_frames", "time_mask_frames", "frequency_mask_bands")
+        less = {name: int(share * getattr(self, name)) for name in frames}
+        return replace(self, noise_probability=share * self.noise_probability, **less)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -77,9 +83,9 @@ class StringPlans:
         speakers: Of each; recordings without a known one go together.
         augmentation: Says how far speed and silences go.
         most: Recordings in the longest string.
-        curriculum_epochs: Epochs over which strings grow to that from single recordings, and silences from none to
-            theirs; 0: both are as long at once. With silence before it from the start on, a network that hears in one
-            direction learns to answer with any word where the first sound begins, and hardly ever leaves that.
+        curriculum_epochs: Epochs over which strings grow to that from single recordings, and silence, noise and masks
+            from none; 0: all is there at once. With silence before a string from the start on, a network that hears in
+            one direction learns to answer with any word where the first sound begins, and hardly ever leaves that.
         seed: Of the run.
     """
 
@@ -99,11 +105,10 @@ class StringPlans:
             return self.most
         return 1 + (self.most - 1) * epoch // self.curriculum_epochs
 
-    def _silence(self, most: int, epoch: int, generator: random.Random) -> int:
-        """Frames of a silence of up to `most` of them, or of the part that an epoch has reached."""
-        if epoch < self.curriculum_epochs:
-            most = most * epoch // self.curriculum_epochs
-        return generator.randint(0, most)
+    def augmentation_in(self, epoch: int) -> Augmentation:
+        """What is drawn for the strings of an epoch."""
+        is_grown = epoch >= self.curriculum_epochs
+        return self.augmentation if is_grown else self.augmentation.grown(epoch / self.curriculum_epochs)
 
     def draw(self, epoch: int, index: int) -> tuple[Plan, random.Random]:
         """A string, and the generator that draws what else there is to draw of it."""
@@ -111,12 +116,13 @@ class StringPlans:
         others = self.by_speaker[self.speakers[index]]
         number = generator.randint(1, self.most_in(epoch))
         chosen = [index, *(generator.choice(others) for _ in range(number - 1))]
-        speed, silence, gap = self.augmentation.speed, self.augmentation.silence_frames, self.augmentation.gap_frames
+        augmentation = self.augmentation_in(epoch)
+        speed = augmentation.speed
         parts = [
             (each, max(1, round(self.lengths[each] / generator.uniform(1 - speed, 1 + speed)))) for each in chosen
         ]
-        before, behind = (self._silence(silence, epoch, generator) for _ in range(2))
-        between = [self._silence(gap, epoch, generator) for _ in chosen[1:]]
+        before, behind = (generator.randint(0, augmentation.silence_frames) for _ in range(2))
+        between = [generator.randint(0, augmentation.gap_frames) for _ in chosen[1:]]
         return Plan(parts, [before, *between, behind]), generator
 
 

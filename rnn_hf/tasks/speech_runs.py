@@ -82,7 +82,7 @@ class SpeechExamples(Dataset):
     def __getitem__(self, index: Any) -> dict[str, torch.Tensor]:
         """`input_features` `(T, bands)` and `labels` `(U,)` of a string of the epoch."""
         plan, labels, generator = self._draw(index)
-        augmentation, floor = self.plans.augmentation, self.extractor.floor
+        augmentation, floor = self.plans.augmentation_in(self.epoch), self.extractor.floor
         log_mel = joined(plan, self.log_mels, floor)
         log_mel = distorted(log_mel, plan, augmentation, self.noises, floor, generator)
         features, _ = self.extractor.normalize(log_mel)

@@ -177,7 +177,7 @@ class SpeechDataArguments:
         default=1, metadata={"help": "train on strings of up to so many recordings of one speaker"}
     )
     curriculum_epochs: int = field(
-        default=0, metadata={"help": "epochs over which strings grow to that from single recordings"}
+        default=5, metadata={"help": "epochs over which strings grow to that, and silence, noise and masks from none"}
     )
     validation_join: int = field(
         default=5, metadata={"help": "recordings in a string to validate on, where strings are trained on"}

@@ -146,6 +146,16 @@ def test_an_epoch_begins_a_string_with_each_recording_keeps_to_its_speaker_and_g
     assert StringPlans(LENGTHS, SPEAKERS, EVERYTHING, most=4).most_in(0) == 4
 
 
+def test_silence_noise_and_masks_grow_from_none():
+    plans = StringPlans(LENGTHS, SPEAKERS, EVERYTHING, curriculum_epochs=4)
+    first, second, last = (plans.augmentation_in(epoch) for epoch in (0, 2, 4))
+    assert last is EVERYTHING and plans.augmentation_in(9) is EVERYTHING
+    for name in ("silence_frames", "gap_frames", "noise_probability", "time_mask_frames", "frequency_mask_bands"):
+        whole = getattr(EVERYTHING, name)
+        assert getattr(first, name) == 0 < getattr(second, name) <= whole / 2
+    assert (first.speed, first.gain_db, first.time_masks) == (EVERYTHING.speed, EVERYTHING.gain_db, 2)
+
+
 def test_without_augmentation_a_string_of_one_is_the_recording(log_mels):
     plans = StringPlans(LENGTHS, SPEAKERS, Augmentation())
     for index, log_mel in enumerate(log_mels):
