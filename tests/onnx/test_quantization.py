@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 from classifiers import REVIEWS, TEXTS, write_texts
+from onnx import numpy_helper
 from onnxruntime import quantization as ort_quantization
 
 from rnn_hf import RNNConfig, RNNForCausalLM
@@ -184,6 +185,14 @@ def test_a_word_of_small_weights_is_as_near_as_one_of_large_ones(tmp_path):
     _, float32, int8 = outputs_of(folder, 8, 32)[0]
     difference = np.abs(int8 - float32).max(axis=(0, 1)) / np.ptp(float32, axis=(0, 1))
     assert (difference <= NEAR).all()
+
+
+def test_two_products_fit_into_the_16_bits_that_some_cpus_add_them_in(make_int8, cell):
+    _, folder, _ = make_int8(**cell)
+    proto = onnx.load(folder / "model_int8.onnx")
+    is_factor = (onnx.TensorProto.INT8, "_quantized")  # an embedding, which is only looked up, is of another type
+    weights = [w for w in proto.graph.initializer if (w.data_type, w.name[-10:]) == is_factor]
+    assert weights and all(2 * 255 * np.abs(numpy_helper.to_array(w).astype(int)).max() < 2**15 for w in weights)
 
 
 @pytest.mark.parametrize("head", [{}, *HEADS.values()], ids=["tied", *HEADS])
