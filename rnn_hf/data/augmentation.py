@@ -16,6 +16,7 @@ DECIBEL = math.log(10) / 10  # in natural logarithms of energy
 NOISE_SECONDS = 20
 QUIET_SNR_DB = 60.0  # of the least noise that is added
 LARGEST_TIME_MASK = 0.2  # as a share of all frames
+LARGEST_CUT = 0.35  # of a recording that breaks off, the share that is heard
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Augmentation:
         time_mask_frames: Most frames of one, which is never more than a fifth of all.
         frequency_masks: Spans of bands that are blanked.
         frequency_mask_bands: Most bands of one.
+        cut_probability: Of a single recording that breaks off within its first third and has no label, in place of a
+            string: so a network that hears in one direction learns not to answer before it has heard a word.
     """
 
     speed: float = 0.0
@@ -45,6 +48,7 @@ class Augmentation:
     time_mask_frames: int = 0
     frequency_masks: int = 0
     frequency_mask_bands: int = 0
+    cut_probability: float = 0.0
 
     def grown(self, share: float) -> "Augmentation":
         """The same with a share of its silence, its noise and the size of its masks."""
@@ -60,15 +64,22 @@ class Plan:
     Attributes:
         parts: Which recordings, and how many frames each is stretched to.
         silences: Frames of silence before each part, and behind the last.
+        cut: Frames after which the one recording breaks off; `None` for whole ones.
     """
 
     parts: list[tuple[int, int]]
     silences: list[int]
+    cut: int | None = None
+
+    @property
+    def speech_frames(self) -> int:
+        """Frames that are not silence."""
+        return sum(frames for _, frames in self.parts) if self.cut is None else self.cut
 
     @property
     def length(self) -> int:
         """Frames in all."""
-        return sum(frames for _, frames in self.parts) + sum(self.silences)
+        return self.speech_frames + sum(self.silences)
 
 
 class StringPlans:
@@ -123,6 +134,9 @@ class StringPlans:
         ]
         before, behind = (generator.randint(0, augmentation.silence_frames) for _ in range(2))
         between = [generator.randint(0, augmentation.gap_frames) for _ in chosen[1:]]
+        if generator.random() < augmentation.cut_probability:
+            cut = max(1, round(parts[0][1] * generator.uniform(0, LARGEST_CUT)))
+            return Plan(parts[:1], [before, 0], cut), generator
         return Plan(parts, [before, *between, behind]), generator
 
 
@@ -146,7 +160,7 @@ def joined(plan: Plan, log_mels: Sequence[torch.Tensor], floor: float) -> torch.
     for silence, part in zip(plan.silences, [*plan.parts, None], strict=True):
         pieces.append(torch.full((silence, bands), floor, dtype=log_mels[0].dtype))
         if part is not None:
-            pieces.append(stretched(log_mels[part[0]], part[1]))
+            pieces.append(stretched(log_mels[part[0]], part[1])[: plan.cut])
     return torch.cat(pieces)
 
 
@@ -202,7 +216,7 @@ def distorted(
         noise = noises[generator.randrange(len(noises))]
         span = (torch.arange(len(log_mel)) + generator.randrange(len(noise))) % len(noise)
         snr_db = generator.uniform(augmentation.min_snr_db, QUIET_SNR_DB)
-        log_mel = with_noise(log_mel, noise[span], snr_db, sum(frames for _, frames in plan.parts))
+        log_mel = with_noise(log_mel, noise[span], snr_db, plan.speech_frames)
     gain_db = generator.uniform(-augmentation.gain_db, augmentation.gain_db)
     return (log_mel + gain_db * DECIBEL).clamp(min=floor)
 

@@ -73,11 +73,11 @@ class SpeechExamples(Dataset):
         """
         plan, generator = self.plans.draw(self.epoch, index)
         labels: list[int] = []
-        for part, _ in plan.parts:
+        for part, _ in plan.parts if plan.cut is None else ():
             own = self.labels[part]
             labels += [*(self.separator if labels and own else []), *own]
-        more = max(0, self.frame_stack * steps_for(labels) - plan.length)
-        return Plan(plan.parts, [*plan.silences[:-1], plan.silences[-1] + more]), labels, generator
+        more = max(0, self.frame_stack * max(1, steps_for(labels)) - plan.length)
+        return replace(plan, silences=[*plan.silences[:-1], plan.silences[-1] + more]), labels, generator
 
     def __getitem__(self, index: Any) -> dict[str, torch.Tensor]:
         """`input_features` `(T, bands)` and `labels` `(U,)` of a string of the epoch."""
@@ -189,7 +189,7 @@ class SpeechWork:
         }
         same = (
             "speed", "gain_db", "noise_probability", "min_snr_db", "time_masks", "frequency_masks",
-            "frequency_mask_bands",
+            "frequency_mask_bands", "cut_probability",
         )  # fmt: skip
         return Augmentation(**frames, **{name: getattr(options, name) for name in same})
 

@@ -192,6 +192,9 @@ class SpeechDataArguments:
     time_mask_ms: float = field(default=60.0, metadata={"help": "longest of these"})
     frequency_masks: int = field(default=1, metadata={"help": "spans of bands that are blanked"})
     frequency_mask_bands: int = field(default=6, metadata={"help": "most bands of one"})
+    cut_probability: float = field(
+        default=0.1, metadata={"help": "of a recording that breaks off at once and has no label, in place of a string"}
+    )
 
     def __post_init__(self) -> None:
         check_finite(self)
@@ -207,5 +210,6 @@ class SpeechDataArguments:
         if self.window_ms < self.hop_ms:
             raise InputError(f"`window_ms` must be at least `hop_ms`, got {self.window_ms:g} and {self.hop_ms:g}")
         check_fraction("speed", self.speed)
+        check_fraction("cut_probability", self.cut_probability)
         if not 0 <= self.noise_probability <= 1:
             raise InputError(f"`noise_probability` must be in [0, 1], got {self.noise_probability}")

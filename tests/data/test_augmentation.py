@@ -2,6 +2,7 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -154,6 +155,22 @@ def test_silence_noise_and_masks_grow_from_none():
         whole = getattr(EVERYTHING, name)
         assert getattr(first, name) == 0 < getattr(second, name) <= whole / 2
     assert (first.speed, first.gain_db, first.time_masks) == (EVERYTHING.speed, EVERYTHING.gain_db, 2)
+
+
+def test_a_recording_that_breaks_off_stands_alone_and_is_short(log_mels):
+    plans = StringPlans(LENGTHS, SPEAKERS, replace(EVERYTHING, cut_probability=0.3), most=4)
+    drawn = [plans.draw(epoch, index)[0] for epoch in range(200) for index in range(len(LENGTHS))]
+    cut = [plan for plan in drawn if plan.cut is not None]
+    assert len(cut) / len(drawn) == pytest.approx(0.3, abs=0.06)
+    for plan in cut:
+        ((_, frames),) = plan.parts
+        assert 1 <= plan.cut <= max(1, 0.35 * frames + 0.5) and plan.silences[1] == 0
+        assert plan.length == plan.silences[0] + plan.cut == len(joined(plan, log_mels, FLOOR))
+    whole = replace(cut[0], cut=None)
+    assert torch.equal(joined(cut[0], log_mels, FLOOR), joined(whole, log_mels, FLOOR)[: cut[0].length])
+    assert all(
+        plan.cut is None for plan in (StringPlans(LENGTHS, SPEAKERS, EVERYTHING).draw(0, i)[0] for i in range(6))
+    )
 
 
 def test_without_augmentation_a_string_of_one_is_the_recording(log_mels):

@@ -82,6 +82,16 @@ def test_there_is_silence_behind_what_is_too_short_for_its_labels(log_mels):
     assert lengths == [max(5, steps) for steps in needed] and lengths[0] == 12 and lengths[2] == 5
 
 
+def test_a_recording_that_breaks_off_has_no_labels_and_a_step_at_least(log_mels):
+    examples, _ = examples_of(log_mels, Augmentation(cut_probability=0.5))
+    for epoch in range(9):
+        lengths = examples.begin_epoch(epoch)
+        for index in range(4):
+            plan, labels, _ = examples._draw(index)
+            assert labels == ([] if plan.cut is not None else examples.labels[index])
+            assert STACK <= len(examples[index]["input_features"]) == lengths[index]
+
+
 def test_steps_are_counted_as_the_model_counts_them():
     for labels in ([], [3], [3, 3], [1, 2, 2, 2, 1], [4, 4, 5, 5]):
         assert steps_for(labels) == int(steps_needed(torch.tensor([labels], dtype=torch.long)))
@@ -157,7 +167,7 @@ def test_recordings_that_are_too_short_for_their_labels_are_named(work):
     with pytest.raises(InputError, match=r"^\d+ of 22 recordings are too short for their labels, ") as error:
         work(label_unit="characters", hop_ms=25, frame_stack=4)
     assert ".wav" in str(error.value) and "`ctc_zero_infinity`" in str(error.value)
-    made = work(label_unit="characters", hop_ms=25, frame_stack=4, ctc_zero_infinity=True)
+    made = work(label_unit="characters", hop_ms=25, frame_stack=4, ctc_zero_infinity=True, cut_probability=0)
     assert made.counts()["too_short"] == made.too_short > 0
     assert any("have silence put behind" in line for line in made.summary())
     examples = made.prepared.examples["train"]
