@@ -3,8 +3,8 @@
     rnn-hf export MODEL OUT [--last_logits_only] [--int8] [--ptb_dir DIR or another corpus]
 
 OUT is a new directory, or that of an export, which is replaced. A language model has its state as inputs and outputs;
-a classifier takes padded batches. `--int8` adds a file in 8 bits, and compares the two on the validation split of the
-model's own data or of the one that is named.
+a classifier takes padded batches; of a recognizer of speech there is a file of either kind. `--int8` adds files in 8
+bits, and compares the two on the validation split of the model's own data or of the one that is named.
 """
 
 import sys
@@ -16,12 +16,16 @@ from typing import Any
 from rnn_hf.commands import Parser, add_corpus_flags, add_model_argument, corpus_of
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.errors import InputError
-from rnn_hf.onnx import INT8_FILE, MODEL_FILE
+from rnn_hf.onnx import INT8_FILE, MODEL_FILE, STREAM_FILE
 
 
-# Flags that say nothing to the models of the other kind.
-OF_LANGUAGE_MODELS = ("last_logits_only", "ptb_dir")
-OF_CLASSIFIERS = ("dataset_dir", "label_column")
+# By task what a model is, and which of the flags that are not for all say something to it.
+KINDS = {
+    "language-modeling": ("language model", ("last_logits_only", "ptb_dir")),
+    "text-classification": ("classifier", ("dataset_dir", "label_column")),
+    "token-classification": ("classifier", ("dataset_dir", "label_column")),
+    "automatic-speech-recognition": ("recognizer of speech", ("dataset_dir",)),
+}
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -31,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--last_logits_only", action="store_true", help="a language model gives the last logits alone")
     parser.add_argument("--int8", action="store_true", help=f"also write {INT8_FILE}, and compare the two")
     add_corpus_flags(parser)
-    parser.add_argument("--dataset_dir", metavar="DIR", help="directory with the files of mr or ewt_pos")
+    parser.add_argument("--dataset_dir", metavar="DIR", help="with the files of mr, ewt_pos or fsdd")
     parser.add_argument("--label_column", metavar="COLUMN", help="column of labels, for a classifier")
     return parser.parse_args(argv)
 
@@ -41,37 +45,45 @@ def run(arguments: Namespace) -> int:
 
     from rnn_hf.loading import config_of
     from rnn_hf.onnx.export import ExportError, export_onnx
-    from rnn_hf.tasks import LANGUAGE_MODELING, task_of_model
+    from rnn_hf.tasks import task_of_model
 
     disable_progress_bar()
     config: Any = config_of(arguments.model)
     task = task_of_model(config.architectures)
-    is_language_model = task is LANGUAGE_MODELING
-    for name in OF_CLASSIFIERS if is_language_model else OF_LANGUAGE_MODELS:
-        if getattr(arguments, name):
-            kind = "language model" if is_language_model else "classifier"
+    kind, own = KINDS[task.name]
+    for name in dict.fromkeys(flag for _, flags in KINDS.values() for flag in flags):
+        if getattr(arguments, name) and name not in own:
             raise InputError(f"--{name} does not go with {arguments.model}, which is a {kind}")
     quantize = None
     if arguments.int8:
-        quantize = text_quantizer(arguments) if is_language_model else classifier_quantizer(arguments, task)
+        quantizers = {"language model": text_quantizer, "recognizer of speech": speech_quantizer}
+        quantize = quantizers.get(kind, classifier_quantizer)(arguments, task)
     try:
         report = export_onnx(arguments.model, arguments.out, last_logits_only=arguments.last_logits_only)
         int8 = quantize() if quantize else None
     except ExportError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"batch  sequence  largest difference to PyTorch: logits{', state' * is_language_model}")
-    for check in report["checked"]:
-        logits, *states = check["largest_difference"].values()
-        state = f", {max(states):.1e}" if states else ""
-        print(f"{check['batch']:>5}  {check['sequence']:>8}  {logits:.1e}{state}")
-    print(f"{Path(arguments.out) / MODEL_FILE}: {report['bytes']:,} bytes, opset {report['opset']}")
+    show_file(Path(arguments.out) / MODEL_FILE, report, report["opset"])
+    if "stream" in report:
+        show_file(Path(arguments.out) / STREAM_FILE, report["stream"], report["opset"])
     if int8:
         show_int8(int8)
     return 0
 
 
-def text_quantizer(arguments: Namespace) -> Callable[[], dict[str, Any]]:
+def show_file(path: Path, about: dict[str, Any], opset: int) -> None:
+    """Print what was checked of a file."""
+    has_state = len(about["interface"]["outputs"]) > 1
+    print(f"batch  sequence  largest difference to PyTorch: logits{', state' * has_state}")
+    for check in about["checked"]:
+        logits, *states = check["largest_difference"].values()
+        state = f", {max(states):.1e}" if states else ""
+        print(f"{check['batch']:>5}  {check['sequence']:>8}  {logits:.1e}{state}")
+    print(f"{path}: {about['bytes']:,} bytes, opset {opset}")
+
+
+def text_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[str, Any]]:
     """What writes the 8 bits of a language model, whose text is loaded here."""
     from rnn_hf.onnx.quantization import quantize
     from rnn_hf.runs import load_corpus_of
@@ -90,9 +102,7 @@ def classifier_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[s
     from rnn_hf.onnx.quantization import quantize_classifier
     from rnn_hf.tasks.labelled import load_data_of
 
-    given = corpus_of(arguments)
-    given |= {name: value for name in OF_CLASSIFIERS if (value := getattr(arguments, name))}
-    data = load_data_of(task.name, arguments.model, given)
+    data = load_data_of(task.name, arguments.model, data_of(arguments, task))
     if "validation" not in data.splits:
         raise InputError("--int8 needs labelled text for validation: add --validation_file FILE")
     examples = encode_rows(data.splits["validation"], AutoTokenizer.from_pretrained(arguments.model))
@@ -105,6 +115,34 @@ def classifier_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[s
     return lambda: quantize_classifier(arguments.out, texts, score)
 
 
+def speech_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[str, Any]]:
+    """What writes the 8 bits of a recognizer, whose recordings are loaded here."""
+    from transformers import AutoTokenizer
+
+    from rnn_hf.onnx.export import load_extractor
+    from rnn_hf.onnx.quantization import quantize_recognizer
+    from rnn_hf.tasks.speech_rows import rows_to_score
+
+    given = task.module.arguments_of_data(arguments.model, data_of(arguments, task))
+    data = task.module.load_data(**given)
+    if "validation" not in data:
+        raise InputError("--int8 needs recordings for validation: add --validation_file FILE")
+    tokenizer, extractor = AutoTokenizer.from_pretrained(arguments.model), load_extractor(arguments.model)
+    rows = rows_to_score(data["validation"], extractor, task.module.joined_for_scores(given))
+
+    def score(model: Any) -> dict[str, float]:
+        scores = task.module.score(model, tokenizer, rows, progress=True)
+        return {**scores.values, "loss": scores.loss, scores.unit: scores.count}
+
+    return lambda: quantize_recognizer(arguments.out, [row.features for row in rows], score)
+
+
+def data_of(arguments: Namespace, task: Any) -> dict[str, str]:
+    """The flags that name data, of those that were given."""
+    _, own = KINDS[task.name]
+    return corpus_of(arguments) | {name: value for name in own if (value := getattr(arguments, name))}
+
+
 def show_int8(int8: dict[str, Any]) -> None:
     """Print what 8 bits cost and gain."""
     from rnn_hf.tasks import METRICS
@@ -114,10 +152,24 @@ def show_int8(int8: dict[str, Any]) -> None:
             scores = int8["scores"][name]
             unit = next(unit for unit in ("texts", "words") if unit in scores)
             metric = METRICS[next(iter(scores))]
-            score, each = f"{metric.label(scores[metric.name])} over {scores[unit]:,} {unit}", "text"
+            score = f"{metric.label(scores[metric.name])} over {scores[unit]:,} {unit}"
+            each = "recording" if "steps" in int8 else "text"
         else:
             score, each = f"perplexity {int8['perplexity'][name]:.2f} over {int8['tokens']:,} tokens", "token"
         print(f"{name}: {int8['bytes'][name]:,} bytes, {score}, {int8['milliseconds'][name]:.3f} ms a {each}")
     print(f"int8 is {int8['speedup']:.2f} times as fast, on one thread")
+    if "steps" in int8:
+        show_steps(int8)
+    if "stream" in int8:
+        sizes, times = int8["stream"]["bytes"], int8["stream"]["milliseconds"]
+        for name in ("float32", "int8"):
+            print(f"{name}, streaming: {sizes[name]:,} bytes, {times[name]:.3f} ms a step")
+        show_steps(int8["stream"])
     if int8["float_operators"]:
         print(f"{', '.join(int8['float_operators'])}: ONNX Runtime has no int8 form, so the recurrence gains nothing")
+
+
+def show_steps(about: dict[str, Any]) -> None:
+    """Print how near 8 bits are, step by step of a recognizer."""
+    share = f"{100 * about['equal_steps']:.2f} % of {about['steps']:,} steps have the same label"
+    print(f"{share}, logits differ by {about['largest_difference']:.2g} at most")

@@ -76,6 +76,68 @@ Padding, where the mask is 0, may stand anywhere. {about_logits}
 
 The model gives an answer to any text, also to one that is unlike those of its training.
 """
+SPEECH_CARD = """\
+{mark}
+
+# {name}
+
+A recognizer of speech ({cell}{directions}) as {files}, made of {source} by rnn_hf {versions[rnn_hf]}. ONNX Runtime \
+{versions[onnxruntime]} ran each at {sizes} sizes of batch and sequence; {outputs} differ from PyTorch's by \
+{largest:.1e} at most, relative to values above 1.
+
+## Use
+
+```python
+import onnxruntime
+import soundfile
+from transformers.utils import cached_file
+
+from rnn_hf import RNNCTCTokenizer, RNNFeatureExtractor  # pip install 'rnn_hf[onnx,speech]'
+
+extractor = RNNFeatureExtractor.from_pretrained("{model_id}")
+tokenizer = RNNCTCTokenizer.from_pretrained("{model_id}")
+session = onnxruntime.InferenceSession(cached_file("{model_id}", "model.onnx"))
+samples, rate = soundfile.read("recording.wav", dtype="float32")  # one channel, {sampling_rate} samples a second
+inputs = extractor(samples, sampling_rate=rate, return_tensors="np")
+mask = inputs["attention_mask"].astype("int64")
+(logits,) = session.run(["logits"], {{"input_features": inputs["input_features"], "attention_mask": mask}})
+print(tokenizer.batch_decode(logits.argmax(axis=2)))
+```
+
+Programs that need onnxruntime and NumPy alone are in the docs of rnn_hf: {clients}. `preprocessor_config.json` and \
+`mel_filters.json` say how features are made, and `vocab.json` has the labels.
+
+## Interface of model.onnx
+
+{interface}
+
+Padding, where the mask is 0, stands on the right. `steps` is `frames` // {frame_stack}: {frame_stack} frames of \
+{milliseconds:g} ms are a step, which gives a label or the blank, {blank}. At padding it is the blank.
+{stream}
+The model writes what it has labels for, whatever it hears.
+"""
+STREAM = """\
+
+## Interface of stream.onnx
+
+{interface}
+
+`frames` is a multiple of {frame_stack}. Zeros are the state before the first frame; each `present` is the next \
+call's `past`. All rows of a batch are of one length.
+"""
+# What differs between a recognizer in both directions, which has one file, and one that streams.
+OF_WHOLE = {
+    "directions": ", in both directions",
+    "files": "an ONNX file",
+    "outputs": "its logits",
+    "clients": "`onnx_speech_client.py`",
+}
+OF_STREAMING = {
+    "directions": "",
+    "files": "two ONNX files, for whole recordings and, with the state as inputs and outputs, for speech as it comes",
+    "outputs": "logits and states",
+    "clients": "`onnx_speech_client.py` and, for speech as it comes, `onnx_speech_stream_client.py`",
+}
 EXAMPLE = """\
 inputs = tokenizer({texts}, padding=True, return_tensors="np")
 (logits,) = session.run(["logits"], {{name: inputs[name] for name in ("input_ids", "attention_mask")}})
@@ -115,16 +177,10 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     if before is not None and MARK not in before:
         return
     report, config = read_json(folder / REPORT_FILE), read_json(folder / "config.json")
-    rows = ["| | name | shape | type |", "|---|---|---|---|"]
-    rows += [
-        f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
-        for side in ("inputs", "outputs")
-        for value in interface[side]
-    ]
     values = {
         "cell": CELL_NAMES[config["cell_type"]],
-        "interface": "\n".join(rows),
-        "largest": max(max(check["largest_difference"].values()) for check in report["checked"]),
+        "interface": table(interface),
+        "largest": largest_of(report),
         "mark": MARK,
         "model_id": model_id,
         "name": model_id.rpartition("/")[2],
@@ -132,7 +188,9 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
         "source": report["source"],
         "versions": report["versions"],
     }
-    if "task" in report:
+    if report.get("task") == "automatic-speech-recognition":
+        text = _speech_card(values, report, config, read_json(folder / "preprocessor_config.json"))
+    elif "task" in report:
         text = _classifier_card(values, report["task"], config.get("problem_type"))
     else:
         unknown = unknown_id(AutoTokenizer.from_pretrained(folder))
@@ -141,6 +199,36 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     license, task = license or license_of(folder), report.get("task", "text-generation")
     metadata = ModelCardData(license=license, library_name="onnx", pipeline_tag=task, tags=["rnn_hf"])
     write_text(folder / "README.md", f"---\n{metadata.to_yaml()}\n---\n{text}")
+
+
+def table(interface: dict[str, Any]) -> str:
+    """Inputs and outputs of a file."""
+    rows = ["| | name | shape | type |", "|---|---|---|---|"]
+    rows += [
+        f"| {side[:-1]} | `{value['name']}` | ({', '.join(map(str, value['shape']))}) | {value['dtype']} |"
+        for side in ("inputs", "outputs")
+        for value in interface[side]
+    ]
+    return "\n".join(rows)
+
+
+def largest_of(report: dict[str, Any]) -> float:
+    """The largest difference to PyTorch that was found in a file."""
+    return max(max(check["largest_difference"].values()) for check in report["checked"])
+
+
+def _speech_card(
+    values: dict[str, Any], report: dict[str, Any], config: dict[str, Any], features: dict[str, Any]
+) -> str:
+    stream, stack = report.get("stream"), config["frame_stack"]
+    rate, hop = features["sampling_rate"], features["hop_length"]
+    values = values | {"blank": config["pad_token_id"], "frame_stack": stack, "stream": ""}
+    values |= {"milliseconds": 1000 * hop / rate, "sampling_rate": rate}
+    if stream is None:
+        return SPEECH_CARD.format(**values, **OF_WHOLE)
+    values["largest"] = max(values["largest"], largest_of(stream))
+    values["stream"] = STREAM.format(interface=table(stream["interface"]), frame_stack=stack)
+    return SPEECH_CARD.format(**values, **OF_STREAMING)
 
 
 def _classifier_card(values: dict[str, Any], task: str, problem_type: str | None) -> str:

@@ -13,11 +13,20 @@ from rnn_hf import __version__
 from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
 from rnn_hf.loading import config_of, load_model
-from rnn_hf.models import HEADS, RNNCache, RNNForCausalLM, RNNModel
-from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE, TRTEXEC_FILE
+from rnn_hf.models import HEADS, RNNCache, RNNFeatureExtractor, RNNForCausalLM, RNNForCTC, RNNModel
+from rnn_hf.onnx import (
+    INT8_FILE,
+    MEL_FILE,
+    MODEL_FILE,
+    REPORT_FILE,
+    STREAM_FILE,
+    STREAM_INT8_FILE,
+    TRTEXEC_FILE,
+)
 from rnn_hf.onnx.classifier_graph import build_classifier_graph
 from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx
 from rnn_hf.onnx.session import import_onnxruntime, open_session
+from rnn_hf.onnx.speech_graph import build_speech_graph, build_stream_graph
 
 
 SIZES = ((1, 1), (2, 7), (5, 3), (1, 64), (3, 130))  # (batch, sequence) at which a file is run before it is kept
@@ -28,7 +37,12 @@ TOLERANCE = 1e-5  # largest difference to PyTorch, relative to the value where t
 # Something wrong is off at one token too, where that error is nothing.
 ROUNDING = 10
 
-LANGUAGE_MODEL_FILES = ("generation_config.json", TRTEXEC_FILE)
+KINDS = {"AutoModelForCausalLM": "language model", "AutoModelForCTC": "recognizer of speech"}  # others are classifiers
+# What not every export has.
+SOME_FILES = (
+    INT8_FILE, STREAM_FILE, STREAM_INT8_FILE, MEL_FILE, TRTEXEC_FILE, "generation_config.json",
+    "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+)  # fmt: skip
 
 # (batch, sequence) of the engine that TensorRT is to build: it takes any between the first and the last.
 TRT_SIZES = {"min": (1, 1), "opt": (1, 1), "max": (32, 512)}
@@ -51,8 +65,12 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
 
     The file was run by ONNX Runtime at each of `SIZES` and agrees with PyTorch, or nothing is written: a language
-    model with random states, a classifier with random padding. What it takes and gives is said in
-    [`rnn_hf.onnx.graph.build_graph`], [`rnn_hf.onnx.classifier_graph.build_classifier_graph`] and in its metadata.
+    model with random states, a classifier or a recognizer with random padding. What it takes and gives is said in
+    [`rnn_hf.onnx.graph.build_graph`], [`rnn_hf.onnx.classifier_graph.build_classifier_graph`],
+    [`rnn_hf.onnx.speech_graph.build_speech_graph`] and in its metadata.
+
+    A recognizer in one direction has a second file, `stream.onnx`, with its state as inputs and outputs, checked from
+    random states. `preprocessor_config.json` and `mel_filters.json` say how its features are made.
 
     Args:
         name: Directory of the model, or its name on the Hub.
@@ -61,11 +79,12 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
             `(batch, 1, vocab_size)`.
 
     Returns:
-        The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions.
+        The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions; of
+        the second file under `stream`.
 
     Raises:
-        InputError: `out_dir` is in use for something else; there is no such model, or it has no head; a classifier
-            has no `last_logits_only`; or as the builders of graphs.
+        InputError: `out_dir` is in use for something else; there is no such model, it has no head, or a recognizer
+            no feature extractor; `last_logits_only` of what is no language model; or as the builders of graphs.
         ExportError: The file differs from PyTorch.
         MissingPackageError: onnx or onnxruntime is not installed.
     """
@@ -74,52 +93,93 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     onnx = import_onnx()
     modules = (onnx, import_onnxruntime(), torch, transformers)
     auto_class = auto_class_of(name)
-    is_language_model = auto_class == "AutoModelForCausalLM"
-    if last_logits_only and not is_language_model:
-        raise InputError(f"`last_logits_only` is for a language model, and {name} is a classifier")
+    if last_logits_only and (kind := KINDS.get(auto_class, "classifier")) != "language model":
+        raise InputError(f"`last_logits_only` is for a language model, and {name} is a {kind}")
     model: Any
     model, tokenizer = load_model(name, auto_class=auto_class)
-    proto = build_graph(model, last_logits_only) if is_language_model else build_classifier_graph(model)
-    onnx.checker.check_model(proto, full_check=True)
-    content = proto.SerializeToString()
-    metadata = {prop.key: prop.value for prop in proto.metadata_props}
-    interface = json.loads(metadata["interface"])
-    report = {
-        "checked": verify(content, model, interface, last_logits_only),
-        "identity": metadata["identity"],
+    extractor = load_extractor(name) if isinstance(model, RNNForCTC) else None
+    graphs = build_graphs(model, last_logits_only)
+    files = {file: checked_file(onnx, graph, model, last_logits_only) for file, graph in graphs.items()}
+    report: dict[str, Any] = files[MODEL_FILE][1] | {
         "ir_version": IR_VERSION,
-        **{key: metadata[key] for key in ("logits", "task") if key in metadata},
         "opset": OPSET,
         "source": Path(name).resolve().name if Path(name).is_dir() else name,
         "tolerance": TOLERANCE,
         "versions": {"rnn_hf": __version__} | {module.__name__: str(module.__version__) for module in modules},
     }
+    if STREAM_FILE in files:
+        report["stream"] = files[STREAM_FILE][1]
 
     def write(folder: Path) -> None:
-        (folder / MODEL_FILE).write_bytes(content)
-        write_rest(folder, model, tokenizer, interface)
-        report.update(bytes=len(content), sha256=sha256_of(folder / MODEL_FILE))
+        for file, (content, _) in files.items():
+            (folder / file).write_bytes(content)
+            about = report["stream"] if file == STREAM_FILE else report
+            about.update(bytes=len(content), sha256=sha256_of(folder / file))
+        write_rest(folder, model, tokenizer, extractor, report["interface"])
         write_json(folder / REPORT_FILE, report)
-        # What was made of the file that goes now, and what the new one comes without.
-        for stale in (INT8_FILE, *LANGUAGE_MODEL_FILES):
-            if not (folder / stale).is_file():
-                (out_dir / stale).unlink(missing_ok=True)
+        remove_stale(out_dir, folder)
 
     write_into(out_dir, write)
     return report
 
 
-def write_rest(folder: Path, model: Any, tokenizer: Any, interface: dict[str, list[dict[str, Any]]]) -> None:
-    """Configuration and tokenizer, and what goes with a language model."""
+def build_graphs(model: Any, last_logits_only: bool) -> dict[str, Any]:
+    """The graphs of a model, by the names of their files."""
+    if isinstance(model, RNNForCTC):
+        graphs = {MODEL_FILE: build_speech_graph(model)}
+        return graphs if model.config.bidirectional else graphs | {STREAM_FILE: build_stream_graph(model)}
+    is_language_model = isinstance(model, RNNForCausalLM)
+    return {MODEL_FILE: build_graph(model, last_logits_only) if is_language_model else build_classifier_graph(model)}
+
+
+def checked_file(onnx: Any, graph: Any, model: Any, last_logits_only: bool) -> tuple[bytes, dict[str, Any]]:
+    """The content of the file of a graph, and what a report says of it; errors as of `verify`."""
+    onnx.checker.check_model(graph, full_check=True)
+    content, metadata = graph.SerializeToString(), {prop.key: prop.value for prop in graph.metadata_props}
+    interface = json.loads(metadata["interface"])
+    about = {key: metadata[key] for key in ("identity", "logits", "task") if key in metadata}
+    checked = verify(content, model, interface, last_logits_only)
+    return content, {"checked": checked, "interface": interface, **about}
+
+
+def load_extractor(name: str) -> RNNFeatureExtractor:
+    """The feature extractor of a recognizer.
+
+    Raises:
+        InputError: There is none, or it does not load.
+    """
+    try:
+        return RNNFeatureExtractor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load the feature extractor of {name}: {' '.join(str(error).split())}") from error
+
+
+def remove_stale(out_dir: Path, folder: Path) -> None:
+    """Remove what was made of a file that goes now, and what the new export, in a folder, comes without."""
+    for name in SOME_FILES:
+        if not (folder / name).is_file():
+            (out_dir / name).unlink(missing_ok=True)
+
+
+def write_rest(
+    folder: Path, model: Any, tokenizer: Any, extractor: RNNFeatureExtractor | None, interface: dict[str, Any]
+) -> None:
+    """Configuration and tokenizer, and what goes with a language model or a recognizer."""
     config = copy.deepcopy(model.config)
     config.dtype, config.auto_map = torch.float32, {}
     # Not save_pretrained: it may also write code, half of which would be missing.
     config.to_json_file(folder / "config.json")
+    if extractor is not None:
+        tokenizer._auto_class = None  # neither is the code of its tokenizer of use without PyTorch
+        tokenizer.init_kwargs.pop("auto_map", None)
+        settings = {name: value for name, value in extractor.to_dict().items() if name != "auto_map"}
+        write_json(folder / "preprocessor_config.json", settings)
+        write_text(folder / MEL_FILE, json.dumps(extractor.mel_filters.tolist()) + "\n")
     tokenizer.save_pretrained(folder)
     if isinstance(model, RNNForCausalLM):
         model.generation_config.save_pretrained(folder)  # generation_config.json
         write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
-    else:  # transformers leaves out the names that it gives to two labels without any
+    elif extractor is None:  # transformers leaves out the names that it gives to two labels without any
         labels = {"id2label": {str(index): label for index, label in config.id2label.items()}}
         write_json(folder / "config.json", read_json(folder / "config.json") | labels)
 
@@ -132,7 +192,9 @@ def auto_class_of(name: str) -> str:
     """
     architecture = (config_of(name).architectures or [""])[0]
     if architecture == RNNModel.__name__:
-        raise InputError(f"{name} is a network without a head: an ONNX file is of a language model or a classifier")
+        raise InputError(
+            f"{name} is a network without a head: an ONNX file is of a language model, a classifier or a recognizer"
+        )
     names = {head.__name__: auto_class for auto_class, head in HEADS.items()}
     return names.get(architecture, "AutoModelForCausalLM")
 
@@ -191,15 +253,28 @@ def verify(
 def random_inputs(
     model: Any, interface: dict[str, list[dict[str, Any]]], batch: int, sequence: int, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Ids and states, or ids and a mask for a classifier: padding anywhere, but for the first row of several."""
-    inputs = {"input_ids": torch.randint(model.config.vocab_size, (batch, sequence), generator=generator)}
-    for value in interface["inputs"][1:]:
-        if value["name"] == "attention_mask":
-            mask = torch.rand(batch, sequence, generator=generator) < REAL_SHARE
+    """Ids or features, and states or a mask: for a classifier with padding anywhere, for a recognizer on the right.
+
+    The first row of several has none. Without a mask features are so many steps, with it so many frames.
+    """
+    names = [value["name"] for value in interface["inputs"]]
+    inputs: dict[str, torch.Tensor] = {}
+    for value in interface["inputs"]:
+        if value["name"] == "input_ids":
+            tensor = torch.randint(model.config.vocab_size, (batch, sequence), generator=generator)
+        elif value["name"] == "input_features":
+            frames = sequence * (1 if "attention_mask" in names else model.config.frame_stack)
+            tensor = torch.randn(batch, frames, value["shape"][2], generator=generator)
+        elif value["name"] == "attention_mask":
+            if "input_ids" in inputs:
+                mask = torch.rand(batch, sequence, generator=generator) < REAL_SHARE
+            else:
+                mask = torch.arange(sequence) < torch.randint(sequence + 1, (batch, 1), generator=generator)
             mask[0] |= batch > 1
-            inputs["attention_mask"] = mask.long()
+            tensor = mask.long()
         else:
-            inputs[value["name"]] = 2 * torch.rand(batch, value["shape"][1], generator=generator) - 1
+            tensor = 2 * torch.rand(batch, value["shape"][1], generator=generator) - 1
+        inputs[value["name"]] = tensor
     return inputs
 
 
@@ -212,7 +287,7 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
     try:
         outputs = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
     except Exception as error:
-        shape = tuple(inputs["input_ids"].shape)
+        shape = tuple(next(iter(inputs.values())).shape[:2])
         reason = " ".join(str(error).split())
         raise ExportError(f"the ONNX file is not kept: it fails at batch and sequence {shape}: {reason}") from error
     return dict(zip(names, outputs, strict=True))
@@ -221,12 +296,14 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
 def run(model: Any, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
     """What PyTorch makes of the inputs of an ONNX file, by the names of its outputs."""
     if "attention_mask" in inputs:
-        return {"logits": model(**inputs).logits.numpy()}
+        # At padding a recognizer has the least number there is, which float32 has not from float64.
+        return {"logits": model(**inputs).logits.clamp(min=torch.finfo(torch.float32).min).numpy()}
     state = RNNCache(model.config)
     for index, layer in enumerate(state.layers):
         layer.lazy_initialization(inputs[f"past.{index}.hidden"], inputs.get(f"past.{index}.cell"))
     state.to(model.dtype)
-    outputs = model(inputs["input_ids"], cache=state, logits_to_keep=int(last_logits_only), use_cache=True)
+    options = {"logits_to_keep": int(last_logits_only)} if "input_ids" in inputs else {}
+    outputs = model(next(iter(inputs.values())), cache=state, use_cache=True, **options)
     tensors = {"logits": outputs.logits}
     for index, layer in enumerate(outputs.cache.layers):
         tensors |= {f"present.{index}.hidden": layer.keys, f"present.{index}.cell": layer.values}
@@ -237,7 +314,7 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference of two arrays, relative to values above 1; infinite where the shapes differ."""
     if actual.shape != expected.shape:
         return float("inf")
-    return float((np.abs(actual - expected) / np.maximum(1, np.abs(expected))).max())
+    return float((np.abs(actual - expected) / np.maximum(1, np.abs(expected))).max(initial=0))
 
 
 def trtexec_command(interface: dict[str, Any]) -> str:
@@ -266,8 +343,12 @@ def check_folder(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_FILE
     if report is None or not path.is_file():
         raise FileNotFoundError(f"no export in {folder}: it needs {MODEL_FILE} and {REPORT_FILE}")
-    for file, about in ((path, report), (folder / INT8_FILE, report.get("int8", {}))):
-        if file.is_file() and sha256_of(file) != about.get("sha256"):
-            raise OSError(f"{file} is not the file that {REPORT_FILE} is about: export the model again")
-    session, *_ = [open_session(str(file), "cpu", 1) for file in (path, folder / INT8_FILE) if file.is_file()]
+    int8 = report.get("int8", {})
+    reports = {MODEL_FILE: report, INT8_FILE: int8, STREAM_FILE: report.get("stream", {})}
+    reports[STREAM_INT8_FILE] = int8.get("stream", {})
+    files = [file for file in reports if (folder / file).is_file()]
+    for file in files:
+        if sha256_of(folder / file) != reports[file].get("sha256"):
+            raise OSError(f"{folder / file} is not the file that {REPORT_FILE} is about: export the model again")
+    session, *_ = [open_session(str(folder / file), "cpu", 1) for file in files]
     return json.loads(session.get_modelmeta().custom_metadata_map["interface"])

@@ -14,15 +14,15 @@ from transformers import AutoTokenizer
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import evaluate
 from rnn_hf.files import read_json, sha256_of, write_into, write_json
-from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE
+from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE, STREAM_FILE, STREAM_INT8_FILE
 from rnn_hf.onnx.export import check_folder
 from rnn_hf.onnx.graph import OPERATORS, import_onnx, untie
 from rnn_hf.onnx.model import RNNONNXForCausalLM
-from rnn_hf.onnx.session import RNNONNXClassifier
+from rnn_hf.onnx.session import RNNONNXClassifier, RNNONNXRecognizer, open_session
 from rnn_hf.timing import in_turn, ratio
 
 
-ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token, or texts, in each
+ROUNDS, STEPS = 9, 100  # of the timing: rounds, and steps of one token, or texts or recordings, in each
 
 
 def quantize(folder: str | Path, lines: Iterable[str], progress: bool = False) -> dict[str, Any]:
@@ -88,21 +88,79 @@ def quantize_classifier(
     return _quantize(folder, compare)
 
 
-def _quantize(folder: Path, compare: Callable[[dict[str, str]], dict[str, Any]]) -> dict[str, Any]:
-    """Write the file in 8 bits and the report, with what `compare` says of both files, by name in the folder."""
+def quantize_recognizer(
+    folder: str | Path,
+    recordings: Sequence[torch.Tensor],
+    score: Callable[[RNNONNXRecognizer], Mapping[str, float]],
+) -> dict[str, Any]:
+    """As `quantize_classifier`, for a recognizer, whose streaming file is quantised too.
+
+    Args:
+        folder: Of an export.
+        recordings: Features of recordings, `(T, bands)` each, the first 100 of which are timed.
+        score: What to compare of the two files, such as the metrics of
+            `rnn_hf.tasks.automatic_speech_recognition.score`.
+
+    Returns:
+        What `export.json` then says under `int8`: as of `quantize_classifier`, with `milliseconds` a recording, and
+        `largest_difference` of logits and the share of `steps` with the same likeliest label, `equal_steps`, over all
+        recordings. Under `stream` the same of the streaming files, without scores: the timed recordings, a step of the
+        network at a time, with `milliseconds` a step.
+
+    Raises:
+        OSError: `folder` is no export or not whole, or the disk is full.
+        MissingPackageError: onnx or onnxruntime is not installed.
+    """
+    import_onnx()
+    folder = Path(folder)
+    check_folder(folder)
+    timed = recordings[:STEPS]
+
+    def compare(files: dict[str, str]) -> dict[str, Any]:
+        models = {name: RNNONNXRecognizer(str(folder / file), threads=1) for name, file in files.items()}
+        scores = {name: dict(score(model)) for name, model in models.items()}
+        ways = {name: partial(hear_alone, model, timed) for name, model in models.items()}
+        logits = [hear_alone(model, recordings) for model in models.values()]
+        return {"scores": scores, **_differences(*logits), **_times(ways, len(timed))}
+
+    def compare_streams(files: dict[str, str]) -> dict[str, Any]:
+        sessions = {name: open_session(str(folder / file), "cpu", 1) for name, file in files.items()}
+        ways = {name: partial(hear_by_steps, session, timed) for name, session in sessions.items()}
+        logits = [way() for way in ways.values()]
+        return {**_differences(*logits), **_times(ways, len(logits[0]))}
+
+    return _quantize(folder, compare, compare_streams if (folder / STREAM_FILE).is_file() else None)
+
+
+def _quantize(
+    folder: Path,
+    compare: Callable[[dict[str, str]], dict[str, Any]],
+    compare_streams: Callable[[dict[str, str]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write the files in 8 bits and the report, with what is said of both files of a kind, by name in the folder."""
     comparison: dict[str, Any] = {}
 
     def write(draft: Path) -> None:
-        target = draft / INT8_FILE
-        operators = write_int8(folder / MODEL_FILE, target)
-        files = {"float32": MODEL_FILE, "int8": target.relative_to(folder).as_posix()}
-        comparison.update(compare(files))
-        comparison["bytes"] = {name: (folder / file).stat().st_size for name, file in files.items()}
-        comparison.update(float_operators=sorted(operators & set(OPERATORS.values())), sha256=sha256_of(target))
+        comparison.update(_write_and_compare(folder, MODEL_FILE, draft / INT8_FILE, compare))
+        if compare_streams is not None:
+            target = draft / STREAM_INT8_FILE
+            comparison["stream"] = _write_and_compare(folder, STREAM_FILE, target, compare_streams)
         write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": comparison})
 
     write_into(folder, write)
     return comparison
+
+
+def _write_and_compare(
+    folder: Path, source: str, target: Path, compare: Callable[[dict[str, str]], dict[str, Any]]
+) -> dict[str, Any]:
+    operators = write_int8(folder / source, target)
+    files = {"float32": source, "int8": target.relative_to(folder).as_posix()}
+    return compare(files) | {
+        "bytes": {name: (folder / file).stat().st_size for name, file in files.items()},
+        "float_operators": sorted(operators & set(OPERATORS.values())),
+        "sha256": sha256_of(target),
+    }
 
 
 def write_int8(source: Path, target: Path) -> set[str]:
@@ -141,6 +199,13 @@ def _compare(folder: Path, files: dict[str, str], tokens: np.ndarray, start: int
     return {"perplexity": perplexities, "tokens": len(tokens), **times}
 
 
+def _differences(float32: np.ndarray, int8: np.ndarray) -> dict[str, Any]:
+    """How far logits `(T', labels)` are from each other, and how often they have the same likeliest label."""
+    is_equal = float32.argmax(axis=1) == int8.argmax(axis=1)
+    difference = round(float(np.abs(float32 - int8).max()), 5)
+    return {"largest_difference": difference, "equal_steps": round(float(is_equal.mean()), 5), "steps": len(is_equal)}
+
+
 def _times(ways: Mapping[str, Callable[[], object]], number: int) -> dict[str, Any]:
     """Milliseconds of one of the `number` things that each way does, and how many times as fast 8 bits are."""
     times = in_turn(ways, ROUNDS)
@@ -155,6 +220,28 @@ def run_alone(model: RNNONNXClassifier, texts: Sequence[Sequence[int]]) -> None:
     for ids in texts:
         row = torch.tensor([ids], dtype=torch.long, device="cpu")
         model(row, torch.ones_like(row))
+
+
+def hear_alone(model: RNNONNXRecognizer, recordings: Sequence[torch.Tensor]) -> np.ndarray:
+    """Each recording `(T, bands)` by itself; the logits of all, `(T', labels)`."""
+    masks = [torch.ones(1, len(features), dtype=torch.long, device="cpu") for features in recordings]
+    pairs = zip(recordings, masks, strict=True)
+    return np.concatenate([model(features[None], mask).logits[0].numpy() for features, mask in pairs])
+
+
+def hear_by_steps(session: Any, recordings: Sequence[torch.Tensor]) -> np.ndarray:
+    """As `hear_alone`, a step of the network at a time, with the state carried."""
+    size = int(session.get_modelmeta().custom_metadata_map["frame_stack"])
+    start = {value.name: np.zeros((1, value.shape[1]), np.float32) for value in session.get_inputs()[1:]}
+    logits = []
+    for features in recordings:
+        state = start
+        for first in range(0, len(features) - size + 1, size):
+            piece = features[None, first : first + size].numpy()
+            heard, *after = session.run(None, {"input_features": piece, **state})
+            state = dict(zip(state, after, strict=True))
+            logits.append(heard[0])
+    return np.concatenate(logits)
 
 
 def steps_of(model: Any) -> Callable[[], object]:

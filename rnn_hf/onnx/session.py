@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 
 from rnn_hf.errors import InputError, MissingPackageError
 from rnn_hf.onnx.graph import import_onnx
@@ -95,8 +95,33 @@ class RNNONNXClassifier(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         """The logits of ids `(B, T)` with a mask `(B, T)`, int64."""
-        inputs = {"input_ids": input_ids.numpy(), "attention_mask": attention_mask.numpy()}
-        return SequenceClassifierOutput(logits=torch.from_numpy(self.session.run(["logits"], inputs)[0]))
+        return SequenceClassifierOutput(logits=run(self.session, input_ids=input_ids, attention_mask=attention_mask))
+
+
+class RNNONNXRecognizer(torch.nn.Module):
+    """An exported recognizer of whole recordings, called as the model in PyTorch, for what scores that."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: str, threads: int):
+        """Errors as of `open_session`."""
+        super().__init__()
+        self.session = open_session(path, "cpu", threads)
+        self.frame_stack = int(self.session.get_modelmeta().custom_metadata_map["frame_stack"])
+
+    def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor) -> CausalLMOutput:
+        """The logits of features `(B, T, bands)`, float32, with a mask `(B, T)`, int64."""
+        return CausalLMOutput(logits=run(self.session, input_features=input_features, attention_mask=attention_mask))
+
+    def _get_feat_extract_output_lengths(self, input_lengths: int) -> int:
+        """How many steps so many frames give."""
+        return input_lengths // self.frame_stack
+
+
+def run(session: Any, **inputs: torch.Tensor) -> torch.Tensor:
+    """The logits that a session gives."""
+    (logits,) = session.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})
+    return torch.from_numpy(logits)
 
 
 def head_of(path: str, width: int) -> bytes:
