@@ -359,8 +359,14 @@ def test_generate_searches_the_logits_of_real_steps(make_language_model, cell):
     model, language = recognizer(cell), make_language_model(cell)
     logits, lengths = model(FRAMES, MASK).logits, torch.tensor([10, 7, 3])
     assert torch.equal(model.generate(FRAMES, MASK), logits.argmax(-1))
-    for options in ({"num_beams": 4}, {"num_beams": 1, "length_bonus": 1.0}):
-        assert torch.equal(model.generate(FRAMES, MASK, **options), beam_search(logits, lengths, 0, **options))
+    for options in (
+        {"num_beams": 4},
+        {"num_beams": 1, "length_bonus": 1.0},
+        {"num_beams": 1, "language_model": language},
+    ):
+        paths = model.generate(FRAMES, MASK, **options)
+        assert torch.equal(paths, beam_search(logits, lengths, 0, **options))
+        assert not torch.equal(paths, logits.argmax(-1))
     options = {"language_model": language, "language_model_weight": 0.8, "length_bonus": 0.3}
     paths = model.generate(FRAMES, MASK, num_beams=4, **options)
     assert torch.equal(paths, beam_search(logits, lengths, 0, 4, **options))
