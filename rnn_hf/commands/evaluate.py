@@ -1,7 +1,8 @@
-"""Scores of a checkpoint on a split: perplexity of a language model, accuracy and more of a classifier.
+"""Scores of a checkpoint on a split: perplexity of a language model, accuracy of a classifier, word errors of speech.
 
     rnn-hf evaluate MODEL --split test [--ptb_dir DIR | --dataset_name NAME | --test_file FILE] [--save]
     rnn-hf evaluate CLASSIFIER [CLASSIFIER ...] --split test [--confusion_matrix PNG]
+    rnn-hf evaluate RECOGNIZER --split validation [--dataset_dir DIR] [--alignment PNG]
 
 Without data flags the data is that of the run that made the model. A language model is scored on every token, with the
 state carried. Several classifiers are also scored together, by the mean of their probabilities.
@@ -18,9 +19,14 @@ from rnn_hf.data.named_corpora import CORPORA, SPLITS
 from rnn_hf.errors import InputError
 
 
-# Flags that say nothing to the models of the other kind.
-OF_LANGUAGE_MODELS = ("ptb_dir", "window")
-OF_CLASSIFIERS = ("confusion_matrix", "dataset_dir", "label_column")
+# Kinds of models, and the flags that say something to some of them only.
+LANGUAGE_MODEL, CLASSIFIER, RECOGNIZER = "language model", "classifier", "recognizer of speech"
+FOR = {
+    "ptb_dir": (LANGUAGE_MODEL,), "window": (LANGUAGE_MODEL,), "confusion_matrix": (CLASSIFIER,),
+    "label_column": (CLASSIFIER,), "dataset_dir": (CLASSIFIER, RECOGNIZER), "audio_dir": (RECOGNIZER,),
+    "transcript_pattern": (RECOGNIZER,), "alignment": (RECOGNIZER,),
+}  # fmt: skip
+OF_DATA = ("dataset_dir", "label_column", "audio_dir", "transcript_pattern")  # besides those of a corpus of text
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -37,11 +43,16 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         "--confusion_matrix", metavar="PNG", help="picture to draw of the last split, for a classifier"
     )
+    parser.add_argument(
+        "--alignment", metavar="PNG", help="picture to draw of a string of the last split, for a recognizer of speech"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, which the card is made of")
     add_corpus_flags(parser)
-    parser.add_argument("--dataset_dir", metavar="DIR", help="directory with the files of mr or ewt_pos")
+    parser.add_argument("--dataset_dir", metavar="DIR", help="directory with the files of mr, ewt_pos or fsdd")
     parser.add_argument("--label_column", metavar="COLUMN", help="column of labels, for a classifier")
+    parser.add_argument("--audio_dir", metavar="DIR", help="folder or archive of the files of a table of transcripts")
+    parser.add_argument("--transcript_pattern", metavar="REGEX", help="of names of files of audio, as in training")
     add_device_flag(parser)
     return parser.parse_args(argv)
 
@@ -49,7 +60,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
     """The task of the models; flags that do not fit it or each other are refused before they are loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.tasks import LANGUAGE_MODELING, task_of_model
+    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION, task_of_model
 
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise InputError(f"--batch_size must be at least 1, got {arguments.batch_size}")
@@ -59,34 +70,35 @@ def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
         raise InputError(f"--save needs a directory, and {arguments.models[0]} is none")
     config: Any = config_of(arguments.models[0], arguments.revision)
     task = task_of_model(config.architectures)
-    is_language_model = task is LANGUAGE_MODELING
-    if is_language_model and len(arguments.models) > 1:
+    kind = {LANGUAGE_MODELING: LANGUAGE_MODEL, SPEECH_RECOGNITION: RECOGNIZER}.get(task, CLASSIFIER)
+    if kind != CLASSIFIER and len(arguments.models) > 1:
         raise InputError(f"several models are scored together if they are classifiers; {arguments.models[0]} is none")
-    for name in OF_CLASSIFIERS if is_language_model else OF_LANGUAGE_MODELS:
-        if getattr(arguments, name) is not None:
-            kind = "language model" if is_language_model else "classifier"
+    for name, kinds in FOR.items():
+        if getattr(arguments, name) is not None and kind not in kinds:
             raise InputError(f"--{name} does not go with {arguments.models[0]}, which is a {kind}")
     directories = {corpus.directory_argument for corpus in CORPORA.values()}
-    is_exact = not is_language_model or (arguments.batch_size or 1) == 1
+    is_exact = kind != LANGUAGE_MODEL or (arguments.batch_size or 1) == 1
     if arguments.save and (given.keys() - directories or not is_exact):
         raise InputError(
             "--save is for the run's own corpus scored exactly: drop --batch_size and all of the data flags but "
             "the directory of the corpus"
         )
-    if arguments.confusion_matrix:
-        check_picture(arguments.confusion_matrix, config.problem_type)
+    if arguments.confusion_matrix and config.problem_type in ("multi_label_classification", "regression"):
+        raise InputError("--confusion_matrix needs one class a text, and this model gives several or a number")
+    for flag in ("confusion_matrix", "alignment"):
+        check_picture(flag, getattr(arguments, flag))
     return task
 
 
-def check_picture(file: str, problem_type: str | None) -> None:
+def check_picture(flag: str, file: str | None) -> None:
     """Refuse a picture that cannot be drawn or written."""
     from rnn_hf.plotting import new_figure
 
-    if problem_type in ("multi_label_classification", "regression"):
-        raise InputError("--confusion_matrix needs one class a text, and this model gives several or a number")
+    if file is None:
+        return
     if Path(file).suffix.lower() != ".png":
-        raise InputError(f"--confusion_matrix must name a file that ends in .png, got {file}")
-    check_file("confusion_matrix", file)
+        raise InputError(f"--{flag} must name a file that ends in .png, got {file}")
+    check_file(flag, file)
     new_figure(1, 1)  # says what is missing
 
 
@@ -94,18 +106,18 @@ def run(arguments: Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from rnn_hf.runs import save_scores
-    from rnn_hf.tasks import LANGUAGE_MODELING
+    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION
 
     disable_progress_bar()
     given = corpus_of(arguments)
-    given |= {name: value for name in ("dataset_dir", "label_column") if (value := getattr(arguments, name))}
+    given |= {name: value for name in OF_DATA if (value := getattr(arguments, name))}
     task = check(arguments, given)
     models: list[Any] = arguments.models
     options: dict[str, Any] = {
         name: value for name in ("batch_size", "window") if (value := getattr(arguments, name)) is not None
     }
     options |= {"revision": arguments.revision, "progress": not arguments.json, "device": arguments.device}
-    if task is LANGUAGE_MODELING:
+    if task in (LANGUAGE_MODELING, SPEECH_RECOGNITION):
         scores = [task.module.evaluate(models[0], arguments.split, given, **options)]
     else:
         from rnn_hf.tasks.labelled import evaluate_models
@@ -119,6 +131,11 @@ def run(arguments: Namespace) -> int:
             show(arguments, task, model, split, score)
     if arguments.confusion_matrix:
         draw(arguments, scores[-1][arguments.split[-1]])
+    if arguments.alignment:
+        from rnn_hf.tasks.speech_alignment import draw_alignment
+
+        place = Path(arguments.alignment)
+        draw_alignment(models[0], arguments.split[-1], given, place, arguments.revision, arguments.device)
     return 0
 
 

@@ -1,12 +1,14 @@
-"""Labels of texts, or of the words of sentences, by a classifier.
+"""Labels of texts, or of the words of sentences, by a classifier; text of recordings, by a recognizer of speech.
 
     rnn-hf predict MODEL "a warm , funny film" [TEXT ...] [--format csv] [--all_scores]
     rnn-hf predict MODEL --file FILE
     ... | rnn-hf predict MODEL
+    rnn-hf predict RECOGNIZER FILE.wav [FOLDER ...] [--timestamps]
 
 A model of texts gives a label and its probability to each text, one of words a label to each word, with punctuation
 split off; with --is_split_into_words what stands between spaces is a word. A file has a text or a sentence a line, or
 is what such a model is trained on, by its suffix: .csv and .tsv for texts, .tsv, .conll and .conllu for words, .jsonl.
+Recordings are WAV, FLAC or OGG files, or folders and zip archives of them.
 """
 
 import sys
@@ -28,7 +30,9 @@ BATCHES_AT_ONCE = 16  # of which texts of about one length go together
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "predict")
     add_model_argument(parser)
-    parser.add_argument("texts", type=utf8_text, nargs="*", metavar="TEXT", help="default: lines of standard input")
+    parser.add_argument(
+        "texts", type=utf8_text, nargs="*", metavar="TEXT", help="or file of audio; default: lines of standard input"
+    )
     parser.add_argument("--file", metavar="FILE", help="file of texts, - for standard input")
     parser.add_argument(
         "--text_column", metavar="COLUMN", help="column of texts or words in such a file as for training"
@@ -36,6 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument(
         "--is_split_into_words", action="store_true", help="what stands between spaces is a word, for a model of words"
     )
+    parser.add_argument("--timestamps", action="store_true", help="when each word was heard, in seconds")
     parser.add_argument(
         "--format", choices=("text", *FORMATS), default="text", help="of what is printed; json is an object a line"
     )
@@ -49,7 +54,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace) -> Any:
     """The task of the model; what makes no sense is refused before it is loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.tasks import LANGUAGE_MODELING, TEXT_CLASSIFICATION, task_of_model
+    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION, TEXT_CLASSIFICATION, task_of_model
 
     if arguments.texts and arguments.file:
         raise InputError("give either texts or --file FILE")
@@ -67,6 +72,14 @@ def check(arguments: Namespace) -> Any:
             f"{arguments.model} is no classifier: `rnn-hf generate` writes text with a language model, `rnn-hf score` "
             "says how likely one is, and `rnn-hf train --init_from` makes a classifier of it"
         )
+    if task is SPEECH_RECOGNITION:
+        for flag in ("file", "text_column", "is_split_into_words", "all_scores"):
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} is for a classifier, and {arguments.model} is a recognizer of speech")
+        if not arguments.texts:
+            raise InputError(f"{arguments.model} is a recognizer of speech: name files of audio, or folders of them")
+    elif arguments.timestamps:
+        raise InputError(f"--timestamps is for a recognizer of speech, and {arguments.model} is a classifier")
     if arguments.is_split_into_words and task is TEXT_CLASSIFICATION:
         raise InputError(f"--is_split_into_words is for a model of words, and {arguments.model} is one of texts")
     if arguments.all_scores and config.problem_type == "regression":
@@ -79,9 +92,17 @@ def run(arguments: Namespace) -> int:
 
     from rnn_hf.loading import load_model
     from rnn_hf.tables import table_lines
+    from rnn_hf.tasks import SPEECH_RECOGNITION
 
     task = check(arguments)
     disable_progress_bar()
+    if task is SPEECH_RECOGNITION:
+        rows = heard_rows(task, arguments)
+        form = "tsv" if arguments.format == "text" else arguments.format
+        lines = table_lines(rows, form)
+        for line in islice(lines, arguments.format == "text", None):  # without names of columns
+            print(line)
+        return 0
     model, tokenizer = load_model(arguments.model, arguments.revision, arguments.device, task.module.AUTO_CLASS)
     empty: list[int] = []
     inputs = texts_of(arguments, task, empty)
@@ -176,3 +197,29 @@ def rows_of(answers: Iterator[tuple[int, Any]], is_words: bool, arguments: Names
             if arguments.all_scores:
                 row |= {f"score {name}": value for name, value in scores.items()}
             yield {"sentence": number, **row} if is_words else row
+
+
+def heard_rows(task: Any, arguments: Namespace) -> Iterator[dict[str, Any]]:
+    """The rows of a table: a file and what is said in it, or one a word with `--timestamps`."""
+    model, tokenizer, extractor = task.module.load_recognizer(arguments.model, arguments.revision, arguments.device)
+    files = audio_files(arguments.texts)
+    while chunk := list(islice(files, arguments.batch_size)):
+        answers = task.module.predict(model, tokenizer, extractor, chunk, arguments.batch_size, arguments.timestamps)
+        for answer in answers:
+            words = answer.pop("words", None)
+            if words is None:
+                yield answer
+            for word in words or ():
+                yield {"file": answer["file"], **word}
+
+
+def audio_files(places: Sequence[str]) -> Iterator[Any]:
+    """The files of audio at places, by their paths."""
+    from dataclasses import replace
+
+    from rnn_hf.data.audio import find_audio
+
+    for place in places:
+        is_alone = Path(place).is_file() and Path(place).suffix.lower() != ".zip"
+        for file in find_audio(place):
+            yield replace(file, name=place if is_alone else str(Path(place) / file.name))

@@ -1,7 +1,8 @@
-"""Random classifiers of texts and of words for the commands, each with its data."""
+"""Random classifiers of texts and of words for the commands, and a recognizer of tones, each with its data."""
 
 import pytest
 from classifiers import REVIEWS, SENTENCES, TEXTS, WORDS, make_classifier, write_texts, write_words
+from speech_models import train_recognizer
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +20,8 @@ def word_model(tmp_path_factory):
         "validation_file": write_words(folder / "validation.tsv", SENTENCES),
     }
     return make_classifier(WORDS, folder / "model", data=data)
+
+
+@pytest.fixture(scope="session")
+def recognizer(tmp_path_factory):
+    return train_recognizer(tmp_path_factory.mktemp("recognizer"), num_train_epochs=8)
