@@ -28,7 +28,7 @@ class Augmentation:
         gain_db: The level changes by up to so many decibels, either way.
         noise_probability: Of background noise, the rest has digital silence between recordings.
         min_snr_db: The loudest noise, in decibels under the recordings.
-        silence_frames: Most frames of silence before the first and behind the last recording.
+        silence_frames: Most frames of silence before the first recording, and behind the last of every other string.
         gap_frames: Most frames of silence between two recordings.
         time_masks: Spans of time that are blanked, for each recording of a string.
         time_mask_frames: Most frames of one, which is never more than a fifth of all.
@@ -133,6 +133,7 @@ class StringPlans:
             (each, max(1, round(self.lengths[each] / generator.uniform(1 - speed, 1 + speed)))) for each in chosen
         ]
         before, behind = (generator.randint(0, augmentation.silence_frames) for _ in range(2))
+        behind *= generator.randint(0, 1)  # half of the strings end with their last sound, when all must be answered
         between = [generator.randint(0, augmentation.gap_frames) for _ in chosen[1:]]
         if generator.random() < augmentation.cut_probability:
             cut = max(1, round(parts[0][1] * generator.uniform(0, LARGEST_CUT)))
