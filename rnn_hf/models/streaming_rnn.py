@@ -10,15 +10,19 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .cache_rnn import RNNCache, identity_of
 from .feature_extraction_rnn import RNNFeatureExtractor, read_samples
+from .kernels_rnn import has_global_hooks, has_own_forward, is_bare, is_own
 from .tokenization_rnn_ctc import RNNCTCTokenizer
+from .versions_rnn import autocast_dtype
 
 
 # What decides the features of a recording; a saved stream goes on with the same ones only.
@@ -27,6 +31,12 @@ SETTINGS = (
     "level_floor",
 )  # fmt: skip
 GAPS = (None, "", " ")  # what may stand before the next character or word, in a file by its place here
+
+
+FEW_STEPS = 4  # of one stream at once: more are faster in one call of the modules
+CPU = torch.device("cpu")
+# Of each layer h `(B, H)` and, of an LSTM, c.
+State = list[tuple[Tensor, Tensor | None]]
 
 
 class RNNSpeechStream:
@@ -74,11 +84,16 @@ class RNNSpeechStream:
                 f"{tokenizer.pad_token_id}, should be {config.vocab_size} and {config.pad_token_id}"
             )
         self.model, self.feature_extractor, self.tokenizer = model, feature_extractor, tokenizer
-        self.text, self.is_finished = "", False
+        self.text, self.is_finished, self.frame_stack = "", False, config.frame_stack
         self.tail: Tensor | None = None
         self.level: Tensor | None = None
         self.frames = torch.zeros(0, config.num_mel_bins)
-        self.cache = RNNCache([tuple(zeros_like_state(model, size) for size in sizes) for sizes in config.state_sizes])
+        zeros = torch.zeros(1, 0, dtype=model.dtype, device=model.device)
+        self.state: State = [
+            (zeros.new_zeros(1, hidden), None if cell is None else zeros.new_zeros(1, cell))
+            for hidden, cell in config.state_sizes
+        ]
+        self.one_row: OneRow | None = None
         self.last: int | None = None  # the label or blank of the last step
         self.gap: str | None = None  # see `RNNCTCTokenizer.join`
 
@@ -108,8 +123,8 @@ class RNNSpeechStream:
 
     def fork(self) -> "RNNSpeechStream":
         """A stream of its own with the same content, to go on from twice."""
-        forked = copy.copy(self)  # tensors are replaced and never written to
-        forked.cache = self.cache.copy()
+        forked = copy.copy(self)  # what it holds is replaced and never written to, but for
+        forked.one_row = None
         return forked
 
     def save(self, path: str | os.PathLike) -> None:
@@ -122,7 +137,7 @@ class RNNSpeechStream:
         tensors = {"frames": self.frames, "last": torch.tensor(-1 if self.last is None else self.last)}
         tensors["gap"] = torch.tensor(GAPS.index(self.gap))
         tensors |= {name: part for name in ("tail", "level") if (part := getattr(self, name)) is not None}
-        for index, (hidden, cell) in enumerate(self.cache):
+        for index, (hidden, cell) in enumerate(self.state):
             tensors |= {f"layers.{index}.hidden": hidden} | ({} if cell is None else {f"layers.{index}.cell": cell})
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
         draft = f"{os.fspath(path)}.writing"
@@ -155,9 +170,11 @@ class RNNSpeechStream:
         stream.last, stream.gap = None if last < 0 else last, GAPS[gap]
         for name in ("frames", "tail", "level"):
             setattr(stream, name, tensors.pop(name, None))
-        for index, layer in enumerate(stream.cache.layers):
-            parts = (tensors.get(f"layers.{index}.{part}") for part in ("hidden", "cell"))
-            layer.lazy_initialization(*(None if part is None else part.to(model.device) for part in parts))
+        tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
+        stream.state = [
+            (tensors[f"layers.{index}.hidden"], tensors.get(f"layers.{index}.cell"))
+            for index in range(len(stream.state))
+        ]
         return stream
 
     def _identity(self) -> dict[str, str]:
@@ -167,6 +184,20 @@ class RNNSpeechStream:
             "model": identity_of(self.model),
             "features": hashlib.sha256(settings.encode()).hexdigest(),
         }
+
+    def _hear(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Features `(T, F)` that fill no step yet and those of new samples, the tail and the level after them."""
+        log_mel, tail = self.feature_extractor.log_mel(samples, self.tail)
+        features, level = self.feature_extractor.normalize(log_mel, self.level)
+        return torch.cat([self.frames, features]), tail, level
+
+    def _one_row(self, steps: int) -> "OneRow | None":
+        """What runs so many steps of this stream alone; `None` for the model itself."""
+        if steps > FEW_STEPS:
+            return None
+        if self.one_row is None or not self.one_row.is_current():
+            self.one_row = OneRow.make(self.model, self.state)
+        return self.one_row
 
     def _write(self, logits: Tensor) -> str:
         """The text that steps `(T', V)` add, by the best path."""
@@ -202,69 +233,112 @@ def push_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> list
 def advance_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> list[Tensor]:
     """As `push_all`, up to the logits `(T', V)` that each stream adds."""
     check_streams(streams, samples)
-    heard = hear_all(streams, samples)
-    size = streams[0].model.config.frame_stack if streams else 1
-    lengths = [len(features) // size * size for features, _, _ in heard]
+    pieces = [read_samples(piece, f"`samples[{index}]`").cpu() for index, piece in enumerate(samples)]
+    heard = [stream._hear(piece) for stream, piece in zip(streams, pieces, strict=True)]
+    lengths = [
+        len(features) // stream.frame_stack * stream.frame_stack
+        for stream, (features, _, _) in zip(streams, heard, strict=True)
+    ]
     active = [index for index, length in enumerate(lengths) if length]
-    logits = [torch.zeros(0, stream.model.config.vocab_size) for stream in streams]
+    logits = [torch.zeros(0, len(stream.tokenizer)) for stream in streams]
     if active:
-        parts = [heard[index][0][: lengths[index]] for index in active]
-        for index, (row, cache) in zip(active, run_all([streams[i] for i in active], parts), strict=True):
-            logits[index], streams[index].cache = row, cache
-    for stream, (features, tail, level), length in zip(streams, heard, lengths, strict=True):
-        stream.frames, stream.tail, stream.level = features[length:].clone(), tail, level
+        features = [heard[index][0][: lengths[index]] for index in active]
+        outputs, states = run_all([streams[index] for index in active], features)
+        for index, rows, state in zip(active, outputs, states, strict=True):
+            logits[index], streams[index].state = rows, state
+    for stream, (frames, tail, level), length in zip(streams, heard, lengths, strict=True):
+        stream.frames, stream.tail, stream.level = frames[length:].clone(), tail, level
     return logits
 
 
-def hear_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-    """Of each stream the features that fill no step yet and the new ones, `(T, F)`, the tail and the level."""
-    if not streams:
-        return []
-    extractor = streams[0].feature_extractor
-    pieces = [read_samples(piece, f"`samples[{index}]`").cpu() for index, piece in enumerate(samples)]
-    windows, tails = zip(*map(extractor.frames, pieces, [stream.tail for stream in streams]), strict=True)
-    log_mels = extractor.band_energies(torch.cat(windows)).split([len(frames) for frames in windows])
-    heard = []
-    for stream, log_mel, tail in zip(streams, log_mels, tails, strict=True):
-        features, level = extractor.normalize(log_mel, stream.level)
-        heard.append((torch.cat([stream.frames, features]), tail, level))
-    return heard
-
-
-def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[Tensor]) -> list[tuple[Tensor, RNNCache]]:
+def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[Tensor]) -> tuple[list[Tensor], list[State]]:
     """Run the network on features `(T, F)` of each stream: its logits `(T', V)`, and its state after them."""
-    model, lengths = streams[0].model, [len(each) for each in features]
-    # A new object even for one stream: where the network fails, that one is as before.
-    cache = join_states([stream.cache for stream in streams])
-    mask = None
+    model, frame_stack, lengths = streams[0].model, streams[0].frame_stack, [len(each) for each in features]
+    if len(streams) == 1 and (one_row := streams[0]._one_row(lengths[0] // frame_stack)) is not None:
+        logits, state = one_row(features[0].reshape(lengths[0] // frame_stack, -1), streams[0].state)
+        return [logits], [state]
+    weight = model.lm_head.weight  # model.device and model.dtype look through all weights, as long as a step takes
+    batch = pad_sequence(list(features), batch_first=True).to(weight.device, weight.dtype)
+    cache, mask = RNNCache(join_states([stream.state for stream in streams])), None
     if len(set(lengths)) > 1:
-        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(model.device)
-    batch = pad_sequence(list(features), batch_first=True).to(model.device)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(weight.device)
     logits = model(batch, attention_mask=mask, cache=cache).logits
-    states = [cache] if len(streams) == 1 else split_state(cache, len(streams))
-    size = model.config.frame_stack
-    return [(row[: length // size], state) for row, length, state in zip(logits, lengths, states, strict=True)]
+    rows = [row[: length // frame_stack] for row, length in zip(logits, lengths, strict=True)]
+    return rows, split_state(list(cache), len(rows))
 
 
-def join_states(states: Sequence[RNNCache]) -> RNNCache:
-    """The rows of several states in one batch."""
-    layers = zip(*states, strict=True)
-    parts = [zip(*layer, strict=True) for layer in layers]
-    return RNNCache([tuple(None if part[0] is None else torch.cat(part) for part in layer) for layer in parts])
+class OneRow:
+    """A few steps of a single stream on a CPU, without the modules: less than half of the time.
+
+    Args:
+        model: An [`RNNForCTC`] of which `has_plain_parts` is true.
+        stack: `RNNLayer.one_row` of each layer.
+    """
+
+    def __init__(self, model: Any, stack: list):
+        self.stack, self.project, self.head = stack, model.model.input_projection, model.lm_head
+        layers = model.model.layers
+        self.modules = [model, model.model, self.project, *layers, *(layer.rnn for layer in layers), self.head]
+
+    @classmethod
+    def make(cls, model: Any, state: State) -> "OneRow | None":
+        """`None` where the modules must be run, or are faster."""
+        layers, weight = model.model.layers, model.lm_head.weight
+        if weight.device.type != "cpu" or not all(map(has_own_forward, (model, model.model, *layers))):
+            return None
+        if not all(is_own(module, nn.Linear) for module in (model.lm_head, model.model.input_projection)):
+            return None
+        stack = [layer.one_row(hidden, cell) for layer, (hidden, cell) in zip(layers, state, strict=True)]
+        return cls(model, stack) if all(stack) else None
+
+    def is_current(self) -> bool:
+        """Whether nobody hooked anything onto the modules since."""
+        return all(map(is_bare, self.modules)) and not has_global_hooks() and autocast_dtype(CPU) is None
+
+    def __call__(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
+        """Stacked frames `(T', F)` to logits `(T', V)`, and the state after them."""
+        inputs = F.linear(steps.to(self.project.weight.dtype), self.project.weight, self.project.bias).numpy()
+        for layer, (hidden, cell) in zip(self.stack, state, strict=True):
+            layer.hidden[:] = hidden.numpy()
+            if cell is not None:
+                layer.cell[:] = cell.numpy()
+        outputs = np.empty((len(inputs), len(self.stack[-1].hidden)), inputs.dtype)
+        for row, output in zip(inputs, outputs, strict=True):
+            for layer in self.stack:
+                layer.inputs[:] = row
+                layer.step()
+                row = layer.hidden
+            output[:] = row
+        logits = F.linear(torch.from_numpy(outputs), self.head.weight, self.head.bias)
+        return logits, [
+            (as_row(layer.hidden), None if layer.cell is None else as_row(layer.cell)) for layer in self.stack
+        ]
 
 
-def split_state(state: RNNCache, size: int) -> list[RNNCache]:
-    """The rows of a state one by one, as copies: views would hold the states of all streams with that of one."""
-    rows = []
-    for index in range(size):
-        pairs = [[None if part is None else part[index : index + 1].clone() for part in pair] for pair in state]
-        rows.append(RNNCache([(hidden, cell) for hidden, cell in pairs]))
-    return rows
+def as_row(values: np.ndarray) -> Tensor:
+    """A copy of `(H,)` as `(1, H)`."""
+    return torch.from_numpy(values[None].copy())
 
 
-def zeros_like_state(model: Any, size: int | None) -> Tensor | None:
-    """A part of the state before the first sample; `None` where the cell has no such part."""
-    return None if size is None else torch.zeros(1, size, dtype=model.dtype, device=model.device)
+def join_states(states: Sequence[State]) -> State:
+    """The states of several streams in one batch."""
+    if len(states) == 1:
+        return states[0]
+    hiddens = [torch.cat([hidden for hidden, _ in layer]) for layer in zip(*states, strict=True)]
+    cells = [
+        None if layer[0][1] is None else torch.cat([cell for _, cell in layer]) for layer in zip(*states, strict=True)
+    ]
+    return list(zip(hiddens, cells, strict=True))
+
+
+def split_state(state: State, size: int) -> list[State]:
+    """The states of several streams one by one, as copies: views would hold those of all streams with that of one."""
+    if size == 1:
+        return [state]
+    return [
+        [(hidden[i : i + 1].clone(), None if cell is None else cell[i : i + 1].clone()) for hidden, cell in state]
+        for i in range(size)
+    ]
 
 
 def check_streams(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> None:

@@ -127,7 +127,7 @@ def test_later_samples_change_no_earlier_frame():
 
 def test_the_filters_are_those_of_transformers():
     expected = mel_filter_bank(129, BANDS, 0.0, RATE / 2, RATE, norm=None, mel_scale="slaney")
-    np.testing.assert_array_equal(extractor_of().mel_filters.numpy(), expected)
+    np.testing.assert_array_equal(extractor_of().mel_filters, expected)
 
 
 @pytest.mark.parametrize("kind", ["array", "tensor", "list", "two dimensions", "numbers"])
