@@ -17,7 +17,8 @@ def train_recognizer(directory: Path, **flags) -> str:
         "embedding_size": 16, "num_hidden_layers": 1, "cell_type": "gru", "learning_rate": 0.03,
         "per_device_train_batch_size": 4, "num_train_epochs": 24, "join_recordings": 3, "curriculum_epochs": 8,
         "validation_join": 3, "eval_steps": 36, "cut_probability": 0, "noise_probability": 0,
-        "time_masks": 0, "frequency_masks": 0, "disable_tqdm": True, "use_cpu": True, "measure_kernels": False, **flags,
+        "time_masks": 0, "frequency_masks": 0, "disable_tqdm": True, "use_cpu": True, "measure_kernels": False,
+        **flags,
     }  # fmt: skip
     argv = [str(part) for key, value in values.items() for part in (f"--{key}", value)]
     train(parse_arguments(["--task", "automatic-speech-recognition", *argv]))

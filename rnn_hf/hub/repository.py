@@ -26,7 +26,7 @@ ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported f
 # Arguments of a run that are paths, and those that are paths or names on the Hub.
 ANY_PATH = ""  # a word of a command that is no argument of the run
 DIRECTORIES = {corpus.directory_argument for corpus in CORPORA.values() if corpus.directory_argument}
-FILES = {"train_file", "validation_file", "test_file"}
+FILES = {"train_file", "validation_file", "test_file", "audio_dir"}
 PATHS = {ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint"} | FILES | DIRECTORIES
 PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from", "teachers")
 

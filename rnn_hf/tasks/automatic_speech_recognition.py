@@ -231,7 +231,7 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
     Returns:
         `validation`, the scores of training's own validation, for a model that was not evaluated; `columns`, the
         metrics that were measured; `floors`, what needs no model, in words; `speaker_rows`, the scores of each
-        speaker on `speaker_split`.
+        speaker on `speaker_split`; `labels`, the words that are recognized, where there are few.
     """
     data, result = run.get("data") or {}, run.get("result") or {}
     validation = None
@@ -250,5 +250,6 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         ),
         "speaker_split": split,
         "speaker_rows": scores[split].get("speakers", {}) if scores else {},
-        "speed_unit": "recordings",
+        "labels": data.get("labels"),
+        "speed_unit": "strings",
     }

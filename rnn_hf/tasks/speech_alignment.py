@@ -71,9 +71,8 @@ def plot_alignment(
     figure = new_figure(9, 5)
     above, below = figure.subplots(2, sharex=True)
     length = len(row.features) * seconds
-    above.imshow(
-        row.features.T.numpy(), origin="lower", aspect="auto", cmap="magma", extent=(0, length, 0, row.features.shape[1])
-    )
+    place = (0, length, 0, row.features.shape[1])
+    above.imshow(row.features.T.numpy(), origin="lower", aspect="auto", cmap="magma", extent=place)
     above.set(ylabel="mel band", title=f"{row.text}\nheard: {tokenizer.decode(logits.argmax(dim=-1))}")
     chances = logits.softmax(dim=-1).numpy()
     times = [(step + 1) * frame_stack * seconds for step in range(len(chances))]  # when a step has been heard

@@ -35,6 +35,7 @@ from rnn_hf.tasks.speech_scores import SpeechScores, floor_of, most_frequent_wor
 
 LEAST_DEVIATION = 0.1  # of a band, so that one that is always silent is not blown up
 MOST_NAMES = 5  # of files in a message
+MOST_WORDS = 20  # that a card lists
 
 
 class SpeechExamples(Dataset):
@@ -287,6 +288,8 @@ class SpeechWork:
         for log_mel, labels, recording in zip(examples.log_mels, examples.labels, prepared.data["train"], strict=True):
             checksum.update(repr((recording.speaker, labels)).encode() + log_mel.numpy().tobytes())
         speakers = {each.speaker for each in prepared.data["train"]} - {None}
+        words = sorted({word for each in prepared.data["train"] for word in each.text.split()})
+        is_listed = prepared.tokenizer.unit == "words" and len(words) <= MOST_WORDS
         return {
             "rows": {split: len(prepared.data[split]) for split in prepared.examples},
             "words": self._words(),
@@ -296,6 +299,7 @@ class SpeechWork:
             "vocab_size": len(prepared.tokenizer),
             "too_short": self.too_short,
             "train_sha1": checksum.hexdigest(),
+            **({"labels": words} if is_listed else {}),
         }
 
 
