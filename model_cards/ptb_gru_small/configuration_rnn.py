@@ -30,6 +30,9 @@ class RNNConfig(PreTrainedConfig):
 
     Args:
         vocab_size: Number of token types, at least 1.
+        input_size: Width of the features that the network reads at each step; `None` for tokens. A linear layer from
+            there to `embedding_size` takes the place of the embedding: there are no `input_ids`, no language model and
+            no classifier of texts, and nothing is tied.
         embedding_size: Width of the token embeddings; `None` means `hidden_size`.
         hidden_size: Width of the recurrent state of each layer. With `tie_word_embeddings` the last layer is
             `embedding_size` wide instead, as in AWD-LSTM (Merity et al., 2018, section 4.5), if the output matrix is
@@ -58,6 +61,9 @@ class RNNConfig(PreTrainedConfig):
         bidirectional: Whether each layer also reads the text from its end (Schuster and Paliwal, 1997). Layers and
             heads see the outputs of both directions side by side. There is no state to go on from (`use_cache` is
             off), no language model, and nothing is tied.
+        reads_backward: Whether the network reads texts from their end, as one of the two whose predictions Howard and
+            Ruder (2018) average. A classifier takes and gives them in their own order all the same. A language model
+            is one of reversed text: its `input_ids` have the last token first. Not with `bidirectional` or characters.
         embedding_dropout: Probability of dropping a word type everywhere in a batch (Gal and Ghahramani, 2016).
         input_dropout: Probability of dropping a unit of the embedded input; one mask for all time steps.
         hidden_dropout: The same, between recurrent layers.
@@ -87,8 +93,10 @@ class RNNConfig(PreTrainedConfig):
 
     model_type = "rnn_hf"
     keys_to_ignore_at_inference = ["cache", "past_key_values"]
+    _auto_map = AUTO_MAP
 
     vocab_size: int = 10_000
+    input_size: int | None = None
     embedding_size: int | None = None
     hidden_size: int = 256
     num_hidden_layers: int = 2
@@ -106,6 +114,7 @@ class RNNConfig(PreTrainedConfig):
     num_softmaxes: int = 1
     tie_word_embeddings: bool = True
     bidirectional: bool = False
+    reads_backward: bool = False
     embedding_dropout: float | int = 0.0
     input_dropout: float | int = 0.0
     hidden_dropout: float | int = 0.0
@@ -133,12 +142,13 @@ class RNNConfig(PreTrainedConfig):
         # release saved gets those that it lacks; an empty map says that there is no code.
         auto_map = getattr(self, "auto_map", None)
         if auto_map is None or auto_map:
-            self.auto_map = AUTO_MAP | (auto_map or {})
+            self.auto_map = self._auto_map | (auto_map or {})
 
     def validate_rnn(self) -> None:
         """Part of the `@strict` validation: ranges, and fields that must fit each other."""
         sizes = (
             "vocab_size",
+            "input_size",
             "hidden_size",
             "embedding_size",
             "last_hidden_size",
@@ -158,6 +168,12 @@ class RNNConfig(PreTrainedConfig):
             raise ValueError(
                 f"`hidden_act` is for cell_type='rnn' only, got {self.hidden_act!r} with cell_type={self.cell_type!r}"
             )
+        for name in ("bidirectional", "character_embedding_size"):
+            if self.reads_backward and getattr(self, name):
+                raise ValueError(f"`reads_backward` does not go with `{name}`: such a network reads whole texts")
+        for name in ("embedding_dropout", "character_embedding_size", "reads_backward"):
+            if self.input_size is not None and getattr(self, name):
+                raise ValueError(f"`{name}` does not go with `input_size`: it is for networks that read tokens")
         self._validate_characters()
         self._validate_last_layer()
         self._validate_projection()
@@ -271,6 +287,15 @@ class RNNConfig(PreTrainedConfig):
             field = "`bidirectional=True`" if self.bidirectional else "`character_embedding_size`"
             raise ValueError(f"{what} is not for a network with {field}: it reads whole texts and has no state")
 
+    def check_reads_tokens(self, what: str) -> None:
+        """Refuse what needs token ids.
+
+        Raises:
+            ValueError: The network reads features.
+        """
+        if self.input_size is not None:
+            raise ValueError(f"{what} is not for a network with `input_size`: it reads features and not tokens")
+
     @property
     def num_directions(self) -> int:
         """How many directions a layer reads the text in."""
@@ -285,7 +310,7 @@ class RNNConfig(PreTrainedConfig):
     def _is_tied_to_output(self) -> bool:
         """Whether the embedding is the output matrix, with no mixture or projection between it and the last layer."""
         has_plain_head = self.num_softmaxes == 1 and self.output_projection_size is None
-        return self.tie_word_embeddings and has_plain_head and self.has_state
+        return self.tie_word_embeddings and has_plain_head and self.has_state and self.input_size is None
 
 
 __all__ = ["RNNConfig"]

@@ -22,7 +22,7 @@ from .cache_rnn import RECORDED_STEPS, RNNCache, check_state
 from .configuration_rnn import RNNConfig
 from .generation_rnn import RNNGenerationMixin
 from .heads_rnn import pool, pooled_size, text_loss, token_loss
-from .inputs_rnn import check_extra, read_inputs, read_mask, select_positions
+from .inputs_rnn import check_extra, flip_time, from_end, read_inputs, read_mask, select_positions
 from .integrity_rnn import NO_SPACE, REPAIR, check_download
 from .layers_rnn import RNNLayer, locked_dropout
 from .loss_rnn import linear_cross_entropy
@@ -88,11 +88,12 @@ class RNNPreTrainedModel(PreTrainedModel):
                 module.flatten_parameters()
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """As of any model of transformers, but for one that reads characters.
+        """As of any model of transformers, but for one that reads characters or features.
 
         Raises:
-            ValueError: The network knows how each word of its vocabulary is spelled.
+            ValueError: The network knows how each word of its vocabulary is spelled, or has none.
         """
+        self.config.check_reads_tokens("`resize_token_embeddings`")
         if self.config.character_embedding_size:
             raise ValueError(
                 "the vocabulary of a network with `character_embedding_size` cannot be resized: make a new one with "
@@ -141,11 +142,13 @@ class RNNPreTrainedModel(PreTrainedModel):
 
 
 class RNNModel(RNNPreTrainedModel):
-    """Embedding and recurrent layers, without a head."""
+    """Embedding, or a linear layer over features, and recurrent layers, without a head."""
 
     def __init__(self, config: RNNConfig):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.num_word_rows or config.vocab_size, config.embedding_size)
+        rows, features, width = config.num_word_rows or config.vocab_size, config.input_size, config.embedding_size
+        self.embed_tokens = nn.Embedding(rows, width) if features is None else None
+        self.input_projection = None if features is None else nn.Linear(features, width)
         self.words = WordEncoder(config) if config.character_embedding_size else None
         self.layers = nn.ModuleList([RNNLayer(config, i) for i in range(config.num_hidden_layers)])
         self.state_sizes = config.state_sizes
@@ -175,7 +178,7 @@ class RNNModel(RNNPreTrainedModel):
                 `character_embedding_size` every piece of a word shows the output of the word.
             cache: State to go on from, moved to the model's device and type if it has another. The object is updated
                 in place; its tensors are never written to.
-            inputs_embeds: `(B, T, E)` instead of `input_ids`; `embedding_dropout` does not apply to it.
+            inputs_embeds: `(B, T, E)` instead of `input_ids`, without `embedding_dropout`; with `input_size` features.
             use_cache: Whether to return the state; default `config.use_cache`. A bidirectional network has none.
             output_hidden_states: Whether to return the embeddings and each layer's raw output. In training
                 `hidden_states[-1]` is the output before `output_dropout` and `last_hidden_state` the one after it.
@@ -186,15 +189,15 @@ class RNNModel(RNNPreTrainedModel):
             `last_hidden_state` `(B, T, output size)`, `cache`, `hidden_states`.
 
         Raises:
-            ValueError: Both or neither of `input_ids` and `inputs_embeds`, a mask or a state that does not fit, a
-                state for a bidirectional network, several texts in one row.
+            ValueError: Both or neither of `input_ids` and `inputs_embeds`, ids for a network over features, a mask or
+                a state that does not fit, a state for a bidirectional network, several texts in one row.
         """
         cache = one_cache(cache, past_key_values)
         if not self.config.has_state:
             if cache is not None or use_cache:
                 self.config.check_has_state("`use_cache=True`" if cache is None else "`cache`")
             use_cache = False
-        inputs = read_inputs(input_ids, inputs_embeds)
+        inputs = read_inputs(input_ids, inputs_embeds, self.config.input_size)
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -224,6 +227,8 @@ class RNNModel(RNNPreTrainedModel):
         Takes ids `(B, T)` or embeddings `(B, T, E)`; replaces the entries of `states`.
         """
         rows = None if mask is None else Compaction.from_mask(mask)
+        if mask is not None and rows is not None and self.input_projection is not None:
+            inputs = inputs.masked_fill(~mask[..., None], 0)  # NaN there would get into the gradients of the weights
         if rows is None or keeps:
             embeds = self._embed(inputs)
             hidden_states = [embeds] if keeps else []
@@ -269,9 +274,10 @@ class RNNModel(RNNPreTrainedModel):
         return torch.cat(outputs, dim=1), hidden_states
 
     def _embed(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Ids `(B, T)` or embeddings `(B, T, E)` to embeddings."""
+        """Ids `(B, T)`, embeddings `(B, T, E)` or features to embeddings; under autocast of the weights' type."""
         if inputs.is_floating_point():
-            return inputs.to(self.embed_tokens.weight.dtype)
+            given = inputs.to((self.embed_tokens or self.input_projection).weight.dtype)
+            return given if self.input_projection is None else self.input_projection(given).to(given.dtype)
         embeds = self.embed_tokens(inputs)
         if self.training and self.config.embedding_dropout:
             # A mask over word types, looked up: the same as dropping rows of the matrix, without touching all of it.
@@ -317,13 +323,15 @@ class RNNModel(RNNPreTrainedModel):
 class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
     """A recurrent language model: [`RNNModel`] and a linear layer to the vocabulary, or a mixture of softmaxes.
 
-    With `output_projection_size` there are two linear layers, the first to that width.
+    With `output_projection_size` there are two linear layers, the first to that width. With `reads_backward` it is a
+    model of reversed text: it is given tokens in the order in which it reads them, the last one first.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: RNNConfig):
         config.check_has_state("a language model")
+        config.check_reads_tokens("a language model")
         super().__init__(config)
         self.model = RNNModel(config)
         self.mixture, self.output_projection, width = None, None, config.output_size
@@ -438,12 +446,14 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
 class RNNClassifier(RNNPreTrainedModel):
     """What classifiers of texts and of tokens share: [`RNNModel`], dropout, and a linear layer `score` to the labels.
 
-    The checkpoint of a language model loads as either, with a new `score`.
+    The checkpoint of a language model loads as either, with a new `score`. With `reads_backward` texts and outputs are
+    in the order of the text, and a padding position shows the output of the real token after it.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^mixture\.", r"^output_projection\."]
 
     def __init__(self, config: RNNConfig, width: int):
+        config.check_reads_tokens("a classifier of texts")
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = RNNModel(config)
@@ -459,16 +469,18 @@ class RNNClassifier(RNNPreTrainedModel):
         output_hidden_states: bool | None,
         given: dict[str, Any],
     ) -> Any:
-        """The network over whole texts, with what else was `given` to `forward`."""
+        """The network over whole texts, with what else was `given` to `forward`; in the order of the text."""
         if any(given.get(name) is not None for name in CACHE_NAMES):
             raise ValueError("`cache` is not for a classifier: it reads whole texts and keeps no state")
-        return self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            output_hidden_states=output_hidden_states,
-            **{**given, "use_cache": False, "return_dict": True},
-        )
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "inputs_embeds": inputs_embeds, **given}
+        if self.config.reads_backward:
+            inputs = from_end(input_ids, attention_mask, inputs_embeds, given)
+        inputs |= {"output_hidden_states": output_hidden_states, "use_cache": False, "return_dict": True}
+        outputs = self.model(**inputs)
+        if self.config.reads_backward:
+            outputs.last_hidden_state, *shown = flip_time(outputs.last_hidden_state, *(outputs.hidden_states or ()))
+            outputs.hidden_states = tuple(shown) or None
+        return outputs
 
 
 class RNNForSequenceClassification(RNNClassifier):
@@ -504,7 +516,10 @@ class RNNForSequenceClassification(RNNClassifier):
         """
         outputs = self._run_backbone(input_ids, attention_mask, inputs_embeds, output_hidden_states, kwargs)
         mask = self.model.real_steps(inputs_embeds if input_ids is None else input_ids, attention_mask)
-        pooled = pool(outputs.last_hidden_state, mask, self.config.pooling, self.config.num_directions)
+        hidden = outputs.last_hidden_state
+        if self.config.reads_backward:  # whose last output is at the first token
+            hidden, mask = flip_time(hidden, mask)
+        pooled = pool(hidden, mask, self.config.pooling, self.config.num_directions)
         logits, loss = self.score(self.dropout(pooled)), None
         if labels is not None:
             loss = text_loss(logits, labels, self.config.problem_type, kwargs.get("num_items_in_batch"))

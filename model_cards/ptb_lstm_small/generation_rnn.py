@@ -127,6 +127,8 @@ class RNNGenerationMixin(GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
+        if self.config.reads_backward:
+            raise ValueError("a language model with `reads_backward=True` does not generate: it would write backward")
         check_contract()
         return answering_to_either(super().generate(*args, **rename_cache(kwargs)))
 

@@ -20,12 +20,14 @@ IGNORED = {
 logger = logging.get_logger(__name__)
 
 
-def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-    """What is given of ids `(B, T)` and embeddings `(B, T, E)`.
+def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, input_size: int | None = None) -> Tensor:
+    """What is given of ids `(B, T)` and embeddings `(B, T, E)`; the features of a network that has an `input_size`.
 
     Raises:
-        ValueError: Both or neither are given, or one of a wrong shape.
+        ValueError: Both or neither are given, or one of a wrong shape; ids for a network that reads features.
     """
+    if input_size is not None and (input_ids is not None or inputs_embeds is None):
+        raise ValueError("a network with `input_size` reads features, given as `inputs_embeds`, and no `input_ids`")
     if input_ids is not None and inputs_embeds is None:
         inputs, name, shape = input_ids, "input_ids", "(batch, time)"
     elif input_ids is None and inputs_embeds is not None:
@@ -34,6 +36,8 @@ def read_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tenso
         raise ValueError("pass exactly one of `input_ids` and `inputs_embeds`")
     if inputs.ndim != shape.count(",") + 1 or not inputs.shape[1]:
         raise ValueError(f"`{name}` must be {shape} with at least one time step, got shape {tuple(inputs.shape)}")
+    if input_size is not None and inputs.shape[2] != input_size:
+        raise ValueError(f"`inputs_embeds` must be `input_size` ({input_size}) wide, got shape {tuple(inputs.shape)}")
     return inputs
 
 
@@ -51,6 +55,26 @@ def read_mask(attention_mask: Tensor | None, inputs: Tensor) -> Tensor | None:
             f"`attention_mask` must be ({batch}, {time}) or longer in time, got {tuple(attention_mask.shape)}"
         )
     return attention_mask[:, -time:].to(device=inputs.device, dtype=torch.bool)
+
+
+def from_end(
+    input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of a network, and what else was `given`, as one with `reads_backward` has them: last step first.
+
+    Raises:
+        ValueError: As `read_inputs`, `read_mask` and `check_extra`.
+    """
+    mask = read_mask(attention_mask, read_inputs(input_ids, inputs_embeds))
+    check_extra(given, mask)  # in the order of the text, in which positions rise
+    input_ids, mask, inputs_embeds = flip_time(input_ids, mask, inputs_embeds)
+    flipped = {"input_ids": input_ids, "attention_mask": mask, "inputs_embeds": inputs_embeds}
+    return {**given, **flipped, "position_ids": None}
+
+
+def flip_time(*parts: Tensor | None) -> list[Tensor | None]:
+    """Tensors `(B, T, ...)` with their last step first."""
+    return [None if part is None else part.flip(1) for part in parts]
 
 
 def check_extra(given: dict[str, Any], mask: Tensor | None) -> None:
@@ -100,4 +124,4 @@ def select_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Ten
     return hidden_states[:, logits_to_keep]
 
 
-__all__ = ["check_extra", "read_inputs", "read_mask", "select_positions"]
+__all__ = ["check_extra", "flip_time", "from_end", "read_inputs", "read_mask", "select_positions"]
