@@ -70,7 +70,7 @@ def gradient_norms(
     if input_ids.ndim != 2 or not len(input_ids) or input_ids.shape[1] < distances:
         shape = " x ".join(map(str, input_ids.shape))
         raise InputError(f"`input_ids` is {shape}: it needs a row, of at least `distances`, {distances}, steps")
-    network = backbone_of(model)
+    network: Any = backbone_of(model)
     outputs, norms = network.embed_tokens(input_ids.to(network.device)), []
     layer: Any
     bar = tqdm(
@@ -131,7 +131,8 @@ def _step_with_jacobian(layer: Any, inputs: torch.Tensor, state: tuple) -> tuple
 
 def spectra(model: PreTrainedModel) -> list[dict[str, float]]:
     """Spectral radius (largest modulus of an eigenvalue) of each gate's recurrent matrix, by layer."""
-    network, layers = backbone_of(model), []
+    network: Any = backbone_of(model)
+    layers = []
     for layer in network.layers:
         rnn: Any = layer.rnn
         names = {nn.LSTM: ("input", "forget", "cell", "output"), nn.GRU: ("reset", "update", "new")}
@@ -158,7 +159,8 @@ def activations(model: PreTrainedModel, input_ids: torch.Tensor) -> list[dict[st
         model: A model of this package.
         input_ids: `(B, T)`.
     """
-    network, layers = backbone_of(model), []
+    network: Any = backbone_of(model)
+    layers = []
     outputs = network.embed_tokens(input_ids.to(network.device))
     for layer in network.layers:
         rnn: Any = layer.rnn

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnn_hf.benchmarking.training import CELL_TYPES
+from rnn_hf.benchmarking.training import CELL_TYPES, CellType
 from rnn_hf.data.alignment import encode_rows
 from rnn_hf.data.rows import read_file
 from rnn_hf.loading import load_model
@@ -31,7 +31,7 @@ VOCABULARY = 1000
 class PackedNetwork(nn.Module):
     """The network as one writes it by hand: one bidirectional module of torch over packed rows."""
 
-    def __init__(self, cell_type: str, width: int):
+    def __init__(self, cell_type: CellType, width: int):
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, width)
         self.rnn = CELLS[cell_type](width, width, batch_first=True, bidirectional=True)
@@ -42,7 +42,7 @@ class PackedNetwork(nn.Module):
         return pad_packed_sequence(outputs, batch_first=True, total_length=ids.shape[1])[0]
 
 
-def bidirectional_passes(cell_type: str, width: int) -> dict[str, Callable[[], Any]]:
+def bidirectional_passes(cell_type: CellType, width: int) -> dict[str, Callable[[], Any]]:
     """A forward and backward pass of this package's network and of the one by hand, on the same weights and batch.
 
     Each returns the gradient of the embedding.
