@@ -28,6 +28,13 @@ CORPUS_HELP = {
     "validation_file": "text file of the validation split",
     "test_file": "text file of the test split",
 }
+# Of a recognizer of speech: arguments of `rnn_hf.tasks.speech_search.load_search`.
+SEARCH: dict[str, tuple[type, str, str]] = {
+    "num_beams": (int, "N", "hypotheses of a prefix beam search; 16 with one of the flags below"),
+    "language_model": (str, "MODEL", "directory or name on the Hub of a language model that has a say in the search"),
+    "language_model_weight": (float, "WEIGHT", "of its log-probabilities (0.5)"),
+    "length_bonus": (float, "NATS", "for each label of a hypothesis (0)"),
+}
 
 
 class Arguments(Namespace):
@@ -99,6 +106,24 @@ def add_corpus_flags(parser: ArgumentParser) -> None:
 def corpus_of(arguments: Namespace) -> dict[str, str]:
     """The corpus flags that were given, for `load_corpus`."""
     return {name: value for name in CORPUS_HELP if (value := getattr(arguments, name)) is not None}
+
+
+def add_search_flags(parser: ArgumentParser) -> None:
+    """Flags that say how a recognizer of speech finds labels."""
+    for name, (kind, value, text) in SEARCH.items():
+        parser.add_argument(f"--{name}", type=kind, metavar=value, help=f"of a recognizer of speech: {text}")
+
+
+def search_of(arguments: Namespace) -> dict[str, Any]:
+    """Those that were given, for `load_search`.
+
+    Raises:
+        InputError: A weight without a language model.
+    """
+    given = {name: value for name in SEARCH if (value := getattr(arguments, name)) is not None}
+    if "language_model_weight" in given and "language_model" not in given:
+        raise InputError("--language_model_weight is that of --language_model, which is not given")
+    return given
 
 
 def check_file(flag: str, file: str | None) -> None:

@@ -2,7 +2,7 @@
 
     rnn-hf evaluate MODEL --split test [--ptb_dir DIR | --dataset_name NAME | --test_file FILE] [--save]
     rnn-hf evaluate CLASSIFIER [CLASSIFIER ...] --split test [--confusion_matrix PNG]
-    rnn-hf evaluate RECOGNIZER --split validation [--dataset_dir DIR] [--alignment PNG]
+    rnn-hf evaluate RECOGNIZER --split validation [--dataset_dir DIR] [--alignment PNG] [--language_model MODEL]
 
 Without data flags the data is that of the run that made the model. A language model is scored on every token, with the
 state carried. Several classifiers are also scored together, by the mean of their probabilities.
@@ -14,7 +14,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_corpus_flags, add_device_flag, check_file, corpus_of
+from rnn_hf.commands import (
+    SEARCH,
+    Parser,
+    add_corpus_flags,
+    add_device_flag,
+    add_search_flags,
+    check_file,
+    corpus_of,
+    search_of,
+)
 from rnn_hf.data.named_corpora import CORPORA, SPLITS
 from rnn_hf.errors import InputError
 
@@ -24,7 +33,7 @@ LANGUAGE_MODEL, CLASSIFIER, RECOGNIZER = "language model", "classifier", "recogn
 FOR = {
     "ptb_dir": (LANGUAGE_MODEL,), "window": (LANGUAGE_MODEL,), "confusion_matrix": (CLASSIFIER,),
     "label_column": (CLASSIFIER,), "dataset_dir": (CLASSIFIER, RECOGNIZER), "audio_dir": (RECOGNIZER,),
-    "transcript_pattern": (RECOGNIZER,), "alignment": (RECOGNIZER,),
+    "transcript_pattern": (RECOGNIZER,), "alignment": (RECOGNIZER,), **dict.fromkeys(SEARCH, (RECOGNIZER,)),
 }  # fmt: skip
 OF_DATA = ("dataset_dir", "label_column", "audio_dir", "transcript_pattern")  # besides those of a corpus of text
 
@@ -53,6 +62,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--label_column", metavar="COLUMN", help="column of labels, for a classifier")
     parser.add_argument("--audio_dir", metavar="DIR", help="folder or archive of the files of a table of transcripts")
     parser.add_argument("--transcript_pattern", metavar="REGEX", help="of names of files of audio, as in training")
+    add_search_flags(parser)
     add_device_flag(parser)
     return parser.parse_args(argv)
 
@@ -83,6 +93,9 @@ def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
             "--save is for the run's own corpus scored exactly: drop --batch_size and all of the data flags but "
             "the directory of the corpus"
         )
+    if search_of(arguments) and (arguments.save or arguments.alignment):
+        flag = "save" if arguments.save else "alignment"
+        raise InputError(f"--{flag} is for the best path: drop --{' and --'.join(search_of(arguments))}")
     if arguments.confusion_matrix and config.problem_type in ("multi_label_classification", "regression"):
         raise InputError("--confusion_matrix needs one class a text, and this model gives several or a number")
     for flag in ("confusion_matrix", "alignment"):
@@ -117,6 +130,8 @@ def run(arguments: Namespace) -> int:
         name: value for name in ("batch_size", "window") if (value := getattr(arguments, name)) is not None
     }
     options |= {"revision": arguments.revision, "progress": not arguments.json, "device": arguments.device}
+    if task is SPEECH_RECOGNITION:
+        options["search"] = search_of(arguments)
     if task in (LANGUAGE_MODELING, SPEECH_RECOGNITION):
         scores = [task.module.evaluate(models[0], arguments.split, given, **options)]
     else:

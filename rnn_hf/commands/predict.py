@@ -3,12 +3,13 @@
     rnn-hf predict MODEL "a warm , funny film" [TEXT ...] [--format csv] [--all_scores]
     rnn-hf predict MODEL --file FILE
     ... | rnn-hf predict MODEL
-    rnn-hf predict RECOGNIZER FILE.wav [FOLDER ...] [--timestamps]
+    rnn-hf predict RECOGNIZER FILE.wav [FOLDER ...] [--timestamps] [--language_model MODEL]
 
 A model of texts gives a label and its probability to each text, one of words a label to each word, with punctuation
 split off; with --is_split_into_words what stands between spaces is a word. A file has a text or a sentence a line, or
 is what such a model is trained on, by its suffix: .csv and .tsv for texts, .tsv, .conll and .conllu for words, .jsonl.
-Recordings are WAV, FLAC or OGG files, or folders and zip archives of them.
+Recordings are WAV, FLAC or OGG files, or folders and zip archives of them. By default the likeliest label of each step
+is heard; a search among hypotheses can ask a language model of the same words or characters how likely they are.
 """
 
 import sys
@@ -18,7 +19,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.commands import Parser, add_device_flag, add_model_argument, utf8_text
+from rnn_hf.commands import (
+    SEARCH,
+    Parser,
+    add_device_flag,
+    add_model_argument,
+    add_search_flags,
+    search_of,
+    utf8_text,
+)
 from rnn_hf.errors import InputError
 from rnn_hf.tables import FORMATS
 
@@ -41,6 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         "--is_split_into_words", action="store_true", help="what stands between spaces is a word, for a model of words"
     )
     parser.add_argument("--timestamps", action="store_true", help="when each word was heard, in seconds")
+    add_search_flags(parser)
     parser.add_argument(
         "--format", choices=("text", *FORMATS), default="text", help="of what is printed; json is an object a line"
     )
@@ -78,8 +88,11 @@ def check(arguments: Namespace) -> Any:
                 raise InputError(f"--{flag} is for a classifier, and {arguments.model} is a recognizer of speech")
         if not arguments.texts:
             raise InputError(f"{arguments.model} is a recognizer of speech: name files of audio, or folders of them")
-    elif arguments.timestamps:
-        raise InputError(f"--timestamps is for a recognizer of speech, and {arguments.model} is a classifier")
+        search_of(arguments)
+    else:
+        for flag in ("timestamps", *SEARCH):
+            if (value := getattr(arguments, flag)) is not None and value is not False:
+                raise InputError(f"--{flag} is for a recognizer of speech, and {arguments.model} is a classifier")
     if arguments.is_split_into_words and task is TEXT_CLASSIFICATION:
         raise InputError(f"--is_split_into_words is for a model of words, and {arguments.model} is one of texts")
     if arguments.all_scores and config.problem_type == "regression":
@@ -201,10 +214,14 @@ def rows_of(answers: Iterator[tuple[int, Any]], is_words: bool, arguments: Names
 
 def heard_rows(task: Any, arguments: Namespace) -> Iterator[dict[str, Any]]:
     """The rows of a table: a file and what is said in it, or one a word with `--timestamps`."""
+    from rnn_hf.tasks.speech_search import load_search
+
     model, tokenizer, extractor = task.module.load_recognizer(arguments.model, arguments.revision, arguments.device)
+    search = load_search(tokenizer, device=arguments.device, **search_of(arguments))
     files = audio_files(arguments.texts)
     while chunk := list(islice(files, arguments.batch_size)):
-        answers = task.module.predict(model, tokenizer, extractor, chunk, arguments.batch_size, arguments.timestamps)
+        options = (arguments.batch_size, arguments.timestamps, search)
+        answers = task.module.predict(model, tokenizer, extractor, chunk, *options)
         for answer in answers:
             words = answer.pop("words", None)
             if words is None:

@@ -16,6 +16,8 @@ from .tokenization_rnn_ctc import DELIMITER, RNNCTCTokenizer
 
 # A label that is less likely than this at a step, in nats, does not begin there.
 LEAST_LOG_PROB = -8.0
+# Hypotheses of a search for which no number is given.
+NUM_BEAMS = 16
 NEVER = -math.inf
 Labels = tuple[int, ...]
 
@@ -143,6 +145,26 @@ class Fusion:
         self.cache = state
 
 
+def find_path(
+    logits: Tensor,
+    lengths: Tensor,
+    blank: int,
+    num_beams: int | None = None,
+    language_model: LabelLanguageModel | None = None,
+    language_model_weight: float = 0.5,
+    length_bonus: float = 0.0,
+) -> Tensor:
+    """The label or blank of each step, `(B, T)`, of logits that are those of a certain blank at padding.
+
+    Arguments as of `beam_search`, which finds them, with 16 beams if no number is given. With one beam or none, no
+    language model and no bonus it is the likeliest at each step: the best path (Graves et al., 2006, section 3.2).
+    """
+    if num_beams in (None, 1) and language_model is None and not length_bonus:
+        return logits.argmax(dim=-1)
+    beams = NUM_BEAMS if num_beams is None else num_beams
+    return beam_search(logits, lengths, blank, beams, language_model, language_model_weight, length_bonus)
+
+
 @torch.no_grad()
 def beam_search(
     logits: Tensor,
@@ -264,4 +286,4 @@ def check_search(
         )
 
 
-__all__ = ["LabelLanguageModel", "beam_search"]
+__all__ = ["LabelLanguageModel", "beam_search", "find_path"]

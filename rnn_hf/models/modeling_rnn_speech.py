@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.utils import can_return_tuple
 
-from .beam_rnn import LabelLanguageModel, beam_search
+from .beam_rnn import LabelLanguageModel, find_path
 from .cache_rnn import RNNCache
 from .configuration_rnn_speech import RNNSpeechConfig
 from .ctc_rnn import ctc_loss
@@ -127,7 +127,7 @@ class RNNForCTC(RNNPreTrainedModel):
         self,
         input_features: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
-        num_beams: int = 1,
+        num_beams: int | None = None,
         language_model: LabelLanguageModel | None = None,
         language_model_weight: float = 0.5,
         length_bonus: float = 0.0,
@@ -135,27 +135,23 @@ class RNNForCTC(RNNPreTrainedModel):
         """A label or blank at each step, `(B, T')`, of which `tokenizer.batch_decode` makes text.
 
         By default the likeliest one at each: the best path (Graves et al., 2006, section 3.2). With more than one
-        beam, a language model or a bonus: the labels that [`beam_search`] finds, on the likeliest of their paths. At
-        padding there are blanks.
+        beam, a language model or a bonus: the labels that a prefix beam search finds, on the likeliest of their paths,
+        see [`beam_search`]. At padding there are blanks.
 
         Args:
             input_features: As in `forward`.
             attention_mask: As in `forward`.
-            num_beams: Hypotheses that are kept from step to step.
-            language_model: See `label_language_model`.
+            num_beams: Hypotheses that are kept from step to step; by default 16, where there is a search.
+            language_model: As `label_language_model` makes it.
             language_model_weight: Of its log-probabilities.
             length_bonus: In nats a label.
 
         Raises:
             ValueError: As in `forward` and [`beam_search`].
         """
-        logits = self(input_features, attention_mask).logits
-        if num_beams == 1 and language_model is None and not length_bonus:
-            return logits.argmax(dim=-1)
-        _, lengths = self._stack(input_features, attention_mask)
-        return beam_search(
-            logits, lengths, self.config.pad_token_id, num_beams, language_model, language_model_weight, length_bonus
-        )
+        logits, (_, lengths) = self(input_features, attention_mask).logits, self._stack(input_features, attention_mask)
+        blank = self.config.pad_token_id
+        return find_path(logits, lengths, blank, num_beams, language_model, language_model_weight, length_bonus)
 
     def label_language_model(
         self, language_model: Any, language_tokenizer: Any, tokenizer: RNNCTCTokenizer

@@ -26,6 +26,7 @@ from rnn_hf.tasks.speech_scores import (
     most_frequent_word,
     speech_values,
 )
+from rnn_hf.tasks.speech_search import BEST_PATH, Search, load_search
 
 
 NAME, AUTO_CLASS = "automatic-speech-recognition", "AutoModelForCTC"
@@ -83,7 +84,7 @@ def joined_for_scores(arguments: Mapping[str, Any]) -> int:
 
 def score(
     model: Any, tokenizer: Any, rows: Sequence[Row], word: str | None = None, batch_size: int = EVALUATION_BATCH,
-    progress: bool = False,
+    progress: bool = False, search: Search = BEST_PATH,
 ) -> SpeechScores:  # fmt: skip
     """The scores of a model on rows.
 
@@ -94,8 +95,9 @@ def score(
         word: The most frequent one of the training data, for the floor.
         batch_size: Rows a batch.
         progress: Whether to show a progress bar.
+        search: How labels are found; the loss is that of CTC in any case.
     """
-    return scores_of(logits_of(model, rows, batch_size, progress), rows, tokenizer, word)
+    return scores_of(logits_of(model, rows, batch_size, progress), rows, tokenizer, word, search)
 
 
 def logits_of(model: Any, rows: Sequence[Row], batch_size: int, progress: bool = False) -> list[torch.Tensor]:
@@ -105,8 +107,9 @@ def logits_of(model: Any, rows: Sequence[Row], batch_size: int, progress: bool =
 
 
 def scores_of(
-    outputs: Sequence[torch.Tensor], rows: Sequence[Row], tokenizer: Any, word: str | None = None
-) -> SpeechScores:
+    outputs: Sequence[torch.Tensor], rows: Sequence[Row], tokenizer: Any, word: str | None = None,
+    search: Search = BEST_PATH,
+) -> SpeechScores:  # fmt: skip
     """The scores of logits, `(T', labels)` each; arguments as of `score`."""
     losses, labels, too_short = 0.0, 0, 0
     for logits, row in zip(outputs, rows, strict=True):
@@ -117,7 +120,7 @@ def scores_of(
             losses += _loss(logits, ids, tokenizer.pad_token_id)
             labels += ids.shape[1]
     heard = [
-        Heard(row.text, tokenizer.decode(logits.argmax(dim=-1)), row.speaker, row.recordings)
+        Heard(row.text, tokenizer.decode(search(logits, tokenizer.pad_token_id)), row.speaker, row.recordings)
         for logits, row in zip(outputs, rows, strict=True)
     ]
     texts = [row.text for row in rows]
@@ -135,7 +138,7 @@ def _loss(logits: torch.Tensor, labels: torch.Tensor, blank: int) -> float:
 
 def evaluate(
     name: str, splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None, progress: bool = False,
-    device: str = "cpu", batch_size: int | None = None,
+    device: str = "cpu", batch_size: int | None = None, search: Mapping[str, Any] | None = None,
 ) -> dict[str, SpeechScores]:  # fmt: skip
     """The scores of a model on splits of its run's data, or of other data.
 
@@ -147,9 +150,10 @@ def evaluate(
         progress: Whether to show a progress bar.
         device: One of `rnn_hf.loading.DEVICES`.
         batch_size: Rows a batch, a matter of memory and speed.
+        search: Arguments of `load_search` but the tokenizer and the device; by default the best path.
 
     Raises:
-        InputError: As `load_data`; the model is for another task; or there is no such split.
+        InputError: As `load_data` and `load_search`; the model is for another task; or there is no such split.
     """
     own = task_of_model(config_of(name, revision).architectures).name
     if own != NAME:
@@ -160,11 +164,12 @@ def evaluate(
         if split not in data:
             raise InputError(f"the data has no split {split!r}, only {', '.join(data)}")
     model, tokenizer, extractor = load_recognizer(name, revision, device)
+    how = load_search(tokenizer, device=device, **(search or {}))
     word, join = most_frequent_word([each.text for each in data.get("train", [])]), joined_for_scores(arguments)
     return {
         split: score(
             model, tokenizer, rows_to_score(data[split], extractor, join), word, batch_size or EVALUATION_BATCH,
-            progress,
+            progress, how,
         )
         for split in splits
     }  # fmt: skip
@@ -183,7 +188,7 @@ def load_recognizer(
 
 def predict(
     model: Any, tokenizer: Any, extractor: RNNFeatureExtractor, files: Sequence[AudioFile],
-    batch_size: int = EVALUATION_BATCH, timestamps: bool = False,
+    batch_size: int = EVALUATION_BATCH, timestamps: bool = False, search: Search = BEST_PATH,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
     """What is said in files of audio, in their order.
 
@@ -194,6 +199,7 @@ def predict(
         files: To hear.
         batch_size: Files a batch.
         timestamps: Whether to say when each word was heard.
+        search: How labels are found.
 
     Yields:
         `file` and `text`; with `timestamps` also `words`, of each its `word`, `start` and `end`, in seconds of when
@@ -206,7 +212,7 @@ def predict(
     outputs = dict(run_batches(model, features, batch_size))
     seconds = model.config.inputs_to_logits_ratio / extractor.sampling_rate
     for index, file in enumerate(files):
-        answer = tokenizer.decode(outputs[index].argmax(dim=-1), output_word_offsets=timestamps)
+        answer = tokenizer.decode(search(outputs[index], tokenizer.pad_token_id), output_word_offsets=timestamps)
         if not timestamps:
             yield {"file": file.name, "text": answer}
             continue

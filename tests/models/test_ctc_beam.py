@@ -358,7 +358,8 @@ def recognizer(cell) -> RNNForCTC:
 def test_generate_searches_the_logits_of_real_steps(make_language_model, cell):
     model, language = recognizer(cell), make_language_model(cell)
     logits, lengths = model(FRAMES, MASK).logits, torch.tensor([10, 7, 3])
-    assert torch.equal(model.generate(FRAMES, MASK), logits.argmax(-1))
+    for num_beams in (None, 1):
+        assert torch.equal(model.generate(FRAMES, MASK, num_beams=num_beams), logits.argmax(-1))
     for options in (
         {"num_beams": 4},
         {"num_beams": 1, "length_bonus": 1.0},
@@ -376,7 +377,9 @@ def test_generate_searches_the_logits_of_real_steps(make_language_model, cell):
         for row, real in zip(FRAMES, MASK, strict=True)
     ]
     assert [path.tolist() for path in paths] == [[*path.tolist(), *[0] * (10 - len(path))] for path in alone]
-    assert torch.equal(model.generate(FRAMES[:1], **options), beam_search(logits[:1], lengths[:1], 0, 1, **options))
+    for num_beams, used in ((1, 1), (None, 16)):
+        paths = model.generate(FRAMES, MASK, num_beams=num_beams, **options)
+        assert torch.equal(paths, beam_search(logits, lengths, 0, used, **options))
 
 
 def test_texts_come_out_of_generate(make_language_model):
