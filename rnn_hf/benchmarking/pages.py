@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from rnn_hf.benchmarking.markdown import conditions, table
-from rnn_hf.benchmarking.results import adapted, budget, classification, perplexities, runs, summary, unfinished
+from rnn_hf.benchmarking.results import (
+    adapted,
+    budget,
+    classification,
+    perplexities,
+    runs,
+    speech,
+    summary,
+    unfinished,
+)
 from rnn_hf.files import read_json
 
 
@@ -155,7 +164,8 @@ MEMORY = {"tokens": "tokens", "megabytes generating": "MB generating", "megabyte
 PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"summary": summary},
     "docs/results.md": {
-        "results": perplexities, "runs": runs, "classification": classification, "unfinished": unfinished,
+        "results": perplexities, "runs": runs, "classification": classification, "speech": speech,
+        "unfinished": unfinished,
         "budget": budget, "adapted": adapted,
     },
     "docs/speed.md": {
@@ -163,8 +173,6 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
-        "both directions": part("classify", "bidirectional", size="size", ratio="vs {}"),
-        "tagging": part("classify", "tagging", model="model", words_per_second="words/s, {}"),
         "training memory": by_size("memory", "loop", "megabytes", is_timed=False),
         "shares": by_size("shares", "part", "percent"),
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),

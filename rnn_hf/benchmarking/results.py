@@ -1,7 +1,7 @@
 """The tables of the recipes: how good their models are, and what the runs took, from the files of the runs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,6 +13,7 @@ from rnn_hf.tasks import (
     LANGUAGE_MODELING,
     METRICS,
     PERPLEXITY,
+    SPEECH_RECOGNITION,
     TASKS,
     TEXT_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
@@ -120,6 +121,11 @@ CLASSIFICATION = {
     "F1 of spans, %": ("span_f1", "test"),
     "unknown words, %": ("accuracy_unknown", "test"),
 }
+SPEECH = {
+    "validation WER, %": ("wer", "validation"),
+    "WER of strings, %": ("string_wer", "validation"),
+    "single recordings right, %": ("isolated_accuracy", "validation"),
+}
 
 
 def classification(root: Path) -> str:
@@ -135,10 +141,22 @@ def classification(root: Path) -> str:
     return table(rows) if rows else "No recipe was run to its end yet."
 
 
-def score_cells(scores: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """The columns of `CLASSIFICATION` that were measured, of the scores of some runs by split."""
+def speech(root: Path) -> str:
+    """One row a recognizer's recipe that was run to its end."""
+    rows = []
+    for recipe in finished(root, SPEECH_RECOGNITION):
+        size = {"parameters": recipe.runs[0]["parameters"], "minutes": f"{minutes(recipe):.1f}"}
+        row = {"recipe": f"`{recipe.name}`", "runs": len(recipe.runs)}
+        rows.append(row | score_cells(recipe.scores, SPEECH) | size)
+    return table(rows) if rows else "No recipe was run to its end yet."
+
+
+def score_cells(
+    scores: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = CLASSIFICATION
+) -> dict[str, str]:
+    """The `columns` that were measured, of the scores of some runs by split."""
     cells = {}
-    for title, (name, split) in CLASSIFICATION.items():
+    for title, (name, split) in columns.items():
         values = [of_run.get(split, {}).get(name) for of_run in scores]
         if None not in values:
             cells[title] = mean_text(values, METRICS[name])

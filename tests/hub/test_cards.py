@@ -61,9 +61,14 @@ def test_rendering_a_stored_card_again_changes_nothing(model_dir):
 @stored
 def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_dir):
     names = {path.name for path in model_dir.iterdir()}
-    model = Path(modeling_rnn.__file__)
-    code = {Path(file).name for file in (model, *get_relative_import_files(model))}
-    files = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    is_recognizer = (model_dir / "preprocessor_config.json").is_file()
+    starts = ("modeling_rnn_speech", "tokenization_rnn_ctc") if is_recognizer else ("modeling_rnn",)
+    code = set()
+    for start in starts:
+        model = Path(modeling_rnn.__file__).with_name(f"{start}.py")
+        code |= {Path(file).name for file in (model, *get_relative_import_files(model))}
+    files = {"config.json", "tokenizer_config.json"}
+    files |= {"preprocessor_config.json", "vocab.json"} if is_recognizer else {"tokenizer.json"}
     if task_of(model_dir) is LANGUAGE_MODELING:
         files.add("generation_config.json")
     assert names == code | files | {"README.md", "curve.png", "evaluation.json", "metrics.jsonl", "model.safetensors",

@@ -27,6 +27,7 @@ from rnn_hf.hub.client import HubError, push
 from rnn_hf.hub.repository import build_repository, without_paths
 from rnn_hf.models import modeling_rnn
 from rnn_hf.onnx.export import export_onnx
+from rnn_hf.tasks import TASKS
 from rnn_hf.training.parsing import parse_arguments
 
 
@@ -462,7 +463,7 @@ def test_a_command_reads_back_and_names_on_the_hub_and_recipes_of_the_project_st
 
 def test_every_path_among_the_arguments_of_a_run_is_known():
     values = {}
-    for task in ("language-modeling", "text-classification", "token-classification"):
+    for task in TASKS:
         arguments = parse_arguments(["--task", task])
         values |= {**vars(arguments.data), **vars(arguments.training)}
     names = {name for name, value in values.items() if value is None or isinstance(value, str)}

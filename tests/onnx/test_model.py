@@ -586,10 +586,10 @@ def test_a_quantised_graph_is_run_as_the_same_model(make_model, folder, cell_typ
     write_folder(folder, model)
     graph = build_graph(model)
     untie(graph)
-    quantize_dynamic(graph, folder / "model_int8.onnx", per_channel=True)
+    quantize_dynamic(graph, folder / "model_int8.onnx", per_channel=True, reduce_range=True)
     runner = RNNONNXForCausalLM.from_pretrained(folder, file_name="model_int8.onnx")
     assert runner.identity == identity_of(model)
     for mask in (None, MASKS["left"]):
         expected, quantized = (network(IDS, mask).logits for network in (model, runner))
-        torch.testing.assert_close(quantized, expected, atol=0.1, rtol=0)
+        torch.testing.assert_close(quantized, expected, atol=0.25, rtol=0)  # weights have 7 bits
         assert not torch.equal(quantized, expected)
