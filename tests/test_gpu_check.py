@@ -63,7 +63,8 @@ def test_facts_and_speed_leave_a_row_for_all_that_they_are_to_measure(part):
     assert all(row["finds_same_tokens"] for row in speed["decode"])
     for name in GPU_SPEED:
         text = speed_table(part("facts").out, name)
-        assert text.count("\n| ") == 1 + sum("error" not in row for row in speed[name]) and "(1 rounds, " in text
+        # Not every CPU has a layer in bfloat16 to compare with: such a row has no ratio.
+        assert text.count("\n| ") == 1 + sum(bool(row.get("ratio")) for row in speed[name]) and "(1 rounds, " in text
     summary = summary_of_gpu(part("facts").out)
     assert "vs by hand, same loss" in summary and "2 rows with errors" in summary and "needs a GPU" in summary
 
