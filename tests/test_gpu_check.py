@@ -66,7 +66,7 @@ def test_facts_and_speed_leave_a_row_for_all_that_they_are_to_measure(part):
         # Not every CPU has a layer in bfloat16 to compare with: such a row has no ratio.
         assert text.count("\n| ") == 1 + sum(bool(row.get("ratio")) for row in speed[name]) and "(1 rounds, " in text
     summary = summary_of_gpu(part("facts").out)
-    assert "vs by hand, same loss" in summary and "2 rows with errors" in summary and "needs a GPU" in summary
+    assert "vs by hand, same loss" in summary and "rows with errors" in summary and "needs a GPU" in summary
 
 
 def test_a_row_that_raises_is_kept_as_an_error_and_the_rest_goes_on(part, monkeypatch):

@@ -10,6 +10,7 @@ from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.files import read_json, write_text
 from rnn_hf.hub.cards import CELL_NAMES, MARK, license_of, read_card
 from rnn_hf.onnx import REPORT_FILE
+from rnn_hf.onnx.speech_graph import SPEECH
 
 
 CARD = """\
@@ -188,7 +189,7 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
         "source": report["source"],
         "versions": report["versions"],
     }
-    if report.get("task") == "automatic-speech-recognition":
+    if report.get("task") == SPEECH:
         text = _speech_card(values, report, config, read_json(folder / "preprocessor_config.json"))
     elif "task" in report:
         text = _classifier_card(values, report["task"], config.get("problem_type"))

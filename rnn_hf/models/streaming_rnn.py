@@ -31,8 +31,6 @@ SETTINGS = (
     "level_floor",
 )  # fmt: skip
 GAPS = (None, "", " ")  # what may stand before the next character or word, in a file by its place here
-
-
 FEW_STEPS = 4  # of one stream at once: more are faster in one call of the modules
 CPU = torch.device("cpu")
 # Of each layer h `(B, H)` and, of an LSTM, c.
@@ -47,7 +45,7 @@ class RNNSpeechStream:
     be set to `""` at any time.
 
     Args:
-        model: An [`RNNForCTC`] in one direction, in evaluation mode.
+        model: An [`RNNForCTC`] in one direction, in evaluation mode, whose weights stay as they are meanwhile.
         feature_extractor: That of the model.
         tokenizer: That of the model.
 
@@ -123,8 +121,8 @@ class RNNSpeechStream:
 
     def fork(self) -> "RNNSpeechStream":
         """A stream of its own with the same content, to go on from twice."""
-        forked = copy.copy(self)  # what it holds is replaced and never written to, but for
-        forked.one_row = None
+        forked = copy.copy(self)
+        forked.one_row = None  # of all that a stream holds the only thing that is written to
         return forked
 
     def save(self, path: str | os.PathLike) -> None:
@@ -268,10 +266,10 @@ def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[Tensor]) -> t
 
 
 class OneRow:
-    """A few steps of a single stream on a CPU, without the modules: less than half of the time.
+    """A few steps of a single stream on a CPU, without the modules, which take more than twice the time.
 
     Args:
-        model: An [`RNNForCTC`] of which `has_plain_parts` is true.
+        model: An [`RNNForCTC`] whose modules are the package's own, unchanged.
         stack: `RNNLayer.one_row` of each layer.
     """
 
@@ -284,7 +282,9 @@ class OneRow:
     def make(cls, model: Any, state: State) -> "OneRow | None":
         """`None` where the modules must be run, or are faster."""
         layers, weight = model.model.layers, model.lm_head.weight
-        if weight.device.type != "cpu" or not all(map(has_own_forward, (model, model.model, *layers))):
+        if weight.device.type != "cpu" or autocast_dtype(CPU) is not None:
+            return None
+        if not all(map(has_own_forward, (model, model.model, *layers))):
             return None
         if not all(is_own(module, nn.Linear) for module in (model.lm_head, model.model.input_projection)):
             return None

@@ -25,6 +25,7 @@ from rnn_hf.models.modeling_rnn import check_extra, select_positions
 from rnn_hf.models.versions_rnn import CACHE_NAME, CausalLMOutputWithPast, one_cache
 from rnn_hf.onnx.graph import interface_of
 from rnn_hf.onnx.session import check_provider, head_of, open_session
+from rnn_hf.onnx.speech_graph import SPEECH
 
 
 LARGEST_LOGITS = 2**26  # numbers that one run may give (256 MB) where not all are asked for
@@ -73,7 +74,8 @@ class RNNONNXForCausalLM(RNNGenerationMixin):
         self._head: Any = None
         self._metadata = metadata = session.get_modelmeta().custom_metadata_map
         if "task" in metadata:
-            raise InputError(f"{path} is a classifier and no language model: run it by ONNX Runtime alone")
+            kind = "recognizer of speech" if metadata["task"] == SPEECH else "classifier"
+            raise InputError(f"{path} is a {kind} and no language model: run it by ONNX Runtime alone")
         if not {"identity", "logits"} <= set(metadata):
             raise InputError(f"{path} was not written by rnn_hf's exporter: export the model by `rnn-hf export`")
         self.identity = metadata["identity"]

@@ -14,7 +14,7 @@ from rnn_hf.onnx.classifier_graph import ClassifierGraph, add_directions
 from rnn_hf.onnx.graph import Graph, add_layer, add_projected_layer, check_size, finish, states_of
 
 
-TASK = "automatic-speech-recognition"
+SPEECH = "automatic-speech-recognition"  # as the metadata of a file name the task
 
 
 def build_speech_graph(model: Any) -> Any:
@@ -149,4 +149,4 @@ def logits_of(config: Any) -> dict[str, Any]:
 
 def about(config: Any) -> dict[str, str]:
     """What the metadata of a file say besides its interface."""
-    return {"task": TASK, "frame_stack": str(config.frame_stack)}
+    return {"task": SPEECH, "frame_stack": str(config.frame_stack)}

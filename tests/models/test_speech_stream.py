@@ -192,6 +192,15 @@ def test_what_is_hooked_onto_a_module_between_pieces_is_run(place):
     torch.testing.assert_close(got, whole_of(parts, speech)[0][1:], **CLOSE)
 
 
+def test_streams_are_heard_under_autocast():
+    parts, speech = parts_of({"cell_type": "gru"}, dtype=torch.float32), some_speech(9 * STEP, dtype=torch.float32)
+    stream = parts[0].stream(*parts[1:])
+    stream.push(speech[:STEP])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, expected = logits_of(stream, speech[STEP:].split(STEP)), whole_of(parts, speech)[0][1:]
+    torch.testing.assert_close(got.float(), expected.float(), rtol=0.05, atol=0.05)
+
+
 def test_reparametrized_weights_are_heeded():
     class Half(torch.nn.Module):
         def forward(self, weight):

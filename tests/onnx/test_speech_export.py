@@ -19,6 +19,7 @@ from rnn_hf.hub.repository import build_repository
 from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx import export, quantization
 from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, check_folder, export_onnx
+from rnn_hf.onnx.model import RNNONNXForCausalLM
 from rnn_hf.onnx.quantization import quantize_recognizer
 from rnn_hf.tasks import SPEECH_RECOGNITION
 
@@ -139,12 +140,15 @@ def test_an_export_is_replaced_by_one_of_another_kind_as_a_whole(tmp_path, make_
 
 def test_a_recognizer_is_no_language_model_and_needs_its_extractor(tmp_path):
     path = make_recognizer(tmp_path / "model")
+    export_onnx(path, tmp_path / "onnx")
+    with pytest.raises(ValueError, match="model.onnx is a recognizer of speech and no language model"):
+        RNNONNXForCausalLM.from_pretrained(tmp_path / "onnx")
     with pytest.raises(ValueError, match="`last_logits_only` is for a language model, and .*model is a recognizer"):
-        export_onnx(path, tmp_path / "onnx", last_logits_only=True)
+        export_onnx(path, tmp_path / "other", last_logits_only=True)
     (tmp_path / "model" / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match="cannot load the feature extractor of .*model"):
-        export_onnx(path, tmp_path / "onnx")
-    assert not names_in(tmp_path / "onnx")
+        export_onnx(path, tmp_path / "other")
+    assert not names_in(tmp_path / "other")
 
 
 # 8 bits
