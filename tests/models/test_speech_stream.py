@@ -124,6 +124,7 @@ def test_forks_go_their_own_ways(cell):
     ends = [some_speech(9 * STEP + 7, seed) for seed in (1, 2)]
     streams = [stream, stream.fork()]
     assert streams[1].text == stream.text
+    assert streams[1].one_row is not stream.one_row or stream.one_row is None  # two threads would write to one
     logits: tuple[list, list] = ([], [])
     # In turns, so that what one wrote would show in the other.
     for pieces in zip(*(end.split(STEP) for end in ends), strict=True):
