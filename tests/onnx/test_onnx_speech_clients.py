@@ -13,7 +13,7 @@ from recognizers import FEATURES, make_recognizer, some_speech, text_of
 from speech_files import encoded
 from test_onnx_client import BARE
 
-from rnn_hf import RNNFeatureExtractor
+from rnn_hf import RNNCTCTokenizer, RNNFeatureExtractor, RNNForCTC
 from rnn_hf.onnx.export import export_onnx
 
 
@@ -74,6 +74,21 @@ def test_both_write_what_pytorch_writes_and_have_the_features_of_the_extractor(c
             np.testing.assert_allclose(features, wanted[: len(features)], atol=2e-5)
         texts.append(expected)
     assert len(texts[0]) > 15 and len(set(texts)) == 3
+
+
+def test_gaps_at_the_beginning_and_in_a_row_are_written_as_the_tokenizer_writes_them(client, tmp_path):
+    path, samples = make_recognizer(tmp_path / "model", frame_stack=1), some_speech()
+    model, tokenizer = RNNForCTC.from_pretrained(path).eval(), RNNCTCTokenizer.from_pretrained(path)
+    with torch.no_grad():
+        model.lm_head.bias[[tokenizer.pad_token_id, tokenizer.vocab["|"]]] += 1.5
+    model.save_pretrained(path)
+    export_onnx(path, tmp_path / "onnx")
+    ids = model.generate(torch.from_numpy(features_of(path, samples))[None])[0].tolist()
+    labels = [tokenizer.tokens[index] for index, *_ in tokenizer.collapse(ids)]
+    assert labels[0] == "|" and ("|", "|") in set(zip(labels, labels[1:], strict=False))
+    for program in (WHOLE, STREAM):
+        printed, _ = client(program, tmp_path / "onnx", write(tmp_path / "a.wav", samples))
+        assert printed == text_of(path, samples) + "\n"
 
 
 def test_a_network_in_both_directions_hears_whole_recordings(client, tmp_path):

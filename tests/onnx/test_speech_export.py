@@ -20,7 +20,8 @@ from rnn_hf.models.cache_rnn import identity_of
 from rnn_hf.onnx import export, quantization
 from rnn_hf.onnx.export import SIZES, TOLERANCE, ExportError, check_folder, export_onnx
 from rnn_hf.onnx.model import RNNONNXForCausalLM
-from rnn_hf.onnx.quantization import quantize_recognizer
+from rnn_hf.onnx.quantization import hear_alone, hear_by_steps, quantize_recognizer
+from rnn_hf.onnx.session import RNNONNXRecognizer, open_session
 from rnn_hf.tasks import SPEECH_RECOGNITION
 
 
@@ -198,6 +199,20 @@ def test_both_files_in_8_bits_are_compared_with_those_in_float32(tmp_path, given
         float32, of_int8 = ((out / f"{name}{end}.onnx").stat().st_size for end in ("", "_int8"))
         assert about["bytes"] == {"float32": float32, "int8": of_int8} and of_int8 < float32
         assert about["speedup"] == 1.5 and about["steps"] == int8["steps"]
+
+
+def test_by_steps_the_streaming_file_gives_what_the_whole_one_gives(tmp_path):
+    path, out = make_recognizer(tmp_path / "model"), tmp_path / "onnx"
+    export_onnx(path, out)
+    recordings = [features_of(path, seed, seconds) for seed, seconds in ((0, 0.5), (1, 0.02), (2, 0.3))]
+    by_steps = hear_by_steps(open_session(str(out / "stream.onnx"), "cpu", 1), recordings)
+    whole = hear_alone(RNNONNXRecognizer(str(out / "model.onnx"), threads=1), recordings)
+    np.testing.assert_allclose(by_steps, whole, atol=1e-5)
+
+
+def test_steps_are_equal_where_the_likeliest_label_is():
+    float32, int8 = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.5, 0.75], [0.0, 1.5]])
+    assert quantization._differences(float32, int8) == {"largest_difference": 0.75, "equal_steps": 0.5, "steps": 2}
 
 
 def test_a_streaming_file_in_8_bits_of_another_export_is_refused(tmp_path, given_times):
