@@ -98,18 +98,19 @@ class RNNLayer(GradientCheckpointingLayer):
             token, `hidden` after the last step of all. Of a bidirectional layer the outputs of both directions,
             `(B, T, 2 H)`, and no state.
         """
-        if inputs.shape[1] == 1 and padding is None:
-            products = self.step_products(len(inputs))
+        # Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has: a layer
+        # keeps the type of its weights, unless the other one is faster here.
+        dtype = self._autocast_dtype(inputs)
+        with without_autocast(inputs.device):
+            products = None
+            if inputs.shape[1] == 1 and padding is None and dtype is None:
+                products = self.step_products(len(inputs))
             if products is not None:
                 if hidden is None:
                     hidden = inputs.new_zeros(len(inputs), self.rnn.hidden_size)
                     cell = torch.zeros_like(hidden) if self.kind == "lstm" else None
                 hidden, cell = step(self.kind, inputs[:, 0], hidden, cell, products)
                 return hidden[:, None], hidden, cell
-        # Autocast casts some of the recurrent operators and not others, and to a type that not every CPU has: a layer
-        # keeps the type of its weights, unless the other one is faster here.
-        dtype = self._autocast_dtype(inputs)
-        with without_autocast(inputs.device):
             if self.reverse is None:
                 return self._run(self.rnn, inputs, hidden, cell, padding, dtype)
             forward, *_ = self._run(self.rnn, inputs, None, None, padding, dtype)

@@ -332,6 +332,18 @@ def test_autocast_to_bfloat16_is_right_and_reaches_the_layers_where_it_pays(
             torch.testing.assert_close(cast.logits.float(), plain.logits.float(), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("way", ["step", "module"])
+def test_autocast_leaves_a_step_of_one_token_in_the_type_of_the_weights(make_model, cell, way, choose):
+    model, ids = make_model(cell, dtype=torch.float32).eval(), some_ids(3, 5)
+    whole = model.model(ids).last_hidden_state
+    choose(way)
+    cache = model(ids[:, :-1]).cache
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model.model(ids[:, -1:], cache=cache)
+    assert output.cache.layers[0].keys.dtype == torch.float32
+    torch.testing.assert_close(output.last_hidden_state, whole[:, -1:])
+
+
 # Saving and loading
 
 
