@@ -24,7 +24,8 @@ with wave.open(options.file) as file:
         parser.error(f"the file must have 16 bits, one channel and {features['sampling_rate']} samples a second")
     samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32768
 
-# A frame ends with each hop, and sees zeros before the first sample.
+# A frame ends with each hop, and sees zeros before the first sample; the network answers after the last one.
+samples = np.concatenate([samples, np.zeros(features["end_silence"])])
 padded = np.concatenate([np.zeros(width - hop), samples])
 frames = [padded[start : start + width] for start in range(0, len(samples) - hop + 1, hop)]
 spectrum = np.fft.rfft(np.reshape(frames, (-1, width)) * np.hanning(width + 1)[:-1], features["n_fft"])

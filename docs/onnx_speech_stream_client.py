@@ -29,12 +29,19 @@ mean, std = np.array(features["mean"] or 0.0), np.array(features["std"] or 1.0)
 session = onnxruntime.InferenceSession(options.folder / "stream.onnx")
 state = {value.name: np.zeros((1, value.shape[1]), np.float32) for value in session.get_inputs()[1:]}
 tail, level = np.zeros(width - hop), -np.inf  # samples that later frames see too, and the level of the speech so far
+silence = features["end_silence"]  # samples of zeros that are still to be read behind the recording
 last, gap = None, None  # the label of the step before, and what stands before the next one that is written
 
 with wave.open(options.file) as file:
     if (file.getsampwidth(), file.getnchannels(), file.getframerate()) != (2, 1, features["sampling_rate"]):
         parser.error(f"the file must have 16 bits, one channel and {features['sampling_rate']} samples a second")
-    while len(piece := np.frombuffer(file.readframes(size), "<i2") / 32768) == size:
+    while True:
+        piece = np.frombuffer(file.readframes(size), "<i2") / 32768
+        missing = min(size - len(piece), silence)
+        silence -= missing
+        piece = np.concatenate([piece, np.zeros(missing)])
+        if len(piece) < size:
+            break
         samples = np.concatenate([tail, piece])
         tail = samples[size:]
         frames = np.array([samples[start : start + width] for start in range(0, size, hop)])

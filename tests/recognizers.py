@@ -11,7 +11,7 @@ from rnn_hf import RNNCTCTokenizer, RNNFeatureExtractor, RNNForCTC, RNNSpeechCon
 
 BANDS = 12
 FEATURES = {
-    "level_decay": 30.0, "floor": -14.0, "level_floor": -9.0,
+    "level_decay": 30.0, "floor": -14.0, "level_floor": -9.0, "end_silence": 730,
     "mean": [-3.0 + band / 6 for band in range(BANDS)], "std": [2.0 + band / 9 for band in range(BANDS)],
 }  # fmt: skip
 

@@ -133,7 +133,7 @@ class StringPlans:
             (each, max(1, round(self.lengths[each] / generator.uniform(1 - speed, 1 + speed)))) for each in chosen
         ]
         before, behind = (generator.randint(0, augmentation.silence_frames) for _ in range(2))
-        behind *= generator.randint(0, 1)  # half of the strings end with their last sound, when all must be answered
+        behind *= generator.randint(0, 1)  # half of the strings end with their last sound
         between = [generator.randint(0, augmentation.gap_frames) for _ in chosen[1:]]
         if generator.random() < augmentation.cut_probability:
             cut = max(1, round(parts[0][1] * generator.uniform(0, LARGEST_CUT)))

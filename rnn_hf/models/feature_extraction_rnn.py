@@ -34,6 +34,9 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
     standard deviation of the training set are applied. What is computed in pieces, [`log_mel`] and [`normalize`],
     hands on what the next piece needs.
 
+    A network that hears while somebody speaks answers after a word, when a recording may have ended: `end_silence`
+    zeros are read behind each whole recording, here and by [`RNNSpeechStream.finish`].
+
     Args:
         feature_size: Number of mel bands, at least 2.
         sampling_rate: Samples a second that recordings must have.
@@ -46,6 +49,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         level_decay: Decibels a second by which the level falls; `None` leaves the level in.
         floor: Least natural logarithm of the energy of a band. Recordings are numbers in [-1, 1].
         level_floor: Least level, so that silence and faint noise are not taken for speech.
+        end_silence: Samples of zeros behind each whole recording.
 
     Raises:
         ValueError: Sizes that do not fit, a `mean` or `std` of another length, a `std` that is not positive.
@@ -75,6 +79,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         level_decay: float | None = None,
         floor: float = -16.0,
         level_floor: float = -6.0,
+        end_silence: int = 0,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -82,6 +87,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         self.mean = None if mean is None else [float(value) for value in mean]
         self.std = None if std is None else [float(value) for value in std]
         self.level_decay, self.floor, self.level_floor = level_decay, floor, level_floor
+        self.end_silence = end_silence
         self._validate()
         # transformers leaves these two names out of the saved file.
         self.window = np.hanning(win_length + 1)[:-1]
@@ -99,6 +105,8 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             )
         if self.level_decay is not None and not 0 <= self.level_decay < math.inf:
             raise ValueError(f"`level_decay` must be None, 0 or positive, in dB a second, got {self.level_decay}")
+        if self.end_silence < 0:
+            raise ValueError(f"`end_silence` must be 0 or more samples, got {self.end_silence}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.feature_size:
@@ -164,6 +172,11 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         levels = np.maximum.accumulate(energies + fallen) - fallen
         return np.maximum(levels[-len(values) :], self.level_floor)
 
+    def features(self, samples: Tensor) -> Tensor:
+        """Features `(T, F)` of a whole recording `(N,)` with its `end_silence`: T is `(N + end_silence) // hop_length`."""
+        whole = torch.cat([samples, samples.new_zeros(self.end_silence)])
+        return self.normalize(self.log_mel(whole)[0])[0]
+
     def __call__(
         self,
         raw_speech: Any,
@@ -201,7 +214,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
                 f"`sampling_rate` must be {self.sampling_rate}, as in training, got {sampling_rate}: resample first"
             )
         rows = read_batch(raw_speech)
-        features = [self.normalize(self.log_mel(row)[0])[0].cpu().numpy() for row in rows]
+        features = [self.features(row).cpu().numpy() for row in rows]
         padded = self.pad(
             BatchFeature({"input_features": features}),
             padding=padding,

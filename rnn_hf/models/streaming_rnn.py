@@ -28,7 +28,7 @@ from .versions_rnn import autocast_dtype
 # What decides the features of a recording; a saved stream goes on with the same ones only.
 SETTINGS = (
     "feature_size", "sampling_rate", "hop_length", "win_length", "n_fft", "mean", "std", "level_decay", "floor",
-    "level_floor",
+    "level_floor", "end_silence",
 )  # fmt: skip
 GAPS = (None, "", " ")  # what may stand before the next character or word, in a file by its place here
 FEW_STEPS = 4  # of one stream at once: more are faster in one call of the modules
@@ -111,13 +111,19 @@ class RNNSpeechStream:
         return push_all([self], [samples])[0]
 
     def finish(self) -> str:
-        """End the stream; returns the rest of its text.
+        """End the stream: hear the `end_silence` of the feature extractor, as behind a whole recording.
 
-        That is empty: each step adds its text at once, and frames that fill no step are not read, here as in the
-        whole. Who wants to give a network time to answer pushes some silence first.
+        Frames that fill no step are not read, here as in the whole.
+
+        Returns:
+            The text that this adds, which may be empty.
+
+        Raises:
+            ValueError: The stream is finished.
         """
+        added = self.push(torch.zeros(self.feature_extractor.end_silence))
         self.is_finished = True
-        return ""
+        return added
 
     def fork(self) -> "RNNSpeechStream":
         """A stream of its own with the same content, to go on from twice."""

@@ -42,7 +42,7 @@ class Row:
 
 def features_of(samples: np.ndarray, extractor: RNNFeatureExtractor) -> torch.Tensor:
     """The features of a whole recording `(N,)`, `(T, bands)`."""
-    return extractor.normalize(extractor.log_mel(torch.from_numpy(samples))[0])[0]
+    return extractor.features(torch.from_numpy(samples))
 
 
 def rows_to_score(recordings: Sequence[Recording], extractor: RNNFeatureExtractor, join: int) -> list[Row]:

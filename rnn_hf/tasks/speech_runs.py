@@ -56,6 +56,7 @@ class SpeechExamples(Dataset):
     ):  # fmt: skip
         self.log_mels, self.labels, self.plans, self.extractor = log_mels, labels, plans, extractor
         self.frame_stack, self.separator = frame_stack, separator
+        self.end_frames = extractor.end_silence // extractor.hop_length
         self.noises = noise_log_mels(lambda samples: extractor.log_mel(samples)[0], extractor.sampling_rate)
         self.epoch = 0
 
@@ -65,19 +66,20 @@ class SpeechExamples(Dataset):
     def begin_epoch(self, epoch: int) -> list[int]:
         """Have the examples be those of an epoch; returns how many frames each has."""
         self.epoch = epoch
-        return [self._draw(index)[0].length for index in range(len(self))]
+        return [self._draw(index)[0].length + self.end_frames for index in range(len(self))]
 
     def _draw(self, index: int) -> tuple[Plan, list[int], random.Random]:
         """The plan of a string, its labels, and the generator for what else is drawn.
 
-        Where speed leaves too few steps for the labels, there is more silence at the end.
+        Where speed leaves too few steps for the labels, there is more silence at the end. The extractor's own silence
+        is not in the plan, since it has no noise and no gain.
         """
         plan, generator = self.plans.draw(self.epoch, index)
         labels: list[int] = []
         for part, _ in plan.parts if plan.cut is None else ():
             own = self.labels[part]
             labels += [*(self.separator if labels and own else []), *own]
-        more = max(0, self.frame_stack * max(1, steps_for(labels)) - plan.length)
+        more = max(0, self.frame_stack * max(1, steps_for(labels)) - plan.length - self.end_frames)
         return replace(plan, silences=[*plan.silences[:-1], plan.silences[-1] + more]), labels, generator
 
     def __getitem__(self, index: Any) -> dict[str, torch.Tensor]:
@@ -86,7 +88,8 @@ class SpeechExamples(Dataset):
         augmentation, floor = self.plans.augmentation_in(self.epoch), self.extractor.floor
         log_mel = joined(plan, self.log_mels, floor)
         log_mel = distorted(log_mel, plan, augmentation, self.noises, floor, generator)
-        features, _ = self.extractor.normalize(log_mel)
+        end = log_mel.new_full((self.end_frames, log_mel.shape[1]), floor)
+        features, _ = self.extractor.normalize(torch.cat([log_mel, end]))
         features = masked(features, len(plan.parts), augmentation, generator)
         return {"input_features": features, "labels": torch.tensor(labels, dtype=torch.long)}
 
@@ -158,9 +161,10 @@ class SpeechWork:
         if source is None:
             extractor.mean, extractor.std = mean_and_deviation(log_mels, extractor)
         labels = [tokenizer(each.text).input_ids for each in train]
-        self.too_short = self._count_too_short(train, log_mels, labels)
+        lengths, end = [len(each) for each in log_mels], extractor.end_silence // extractor.hop_length
+        self.too_short = self._count_too_short(train, [each + end for each in lengths], labels)
         plans = StringPlans(
-            [len(each) for each in log_mels], [each.speaker for each in train], self._augmentation(),
+            lengths, [each.speaker for each in train], self._augmentation(),
             options.join_recordings, options.curriculum_epochs, arguments.training.seed,
         )  # fmt: skip
         separator = [] if tokenizer.unit == "words" else [tokenizer.convert_tokens_to_ids(DELIMITER)]
@@ -180,6 +184,7 @@ class SpeechWork:
         return RNNFeatureExtractor(
             feature_size=self.arguments.model.num_mel_bins, sampling_rate=rate, hop_length=hop, win_length=window,
             n_fft=points, level_decay=options.level_decay, level_floor=options.level_floor,
+            end_silence=round(rate * options.end_silence_ms / 1000),
         )  # fmt: skip
 
     def _augmentation(self) -> Augmentation:
@@ -195,12 +200,12 @@ class SpeechWork:
         return Augmentation(**frames, **{name: getattr(options, name) for name in same})
 
     def _count_too_short(
-        self, recordings: Sequence[Recording], log_mels: Sequence[torch.Tensor], labels: Sequence[list[int]]
+        self, recordings: Sequence[Recording], frames: Sequence[int], labels: Sequence[list[int]]
     ) -> int:
         """How many recordings have fewer steps than their labels need, which CTC cannot align."""
         model, short = self.arguments.model, []
-        for recording, log_mel, ids in zip(recordings, log_mels, labels, strict=True):
-            if len(log_mel) // model.frame_stack < steps_for(ids):
+        for recording, length, ids in zip(recordings, frames, labels, strict=True):
+            if length // model.frame_stack < steps_for(ids):
                 short.append(recording.file.name)
         if short and not model.ctc_zero_infinity:
             more = f" and {len(short) - MOST_NAMES:,} more" if len(short) > MOST_NAMES else ""

@@ -173,6 +173,9 @@ class SpeechDataArguments:
     level_floor: float = field(
         default=-6.0, metadata={"help": "least level, a natural logarithm of energy: what is softer is no speech"}
     )
+    end_silence_ms: float = field(
+        default=200.0, metadata={"help": "silence that is put behind each recording, here and wherever one is heard"}
+    )
     join_recordings: int = field(
         default=1, metadata={"help": "train on strings of up to so many recordings of one speaker"}
     )
@@ -201,7 +204,7 @@ class SpeechDataArguments:
         check_percentage(self.validation_split_percentage)
         bounds = {
             1: "join_recordings validation_join hop_ms",
-            0: "curriculum_epochs level_decay silence_ms gap_ms gain_db time_masks time_mask_ms frequency_masks "
+            0: "curriculum_epochs level_decay end_silence_ms silence_ms gap_ms gain_db time_masks time_mask_ms frequency_masks "
             "frequency_mask_bands",
         }
         check_at_least(self, bounds)

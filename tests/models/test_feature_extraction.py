@@ -152,6 +152,14 @@ def test_a_batch_has_each_recording_padded_at_its_end(kind):
         assert (features[mask == 0] == -7.0).all()
 
 
+@pytest.mark.parametrize("end_silence", [1, 37, 500])
+def test_zeros_are_read_behind_each_whole_recording(end_silence):
+    rows, zeros = [some_speech(1000), some_speech(543)], torch.zeros(end_silence, dtype=torch.float64)
+    inputs = extractor_of(end_silence=end_silence)(rows, sampling_rate=RATE, return_tensors="pt")
+    expected = extractor_of()([torch.cat([row, zeros]) for row in rows], sampling_rate=RATE, return_tensors="pt")
+    torch.testing.assert_close(dict(inputs), dict(expected), rtol=0, atol=0)
+
+
 def test_arguments_of_transformers_are_heeded():
     extractor, rows = extractor_of(), [some_speech(1000, dtype=torch.float32), some_speech(500, dtype=torch.float32)]
     plain = extractor(rows, RATE, padding=False)
@@ -203,6 +211,7 @@ def test_another_sampling_rate_is_refused():
         ({"hop_length": 0}, "in rising order"),
         ({"win_length": 257}, "in rising order"),
         ({"level_decay": -1.0}, "`level_decay`"),
+        ({"end_silence": -1}, "`end_silence` must be 0 or more samples, got -1"),
         ({"mean": [0.0]}, "`mean` must have 40 numbers"),
         ({"std": [1.0] * 41}, "`std` must have 40 numbers"),
         ({"std": [0.0] + [1.0] * 39}, "`std` must be positive"),
@@ -214,7 +223,7 @@ def test_fields_that_do_not_fit_are_refused_by_name(fields, message):
 
 
 def test_saved_is_loaded(tmp_path):
-    extractor = extractor_of(floor=-15.0, level_floor=-11.0, padding_side="left", mean=torch.tensor(MEAN))
+    extractor = extractor_of(floor=-15.0, level_floor=-11.0, end_silence=70, padding_side="left", mean=torch.tensor(MEAN))
     extractor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert not saved.keys() & {"window", "mel_filters"}

@@ -54,7 +54,7 @@ def recognizer_of(unit: str, bidirectional: bool = False) -> tuple[RNNForCTC, RN
         model.lm_head.weight.copy_(torch.cat([speaks] * config.num_directions, dim=1))
         model.lm_head.bias.zero_()
         model.lm_head.bias[1] = -9
-    return model, RNNFeatureExtractor(level_decay=20.0), tokenizer
+    return model, RNNFeatureExtractor(level_decay=20.0, end_silence=900), tokenizer
 
 
 def speech_of(text: str, tokenizer) -> tuple[np.ndarray, list[tuple[float, float]]]:

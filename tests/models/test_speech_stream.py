@@ -71,8 +71,10 @@ def test_any_pieces_give_the_logits_of_the_whole(cell, sizes):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("unit", ["characters", "words"])
-def test_the_text_is_that_of_the_whole(cell, unit, dtype):
+@pytest.mark.parametrize("end_silence", [0, 20 * STEP + 5])
+def test_the_text_is_that_of_the_whole(cell, unit, dtype, end_silence):
     parts = parts_of(cell, unit, dtype)
+    parts[1].end_silence = end_silence
     speech = some_speech(80 * STEP + 17, dtype=dtype)
     _, expected = whole_of(parts, speech)
     assert len(expected) > 5 and len(set(expected)) > 2
@@ -241,7 +243,7 @@ def test_a_finished_stream_hears_no_more(tmp_path):
     stream = parts[0].stream(*parts[1:])
     stream.push(some_speech(STEP))
     assert stream.finish() == ""
-    for more in (lambda: stream.push(some_speech(STEP)), lambda: stream.save(tmp_path / "stream")):
+    for more in (lambda: stream.push(some_speech(STEP)), stream.finish, lambda: stream.save(tmp_path / "stream")):
         with pytest.raises(ValueError, match="the stream is finished"):
             more()
 

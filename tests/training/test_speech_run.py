@@ -141,7 +141,7 @@ def trained(data, tmp_path_factory):
 def test_what_was_learned_stands_in_the_directory_and_scores_what_its_step_says(trained):
     directory, record = trained
     best = min((row for row in history(directory) if "validation_wer" in row), key=lambda row: row["validation_wer"])
-    assert record["metric"] == "wer" and record["result"]["best_validation_wer"] == best["validation_wer"] < 0.2
+    assert record["metric"] == "wer" and record["result"]["best_validation_wer"] == best["validation_wer"] < 0.3
     assert record["data"]["floor"] == pytest.approx(2 / 3)
     scores = task.evaluate(str(directory), ["validation"], {})["validation"]
     told = {name.removeprefix("validation_"): value for name, value in best.items() if "validation" in name}
@@ -176,7 +176,7 @@ def test_words_have_times_in_order_within_the_recording(trained):
     words = answer["words"]
     assert [word["word"] for word in words] == answer["text"].split()
     times = [time for word in words for time in (word["start"], word["end"])]
-    assert times == sorted(times) and times[-1] <= len(samples) / 8000
+    assert times == sorted(times) and times[-1] <= (len(samples) + extractor.end_silence) / 8000
 
 
 class _File:
