@@ -38,6 +38,7 @@ MAY_USE = {
         "analysis",
         "analysis_plots",
         "comparison",
+        "conversion",
         "evaluation",
         "hub",
         "latency",
@@ -46,6 +47,7 @@ MAY_USE = {
     }
     | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training"},
     "comparison": BELOW_ALL | {"evaluation", "runs", "tasks"},
+    "conversion": BELOW_ALL | {"evaluation", "loading"},
     "evaluation": BELOW_ALL | {"loading"},
     "hub": BELOW_ALL | {"loading", "onnx", "runs", "tasks"},
     "latency": {"errors"},
