@@ -18,16 +18,19 @@ from rnn_hf.models import (
     RNNForCausalLM,
     RNNForCTC,
     RNNForSequenceClassification,
+    RNNForTimeSeriesPrediction,
     RNNForTokenClassification,
     RNNModel,
+    RNNSeriesState,
     RNNSpeechConfig,
     RNNSpeechStream,
+    RNNTimeSeriesConfig,
 )
 
 
 __version__ = "0.1.0"
 
-for _config in (RNNConfig, RNNSpeechConfig):
+for _config in (RNNConfig, RNNSpeechConfig, RNNTimeSeriesConfig):
     transformers.AutoConfig.register(_config.model_type, _config, exist_ok=True)
     _config.register_for_auto_class()
 for _name, _model in HEADS.items():
@@ -46,11 +49,14 @@ __all__ = [
     "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
+    "RNNForTimeSeriesPrediction",
     "RNNForTokenClassification",
     "RNNModel",
     "RNNONNXForCausalLM",
+    "RNNSeriesState",
     "RNNSpeechConfig",
     "RNNSpeechStream",
+    "RNNTimeSeriesConfig",
     "RecurrentStateLayer",
 ]
 

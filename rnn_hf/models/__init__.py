@@ -10,6 +10,7 @@ from typing import Any
 from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
 from .configuration_rnn_speech import RNNSpeechConfig
+from .configuration_rnn_time_series import RNNTimeSeriesConfig
 from .feature_extraction_rnn import RNNFeatureExtractor
 from .modeling_rnn import (
     RNNForCausalLM,
@@ -20,6 +21,8 @@ from .modeling_rnn import (
     RNNPreTrainedModel,
 )
 from .modeling_rnn_speech import RNNForCTC
+from .modeling_rnn_time_series import RNNForTimeSeriesPrediction
+from .series_state_rnn import RNNSeriesState
 from .streaming_rnn import RNNSpeechStream
 from .tokenization_rnn_ctc import RNNCTCTokenizer
 
@@ -31,6 +34,7 @@ HEADS: dict[str, Any] = {
     "AutoModelForSequenceClassification": RNNForSequenceClassification,
     "AutoModelForTokenClassification": RNNForTokenClassification,
     "AutoModelForCTC": RNNForCTC,
+    "AutoModelForTimeSeriesPrediction": RNNForTimeSeriesPrediction,
 }
 
 __all__ = [
@@ -42,11 +46,14 @@ __all__ = [
     "RNNForCTC",
     "RNNForCausalLM",
     "RNNForSequenceClassification",
+    "RNNForTimeSeriesPrediction",
     "RNNForTokenClassification",
     "RNNLayer",
     "RNNModel",
     "RNNPreTrainedModel",
+    "RNNSeriesState",
     "RNNSpeechConfig",
     "RNNSpeechStream",
+    "RNNTimeSeriesConfig",
     "RecurrentStateLayer",
 ]

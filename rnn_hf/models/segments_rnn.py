@@ -1,0 +1,134 @@
+"""The direct head of forecasts: segments of the past are read, and those of the future predicted all at once.
+
+Shapes in comments: B batch, P past, H horizon, w segment, E width of what the first layer reads, Q quantiles,
+S samples.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .cache_rnn import RNNCache
+from .layers_rnn import locked_dropout
+from .series_rnn import (
+    RNNTimeSeriesOutput,
+    distribution_of,
+    draw,
+    negative_log_likelihood,
+    observed_mean,
+    parameters_of,
+    pinball,
+    quantile_at,
+    scale_of,
+)
+
+
+class SegmentProjection(nn.Linear):
+    """A linear layer over segments of a series, and what is below 0 cut off."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+def forecast_directly(
+    model: Any,
+    past: Tensor,
+    observed: Tensor,
+    categories: Tensor | None,
+    future: tuple[Tensor, Tensor] | None,
+    num_items_in_batch: int | Tensor | None,
+) -> RNNTimeSeriesOutput:
+    """What [`RNNForTimeSeriesPrediction.forward`] returns of a direct head.
+
+    Args:
+        model: The network.
+        past: `(B, P)`, 0 where a value is missing.
+        observed: `(B, P)`.
+        categories: `(B, kinds)`.
+        future: Values and where they are observed, `(B, H)` each; `None` where they are not known.
+        num_items_in_batch: Divides the summed loss in place of the number of observed targets.
+
+    Raises:
+        ValueError: The future has another length.
+    """
+    config, wanted = model.config, (len(past), model.config.prediction_length)
+    if future is not None and tuple(future[0].shape) != wanted:
+        raise ValueError(
+            f"`future_values` must have shape {wanted}, the last by `prediction_length`, got {tuple(future[0].shape)}"
+        )
+    loc, scale = scale_of(past, observed, config.scaling, config.scale_floor)
+    scaled = torch.where(observed, (past - loc) / scale, 0)
+    segments = scaled.unflatten(1, (-1, config.segment_length)).to(model.head.weight.dtype)
+    cache = model.model(inputs_embeds=segments, use_cache=True, return_dict=True).cache
+    outputs = model.head(model.dropout(decode(model, cache, categories)))  # (B, H / w, w * numbers)
+    outputs = outputs.reshape(*wanted, config.num_outputs)
+    output = RNNTimeSeriesOutput(loc=loc, scale=scale)
+    if config.loss == "nll":
+        output.params = parameters_of(config.distribution_output, outputs)
+        output.prediction_outputs = distribution_of(config.distribution_output, output.params, loc, scale).mean
+        if future is not None:
+            output.loss = negative_log_likelihood(
+                config.distribution_output, output.params, loc, scale, *future, num_items_in_batch
+            )
+        return output
+    points = torch.addcmul(loc[..., None], outputs.to(loc.dtype), scale[..., None])
+    if config.loss == "quantile":
+        # In order, as they should be: that never makes the loss larger (Chernozhukov et al., 2010).
+        output.quantile_outputs = points.sort(dim=-1).values
+        middle = points.new_full(points.shape[:-1], 0.5)
+        output.prediction_outputs = quantile_at(output.quantile_outputs, config.quantiles, middle)
+    else:
+        output.prediction_outputs = points[..., 0]
+    if future is not None:
+        output.loss = observed_mean(point_losses(config, output, future[0]), future[1], num_items_in_batch)
+    return output
+
+
+def point_losses(config: Any, output: RNNTimeSeriesOutput, targets: Tensor) -> Tensor:
+    """Losses of points or quantiles, `(B, H)`."""
+    if config.loss == "quantile":
+        return pinball(output.quantile_outputs, config.quantiles, targets)
+    error = output.prediction_outputs - targets
+    return error.abs() if config.loss == "mae" else error.square()
+
+
+# As the layers in RNNModel: torch.compile does not trace recurrent modules.
+@torch.compiler.disable
+def decode(model: Any, cache: RNNCache, categories: Tensor | None) -> Tensor:
+    """One step of each layer from its last state, for each segment of the future: `(B, H / w, width)`."""
+    positions, rows = model.embed_positions.weight, len(cache.layers[0].keys)
+    parts = [positions.expand(rows, -1, -1)]
+    if categories is not None:
+        parts += [
+            embed(categories[:, index])[:, None].expand(-1, len(positions), -1)
+            for index, embed in enumerate(model.embed_categories)
+        ]
+    outputs = torch.cat(parts, dim=-1).flatten(0, 1)[:, None]  # (B * H / w, 1, E)
+    for index, (layer, state) in enumerate(zip(model.model.layers, cache, strict=True)):
+        rate = model.config.hidden_dropout if index else model.config.input_dropout
+        outputs = locked_dropout(outputs, rate, model.training)
+        of_each = (None if part is None else part.repeat_interleave(len(positions), dim=0) for part in state)
+        outputs, *_ = layer(outputs, *of_each)
+    return outputs[:, 0].unflatten(0, (rows, len(positions)))
+
+
+def draw_directly(config: Any, output: RNNTimeSeriesOutput, samples: int, generator: torch.Generator | None) -> Tensor:
+    """Samples of each value, `(B, S, H)`, without regard to the others.
+
+    Raises:
+        ValueError: The head says points only.
+    """
+    if config.loss == "quantile":
+        quantiles = output.quantile_outputs[:, None]
+        shape = (len(quantiles), samples, quantiles.shape[2])
+        at = torch.rand(shape, generator=generator, dtype=quantiles.dtype, device=quantiles.device)
+        return quantile_at(quantiles, config.quantiles, at)
+    if output.params is None:
+        raise ValueError(f"a model with `loss={config.loss!r}` predicts points, of which no paths can be drawn")
+    params = tuple(part[:, None].expand(-1, samples, -1) for part in output.params)
+    distribution = distribution_of(config.distribution_output, params, output.loc[..., None], output.scale[..., None])
+    return draw(distribution, generator)
+
+
+__all__ = ["SegmentProjection", "draw_directly", "forecast_directly"]
