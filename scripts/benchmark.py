@@ -1,14 +1,13 @@
 """Measure speed, always as a ratio to something that runs in turn in the same process.
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
-    python scripts/benchmark.py generate [--rounds 9] [--json FILE] [--plot PNG]
-    python scripts/benchmark.py classify [--rounds 9] [--ewt_dir DIR] [--json FILE]
+    python scripts/benchmark.py generate|hear|classify [--rounds 9] [--ewt_dir DIR] [--json FILE] [--plot PNG]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
 `train` also measures padded batches, bfloat16, memory, where the time goes, and growing vocabularies; `generate` time
-and memory of one more token as the context grows, of transformers' GPT-2 and Mamba too; `classify` layers in both
-directions, and words a second of the shipped tagger; `deploy` exported models in ONNX Runtime, the shipped checkpoints
-in 8 bits, and the start of a process. Ctrl-C keeps the rows measured by then.
+and memory as the context grows, of GPT-2 and Mamba too; `classify` both directions, and words a second of the shipped
+tagger; `hear` streams of speech; `deploy` ONNX Runtime, 8 bits and the start of a process. Ctrl-C keeps what was
+measured by then.
 """
 
 import logging
@@ -23,24 +22,26 @@ from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.record import Record, Rows, run_benchmark
+from rnn_hf.benchmarking.speech import benchmark_speech
 from rnn_hf.commands import run_command
 
 
 def measure(arguments: Namespace) -> Rows:
     """The rows of one benchmark, each with the name of its table."""
-    if arguments.what == "train":
-        return benchmark_training(arguments.rounds, arguments.device, arguments.peer)
-    if arguments.what == "generate":
-        return benchmark_generation(arguments.rounds)
-    root = Path(__file__).parents[1]
-    if arguments.what == "classify":
-        return benchmark_classification(arguments.rounds, arguments.ewt_dir, root)
-    return benchmark_deployment(arguments.rounds, arguments.ptb_dir, root)
+    rounds, root = arguments.rounds, Path(__file__).parents[1]
+    ways = {
+        "train": lambda: benchmark_training(rounds, arguments.device, arguments.peer),
+        "generate": lambda: benchmark_generation(rounds),
+        "classify": lambda: benchmark_classification(rounds, arguments.ewt_dir, root),
+        "hear": lambda: benchmark_speech(rounds, root),
+        "deploy": lambda: benchmark_deployment(rounds, arguments.ptb_dir, root),
+    }
+    return ways[arguments.what]()
 
 
 def main() -> int:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["train", "generate", "classify", "deploy"])
+    parser.add_argument("what", choices=["train", "generate", "classify", "hear", "deploy"])
     parser.add_argument("--rounds", type=int, default=9, help="in each a candidate runs twice, the second is timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of train")
     parser.add_argument(

@@ -22,6 +22,7 @@ from rnn_hf.benchmarking import generation as benchmarking_generation
 from rnn_hf.benchmarking import loops as benchmarking_loops
 from rnn_hf.benchmarking import machine as benchmarking_machine
 from rnn_hf.benchmarking import padding as benchmarking_padding
+from rnn_hf.benchmarking import speech as benchmarking_speech
 from rnn_hf.benchmarking import training as benchmarking_training
 from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.benchmarking.classification import benchmark_tagging, bidirectional_passes
@@ -33,6 +34,7 @@ from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded
 from rnn_hf.benchmarking.record import Record, collect, run_benchmark
 from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
+from rnn_hf.tasks.automatic_speech_recognition import load_recognizer
 from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.training.setup import keep_freed_memory
 
@@ -144,6 +146,15 @@ def test_a_tagger_is_timed_from_ids_and_from_words():
     (row,) = benchmark_tagging(str(tagger), [["The", "dog", "sleeps"], ["Yes"]], rounds=1)
     assert row["model"] == "ewt_pos_bilstm"
     assert set(row["words_per_second"]) == {"from ids", "from words"} and min(row["words_per_second"].values()) > 0
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_speech_by_hand_is_heard_alike(steps):
+    parts = load_recognizer(str(Path(__file__).parents[1] / "model_cards" / "fsdd_gru_ctc"))
+    parts[0].lm_head.bias.data[parts[0].config.pad_token_id] -= 10  # in noise it hears nothing
+    samples = steps * parts[0].config.inputs_to_logits_ratio
+    by_stream, by_hand = (run() for run in benchmarking_speech.streams(parts, samples).values())
+    assert by_stream == by_hand and len(by_stream.split()) > 3
 
 
 def test_a_step_under_autocast_is_compared_with_one_without(monkeypatch):

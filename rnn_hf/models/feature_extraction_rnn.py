@@ -129,17 +129,23 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             `(T, F)` in the type of `samples`, and the samples that later frames still need, `(M,)`, with
             `win_length - hop_length <= M < win_length`.
         """
+        before = None if tail is None else tail.cpu().numpy()
+        values, rest = self.log_mel_in_numpy(samples.cpu().numpy(), before)
+        return torch.from_numpy(values).to(samples), torch.from_numpy(rest).to(samples)
+
+    def log_mel_in_numpy(self, samples: np.ndarray, tail: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """[`log_mel`] of arrays, for streams, to which each call of torch is long."""
         if tail is None:
-            tail = samples.new_zeros(self.win_length - self.hop_length)
-        joined = torch.cat([tail, samples])
-        count = (len(joined) - self.win_length + self.hop_length) // self.hop_length
-        rest = joined[count * self.hop_length :].clone()  # a view would hold all samples
+            tail = np.zeros(self.win_length - self.hop_length, samples.dtype)
+        joined = np.concatenate([tail, samples])
+        count, step = (len(joined) - self.win_length + self.hop_length) // self.hop_length, joined.itemsize
+        rest = joined[count * self.hop_length :].copy()  # a view would hold all samples
         if not count:  # there may be fewer samples than one window
-            return joined.new_zeros(0, self.feature_size), rest
-        frames = joined.unfold(0, self.win_length, self.hop_length).cpu().numpy() * self.window
-        spectrum = np.fft.rfft(frames, self.n_fft)
+            return np.zeros((0, self.feature_size), joined.dtype), rest
+        frames = np.ndarray((count, self.win_length), joined.dtype, joined, 0, (self.hop_length * step, step))
+        spectrum = np.fft.rfft(frames * self.window, self.n_fft)
         energies = (spectrum.real**2 + spectrum.imag**2) @ self.mel_filters
-        return torch.from_numpy(np.log(np.maximum(energies, math.exp(self.floor)))).to(joined), rest
+        return np.log(np.maximum(energies, math.exp(self.floor))).astype(joined.dtype, copy=False), rest
 
     def normalize(self, log_mel: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-mel energies without level, mean and deviation, of a recording or of its next piece.
@@ -152,28 +158,35 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             `(T, F)`, and the level at the last frame, a float64 number; `None` before the first frame and where
             `level_decay` is.
         """
-        values = log_mel.double().cpu().numpy()
+        before = None if level is None else float(level)
+        values, after = self.normalize_in_numpy(log_mel.cpu().numpy(), before)
+        return torch.from_numpy(values).to(log_mel), None if after is None else torch.tensor(after, dtype=torch.double)
+
+    def normalize_in_numpy(self, log_mel: np.ndarray, level: float | None = None) -> tuple[np.ndarray, float | None]:
+        """[`normalize`] of an array, for streams."""
+        values = log_mel.astype(np.float64)
         if self.level_decay is not None and len(values):
             levels = self._levels(values, level)
-            values, level = values - levels[:, None], torch.tensor(levels[-1])
+            values -= levels[:, None]
+            level = float(levels[-1])
         if self.mean is not None:
-            values = values - self.mean
+            values -= self.mean
         if self.std is not None:
-            values = values / self.std
-        return torch.from_numpy(values).to(log_mel), level
+            values /= self.std
+        return values.astype(log_mel.dtype, copy=False), level
 
-    def _levels(self, values: np.ndarray, level: Tensor | None) -> np.ndarray:
+    def _levels(self, values: np.ndarray, level: float | None) -> np.ndarray:
         """The level at each frame, `(T,)`: the energy of a mean band, or the level before less the decay."""
         energies = np.log(np.exp(values).sum(axis=1) / self.feature_size)
         if level is not None:
-            energies = np.concatenate([[float(level)], energies])
+            energies = np.concatenate([[level], energies])
         fallen = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate * np.arange(len(energies))
         # max over s <= t of energy(s) - fall (t - s), which is the recursion from frame to frame
         levels = np.maximum.accumulate(energies + fallen) - fallen
         return np.maximum(levels[-len(values) :], self.level_floor)
 
     def features(self, samples: Tensor) -> Tensor:
-        """Features `(T, F)` of a whole recording `(N,)` with its `end_silence`: T is `(N + end_silence) // hop_length`."""
+        """Features of a whole recording `(N,)` with its silence: `((N + end_silence) // hop_length, F)`."""
         whole = torch.cat([samples, samples.new_zeros(self.end_silence)])
         return self.normalize(self.log_mel(whole)[0])[0]
 
