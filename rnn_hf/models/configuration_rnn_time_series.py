@@ -114,7 +114,7 @@ class RNNTimeSeriesConfig(RNNConfig):
     def _input_size(self) -> int:
         """Of a direct head a segment. Else lags, whether each is observed, features, location and scale."""
         if self.prediction_head == "direct":
-            return self.segment_length
+            return self.segment_length or SEGMENT_LENGTH
         of_series = sum(self.embedding_dimension) + self.num_static_real_features + 2
         return 2 * len(self.lags_sequence) + self.num_time_features + of_series
 
@@ -199,9 +199,7 @@ class RNNTimeSeriesConfig(RNNConfig):
         if not lags or lags[0] < 1 or lags != sorted(set(lags)):
             raise ValueError(f"`lags_sequence` must be ascending numbers of steps back, from 1 on, got {lags}")
         if self.loss != "nll":
-            raise ValueError(
-                f"`loss={self.loss!r}` is for `prediction_head='direct'` only: use 'nll'"
-            )
+            raise ValueError(f"`loss={self.loss!r}` is for `prediction_head='direct'` only: use 'nll'")
         if self.segment_length is not None:
             raise ValueError(f"`segment_length` is for `prediction_head='direct'` only, got {self.segment_length}")
 

@@ -131,15 +131,13 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
             future = read_values(future_values, future_observed_mask, self.head.weight.dtype, "future_values")
         if self.config.prediction_head == "direct":
             if use_cache:
-                raise ValueError(
-                    "`use_cache=True` is not for `prediction_head='direct'`, which has no state"
-                )
+                raise ValueError("`use_cache=True` is not for `prediction_head='direct'`, which has no state")
             return forecast_directly(self, past, observed, static_categorical_features, future, num_items_in_batch)
         state, values, observed = self._split_past(past, observed)
         if future is not None:
             values, observed = torch.cat([values, future[0]], dim=1), torch.cat([observed, future[1]], dim=1)
             later = self._read_features(future_time_features, future[0].shape, "future_time_features")
-            features = None if features is None else torch.cat([features, later], dim=1)
+            features = None if features is None or later is None else torch.cat([features, later], dim=1)
         static = self._static(static_categorical_features, static_real_features, state)
         params, state = self._advance(state, values, observed, features, static)
         output = RNNTimeSeriesOutput(params=params, loc=state.loc, scale=state.scale)
@@ -159,9 +157,7 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
             ValueError: `config.loss` is another than `"nll"`.
         """
         if self.config.loss != "nll":
-            raise ValueError(
-                f"a model with `loss={self.config.loss!r}` says no distribution, one with 'nll' does"
-            )
+            raise ValueError(f"a model with `loss={self.config.loss!r}` says no distribution, one with 'nll' does")
         return distribution_of(self.config.distribution_output, params, loc, scale)
 
     @torch.no_grad()

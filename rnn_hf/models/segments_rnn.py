@@ -113,7 +113,7 @@ def decode(model: Any, cache: RNNCache, categories: Tensor | None) -> Tensor:
     return outputs[:, 0].unflatten(0, (rows, len(positions)))
 
 
-def draw_directly(config: Any, output: RNNTimeSeriesOutput, samples: int, generator: torch.Generator | None) -> Tensor:
+def draw_directly(config: Any, output: Any, samples: int, generator: torch.Generator | None) -> Tensor:
     """Samples of each value, `(B, S, H)`, without regard to the others.
 
     Raises:

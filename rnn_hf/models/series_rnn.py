@@ -6,6 +6,7 @@ Shapes in comments: B batch, T time, S samples, Q quantiles.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -99,11 +100,11 @@ def distribution_of(kind: str, parameters: Parameters, loc: Tensor, scale: Tenso
         total, logits = parameters
         return NegativeBinomial(total, logits=logits + scale.log(), validate_args=False)
     *shape, center, width = parameters
-    family = StudentT if kind == "student_t" else Normal
+    family: Any = StudentT if kind == "student_t" else Normal
     return family(*shape, center * scale + loc, width * scale, validate_args=False)
 
 
-def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
+def draw(distribution: Any, generator: torch.Generator | None = None) -> Tensor:
     """One sample of each distribution; torch's own cannot be told which generator to use."""
     if isinstance(distribution, NegativeBinomial):
         # Counts whose rate has a gamma distribution.
