@@ -173,10 +173,16 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
+        "both directions": part("classify", "bidirectional", size="size", ratio="vs {}"),
+        "tagging": part("classify", "tagging", model="model", words_per_second="words/s, {}"),
         "training memory": by_size("memory", "loop", "megabytes", is_timed=False),
         "shares": by_size("shares", "part", "percent"),
         "vocabulary": part("train", "vocabulary", words="words", ratio="time vs {}", megabytes="MB, {}"),
         "generation": part("generate", "rows", size="size", ratio="vs {}"),
+        "streams": part(
+            "hear", "streams", piece="piece", milliseconds="ms, {}", ratio="vs {}", real_time_factor="real-time factor"
+        ),
+        "whole speech": part("hear", "whole", seconds="seconds", real_time_factor="real-time factor"),
         "memory": part("generate", "memory", is_timed=False, **MEMORY),
     },
     "docs/gpu.md": GPU_TABLES,
