@@ -137,6 +137,18 @@ def check_file(flag: str, file: str | None) -> None:
         raise FileNotFoundError(f"--{flag}: no directory {Path(file).parent}")
 
 
+def check_picture(flag: str, file: str | None) -> None:
+    """Refuse a picture that cannot be drawn or written."""
+    from rnn_hf.plotting import new_figure
+
+    if file is None:
+        return
+    if Path(file).suffix.lower() != ".png":
+        raise InputError(f"--{flag} must name a file that ends in .png, got {file}")
+    check_file(flag, file)
+    new_figure(1, 1)  # says what is missing
+
+
 def with_flags(message: str, flags: Collection[str] | None = None) -> str:
     """A message of the library, which speaks of arguments in backquotes, in the words of the command line.
 

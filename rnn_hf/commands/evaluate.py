@@ -1,11 +1,13 @@
-"""Scores of a checkpoint on a split: perplexity of a language model, accuracy of a classifier, word errors of speech.
+"""Scores of a checkpoint on a split: perplexity, accuracy of a classifier, word errors of speech, errors of forecasts.
 
     rnn-hf evaluate MODEL --split test [--ptb_dir DIR | --dataset_name NAME | --test_file FILE] [--save]
     rnn-hf evaluate CLASSIFIER [CLASSIFIER ...] --split test [--confusion_matrix PNG]
     rnn-hf evaluate RECOGNIZER --split validation [--dataset_dir DIR] [--alignment PNG] [--language_model MODEL]
+    rnn-hf evaluate FORECASTER --split validation [--dataset_dir DIR] [--save]
 
 Without data flags the data is that of the run that made the model. A language model is scored on every token, with the
-state carried. Several classifiers are also scored together, by the mean of their probabilities.
+state carried. Several classifiers are also scored together, by the mean of their probabilities. Beside the scores of a
+model that forecasts stand those of what needs no network.
 """
 
 import json
@@ -20,7 +22,7 @@ from rnn_hf.commands import (
     add_corpus_flags,
     add_device_flag,
     add_search_flags,
-    check_file,
+    check_picture,
     corpus_of,
     search_of,
 )
@@ -30,9 +32,10 @@ from rnn_hf.errors import InputError
 
 # Kinds of models, and the flags that say something to some of them only.
 LANGUAGE_MODEL, CLASSIFIER, RECOGNIZER = "language model", "classifier", "recognizer of speech"
+FORECASTER = "model that forecasts"
 FOR = {
     "ptb_dir": (LANGUAGE_MODEL,), "window": (LANGUAGE_MODEL,), "confusion_matrix": (CLASSIFIER,),
-    "label_column": (CLASSIFIER,), "dataset_dir": (CLASSIFIER, RECOGNIZER), "audio_dir": (RECOGNIZER,),
+    "label_column": (CLASSIFIER,), "dataset_dir": (CLASSIFIER, RECOGNIZER, FORECASTER), "audio_dir": (RECOGNIZER,),
     "transcript_pattern": (RECOGNIZER,), "alignment": (RECOGNIZER,), **dict.fromkeys(SEARCH, (RECOGNIZER,)),
 }  # fmt: skip
 OF_DATA = ("dataset_dir", "label_column", "audio_dir", "transcript_pattern")  # besides those of a corpus of text
@@ -58,7 +61,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--json", action="store_true", help="print one JSON object a split")
     parser.add_argument("--save", action="store_true", help="add to MODEL/evaluation.json, which the card is made of")
     add_corpus_flags(parser)
-    parser.add_argument("--dataset_dir", metavar="DIR", help="directory with the files of mr, ewt_pos or fsdd")
+    parser.add_argument("--dataset_dir", metavar="DIR", help="directory of mr, ewt_pos, fsdd or etth1")
     parser.add_argument("--label_column", metavar="COLUMN", help="column of labels, for a classifier")
     parser.add_argument("--audio_dir", metavar="DIR", help="folder or archive of the files of a table of transcripts")
     parser.add_argument("--transcript_pattern", metavar="REGEX", help="of names of files of audio, as in training")
@@ -70,7 +73,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
     """The task of the models; flags that do not fit it or each other are refused before they are loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION, task_of_model
+    from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, task_of_model
 
     if arguments.batch_size is not None and arguments.batch_size < 1:
         raise InputError(f"--batch_size must be at least 1, got {arguments.batch_size}")
@@ -80,7 +83,8 @@ def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
         raise InputError(f"--save needs a directory, and {arguments.models[0]} is none")
     config: Any = config_of(arguments.models[0], arguments.revision)
     task = task_of_model(config.architectures)
-    kind = {LANGUAGE_MODELING: LANGUAGE_MODEL, SPEECH_RECOGNITION: RECOGNIZER}.get(task, CLASSIFIER)
+    kinds_of_task = {LANGUAGE_MODELING: LANGUAGE_MODEL, SPEECH_RECOGNITION: RECOGNIZER, FORECASTING: FORECASTER}
+    kind = kinds_of_task.get(task, CLASSIFIER)
     if kind != CLASSIFIER and len(arguments.models) > 1:
         raise InputError(f"several models are scored together if they are classifiers; {arguments.models[0]} is none")
     for name, kinds in FOR.items():
@@ -103,23 +107,11 @@ def check(arguments: Namespace, given: Mapping[str, str]) -> Any:
     return task
 
 
-def check_picture(flag: str, file: str | None) -> None:
-    """Refuse a picture that cannot be drawn or written."""
-    from rnn_hf.plotting import new_figure
-
-    if file is None:
-        return
-    if Path(file).suffix.lower() != ".png":
-        raise InputError(f"--{flag} must name a file that ends in .png, got {file}")
-    check_file(flag, file)
-    new_figure(1, 1)  # says what is missing
-
-
 def run(arguments: Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from rnn_hf.runs import save_scores
-    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION
+    from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION
 
     disable_progress_bar()
     given = corpus_of(arguments)
@@ -132,7 +124,7 @@ def run(arguments: Namespace) -> int:
     options |= {"revision": arguments.revision, "progress": not arguments.json, "device": arguments.device}
     if task is SPEECH_RECOGNITION:
         options["search"] = search_of(arguments)
-    if task in (LANGUAGE_MODELING, SPEECH_RECOGNITION):
+    if task in (LANGUAGE_MODELING, SPEECH_RECOGNITION, FORECASTING):
         scores = [task.module.evaluate(models[0], arguments.split, given, **options)]
     else:
         from rnn_hf.tasks.labelled import evaluate_models

@@ -1,15 +1,21 @@
-"""Labels of texts, or of the words of sentences, by a classifier; text of recordings, by a recognizer of speech.
+"""Labels of texts or words by a classifier, text of recordings by a recognizer of speech, forecasts of time series.
 
     rnn-hf predict MODEL "a warm , funny film" [TEXT ...] [--format csv] [--all_scores]
     rnn-hf predict MODEL --file FILE
     ... | rnn-hf predict MODEL
     rnn-hf predict RECOGNIZER FILE.wav [FOLDER ...] [--timestamps] [--language_model MODEL]
+    rnn-hf predict FORECASTER SERIES.csv [--horizon 96] [--output forecast.csv] [--picture forecast.png]
+    rnn-hf predict FORECASTER [SERIES.csv | --append NEW.csv] --state STATE.safetensors
 
 A model of texts gives a label and its probability to each text, one of words a label to each word, with punctuation
 split off; with --is_split_into_words what stands between spaces is a word. A file has a text or a sentence a line, or
 is what such a model is trained on, by its suffix: .csv and .tsv for texts, .tsv, .conll and .conllu for words, .jsonl.
 Recordings are WAV, FLAC or OGG files, or folders and zip archives of them. By default the likeliest label of each step
 is heard; a search among hypotheses can ask a language model of the same words or characters how likely they are.
+
+Series are a table with a column of times, .csv or .parquet, or entries, .jsonl, as for training. The forecast begins
+behind their last value or, with --forecast_start, at a step before, and has quantiles where the model has them. With
+--state the whole series are read and what the model then knows is kept in a file; new values go on from it.
 """
 
 import sys
@@ -25,6 +31,8 @@ from rnn_hf.commands import (
     add_device_flag,
     add_model_argument,
     add_search_flags,
+    check_file,
+    check_picture,
     search_of,
     utf8_text,
 )
@@ -33,6 +41,22 @@ from rnn_hf.tables import FORMATS
 
 
 LABELLED_FILES = (".csv", ".tsv", ".json", ".jsonl", ".conll", ".conllu")  # which `read_file` reads
+# Of a model that forecasts.
+OF_FORECASTS: dict[str, tuple[type, str, str]] = {
+    "horizon": (int, "N", "steps to predict; default: as many as in training"),
+    "forecast_start": (
+        str,
+        "TIME",
+        "of the first step to predict, such as 2017-10-20; default: behind the last value",
+    ),
+    "output": (str, "CSV", "file of the forecast; default: printed"),
+    "picture": (str, "PNG", "picture of the past, the forecast, and what followed where it is known"),
+    "state": (str, "FILE", "what the model knows after the values, written and, with --append, read: .safetensors"),
+    "append": (str, "FILE", "series of the values that follow those of the state"),
+    "time_column": (str, "COLUMN", "column of times of a table; default: the first that holds no numbers"),
+    "target_columns": (str, "COLUMNS", "columns of a table, A,B,C; default: those that the model knows"),
+    "frequency": (str, "NAME", "of the steps, such as h or D; default: what the times say"),
+}
 BATCHES_AT_ONCE = 16  # of which texts of about one length go together
 
 
@@ -40,7 +64,11 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "predict")
     add_model_argument(parser)
     parser.add_argument(
-        "texts", type=utf8_text, nargs="*", metavar="TEXT", help="or file of audio; default: lines of standard input"
+        "texts",
+        type=utf8_text,
+        nargs="*",
+        metavar="TEXT",
+        help="or file of audio or of series; default: lines of standard input",
     )
     parser.add_argument("--file", metavar="FILE", help="file of texts, - for standard input")
     parser.add_argument(
@@ -51,6 +79,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument("--timestamps", action="store_true", help="when each word was heard, in seconds")
     add_search_flags(parser)
+    for name, (kind, value, text) in OF_FORECASTS.items():
+        parser.add_argument(f"--{name}", type=kind, metavar=value, help=f"of a model that forecasts: {text}")
     parser.add_argument(
         "--format", choices=("text", *FORMATS), default="text", help="of what is printed; json is an object a line"
     )
@@ -64,7 +94,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace) -> Any:
     """The task of the model; what makes no sense is refused before it is loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.tasks import LANGUAGE_MODELING, SPEECH_RECOGNITION, TEXT_CLASSIFICATION, task_of_model
+    from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, TEXT_CLASSIFICATION, task_of_model
 
     if arguments.texts and arguments.file:
         raise InputError("give either texts or --file FILE")
@@ -82,6 +112,12 @@ def check(arguments: Namespace) -> Any:
             f"{arguments.model} is no classifier: `rnn-hf generate` writes text with a language model, `rnn-hf score` "
             "says how likely one is, and `rnn-hf train --init_from` makes a classifier of it"
         )
+    if task is FORECASTING:
+        check_forecast(arguments)
+        return task
+    for flag in OF_FORECASTS:
+        if getattr(arguments, flag) is not None:
+            raise InputError(f"--{flag} is for a model that forecasts, and {arguments.model} is none")
     if task is SPEECH_RECOGNITION:
         for flag in ("file", "text_column", "is_split_into_words", "all_scores"):
             if getattr(arguments, flag):
@@ -100,15 +136,37 @@ def check(arguments: Namespace) -> Any:
     return task
 
 
+def check_forecast(arguments: Namespace) -> None:
+    """Refuse flags that do not fit a model that forecasts, or each other."""
+    for flag in ("file", "text_column", "is_split_into_words", "all_scores", "timestamps", *SEARCH):
+        if (value := getattr(arguments, flag)) is not None and value is not False:
+            raise InputError(f"--{flag} is not for a model that forecasts, as {arguments.model} is")
+    if len(arguments.texts) + (arguments.append is not None) != 1:
+        raise InputError(
+            f"{arguments.model} forecasts time series: name one file of them (CSV, Parquet or JSON lines)"
+        )
+    if arguments.append and not arguments.state:
+        raise InputError("--append goes on from --state, which is not given")
+    if arguments.forecast_start and arguments.state:
+        raise InputError("--forecast_start is for a window, and --state has read all values: drop one of them")
+    if arguments.horizon is not None and arguments.horizon < 1:
+        raise InputError(f"--horizon must be at least 1, got {arguments.horizon}")
+    for flag in ("output", "state"):
+        check_file(flag, getattr(arguments, flag))
+    check_picture("picture", arguments.picture)
+
+
 def run(arguments: Namespace) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from rnn_hf.loading import load_model
     from rnn_hf.tables import table_lines
-    from rnn_hf.tasks import SPEECH_RECOGNITION
+    from rnn_hf.tasks import FORECASTING, SPEECH_RECOGNITION
 
     task = check(arguments)
     disable_progress_bar()
+    if task is FORECASTING:
+        return forecast(arguments)
     if task is SPEECH_RECOGNITION:
         rows = heard_rows(task, arguments)
         form = "tsv" if arguments.format == "text" else arguments.format
@@ -240,3 +298,41 @@ def audio_files(places: Sequence[str]) -> Iterator[Any]:
         is_alone = Path(place).is_file() and Path(place).suffix.lower() != ".zip"
         for file in find_audio(place):
             yield replace(file, name=place if is_alone else str(Path(place) / file.name))
+
+
+def forecast(arguments: Namespace) -> int:
+    """Print or write forecasts, with a picture if one is wanted."""
+    from rnn_hf.files import write_text
+    from rnn_hf.tables import table_lines
+    from rnn_hf.tasks.forecast_tables import forecast_rows, plot_forecasts
+    from rnn_hf.tasks.time_series_forecasting import load_forecaster, predict, read_known
+
+    model = load_forecaster(arguments.model, arguments.revision, arguments.device)
+    file = arguments.append or arguments.texts[0]
+    series = read_known(model, file, arguments.time_column, arguments.target_columns, arguments.frequency)
+    if arguments.state:
+        forecasts = forecast_by_state(arguments, model, series)
+    else:
+        forecasts = predict(model, series, arguments.horizon, arguments.forecast_start)
+    if arguments.picture:
+        plot_forecasts(forecasts, Path(arguments.picture), f"{Path(arguments.model).name}: {Path(file).name}")
+    form = arguments.format if arguments.format != "text" else "csv" if arguments.output else "tsv"
+    lines = table_lines(forecast_rows(forecasts), form)
+    if arguments.output:
+        write_text(Path(arguments.output), "\n".join([*lines, ""]))
+    else:
+        for line in lines:
+            print(line)
+    return 0
+
+
+def forecast_by_state(arguments: Namespace, model: Any, series: list[Any]) -> list[Any]:
+    """Read series, from their beginning or on from a state, keep the state, and forecast of it."""
+    from rnn_hf.tasks.forecast_state import forecast_of_state, load_state, read_series_state, save_state
+
+    path = Path(arguments.state)
+    before = load_state(model, path, series) if arguments.append else None
+    state = read_series_state(model, series, before)
+    forecasts = forecast_of_state(model, state, series, arguments.horizon)
+    save_state(model, state, series, path)
+    return forecasts

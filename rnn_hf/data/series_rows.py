@@ -1,6 +1,7 @@
 """Time series from tables, from entries of GluonTS and the Monash archive, and of the Hub."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Columns:
-    """What to read of a file: the arguments of `rnn_hf.data.series.load_series` of the same names."""
+    """What to read of a file: the arguments of `rnn_hf.data.series.load_series` of the same names.
+
+    Attributes:
+        fallback: The frequency of entries that do not name theirs, and of a single row.
+    """
 
     time_column: str | None = None
     target_columns: str | None = None
     frequency: str | None = None
+    fallback: str | None = None
 
 
 def read_series(file: str, columns: Columns) -> list[Series]:
@@ -130,7 +136,8 @@ def series_of_table(table: Any, columns: Columns, place: str) -> list[Series]:
     twice = np.flatnonzero(times[1:] == times[:-1])
     if len(twice):
         raise InputError(f"{place} has the time {times[twice[0]]} twice")
-    frequency = Frequency.of(columns.frequency) if columns.frequency else infer_frequency(times)
+    name = columns.frequency or (columns.fallback if len(times) == 1 else None)
+    frequency = Frequency.of(name) if name else infer_frequency(times)
     steps = frequency.steps(times[0], times)
     off = np.flatnonzero(steps < 0)
     if len(off):
@@ -152,7 +159,12 @@ def _times_of(column: Any, name: str, place: str) -> np.ndarray:
     import pandas
 
     try:
-        parsed = pandas.to_datetime(column)
+        try:
+            with warnings.catch_warnings():  # of a format that is none of the common ones
+                warnings.simplefilter("ignore")
+                parsed = pandas.to_datetime(column)
+        except ValueError:  # a date alone is midnight, with the hour beside it elsewhere
+            parsed = pandas.to_datetime(column, format="ISO8601")
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{place}: `time_column` {name} holds no times: {str(error).splitlines()[0]}") from error
     if not len(parsed):
@@ -183,7 +195,7 @@ def series_of_entries(entries: Iterable[tuple[str, Mapping[str, Any]]], columns:
         for key in ("start", "target"):
             if entry.get(key) is None:
                 raise InputError(f"{where} has no `{key}`")
-        name = entry.get("freq") or columns.frequency
+        name = entry.get("freq") or columns.frequency or columns.fallback
         if not name:
             raise InputError(f"{where} does not say its `freq`: give `frequency`")
         frequency, item = Frequency.of(str(name)), str(entry.get("item_id") or f"T{number + 1}")

@@ -21,12 +21,14 @@ class Metric:
         title: As texts and pictures call it.
         higher_is_better: Else lower is.
         is_share: Whether it is from 0 to 1, and shown in percent.
+        digits: After the point, where people read it.
     """
 
     name: str
     title: str
     higher_is_better: bool = False
     is_share: bool = False
+    digits: int = 2
 
     def is_better(self, value: float, other: float) -> bool:
         """Whether a value is better than another one."""
@@ -46,12 +48,12 @@ class Metric:
         return f"{self.title}, %" if self.is_share else self.title
 
     def text(self, value: float) -> str:
-        """The number that people read, with two digits.
+        """The number that people read, with its digits.
 
         >>> Metric("accuracy", "accuracy", higher_is_better=True, is_share=True).text(0.78125)
         '78.12'
         """
-        return f"{self.shown(value):.2f}"
+        return f"{self.shown(value):.{self.digits}f}"
 
     def label(self, value: float) -> str:
         """Title, number and unit, as in `accuracy 78.12 %`."""
@@ -114,6 +116,12 @@ OF_SPEECH = (
     Metric("later_word_error", "errors in later words", is_share=True),
 )
 
+MSE, CRPS = Metric("mse", "MSE", digits=3), Metric("crps", "CRPS", digits=3)
+OF_SERIES = (
+    Metric("mae", "MAE", digits=3), Metric("mase", "MASE", digits=3), CRPS,
+    Metric("coverage", "inside of the 90 % interval", higher_is_better=True, is_share=True, digits=1),
+)  # fmt: skip
+
 LANGUAGE_MODELING = Task("language-modeling", "Language modeling", "text-generation", "RNNForCausalLM", PERPLEXITY)
 TEXT_CLASSIFICATION = Task(
     "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification", ACCURACY,
@@ -127,8 +135,13 @@ SPEECH_RECOGNITION = Task(
     "automatic-speech-recognition", "Automatic speech recognition", "automatic-speech-recognition", "RNNForCTC", WER,
     OF_SPEECH,
 )  # fmt: skip
+FORECASTING = Task(
+    "time-series-forecasting", "Time series forecasting", "time-series-forecasting", "RNNForTimeSeriesPrediction", MSE,
+    OF_SERIES,
+)  # fmt: skip
 TASKS = {
-    task.name: task for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SPEECH_RECOGNITION)
+    task.name: task
+    for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SPEECH_RECOGNITION, FORECASTING)
 }
 METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
 

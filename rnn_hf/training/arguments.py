@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from rnn_hf.errors import InputError
 from rnn_hf.training.data_arguments import (
     DataArguments,
+    ForecastDataArguments,
     LabelledDataArguments,
     SpeechDataArguments,
     check_at_least,
@@ -35,6 +36,10 @@ OF_CLASSIFIERS = {
     "max_word_characters", "rare_word_dropout",
 }  # fmt: skip
 OF_TEXTS = {"embedding_dropout", "reads_backward"}
+OF_SERIES = {  # by the data, or lists, which are texts here
+    "num_time_features", "num_static_categorical_features", "num_static_real_features", "cardinality",
+    "scale_floor", "embedding_dimension", "lags_sequence", "quantiles", "scaling",
+}  # fmt: skip
 
 
 def _described(docstring: str | None) -> dict[str, str]:
@@ -46,7 +51,11 @@ def _described(docstring: str | None) -> dict[str, str]:
 
 def _config_class(name: str) -> ast.ClassDef:
     """The source of a configuration, because importing it imports torch and transformers, which takes seconds."""
-    file = {"RNNConfig": "configuration_rnn.py", "RNNSpeechConfig": "configuration_rnn_speech.py"}[name]
+    files = {
+        "RNNSpeechConfig": "configuration_rnn_speech.py",
+        "RNNTimeSeriesConfig": "configuration_rnn_time_series.py",
+    }
+    file = files.get(name, "configuration_rnn.py")
     body = ast.parse((MODELS / file).read_text(encoding="utf-8")).body
     (config,) = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
     return config
@@ -80,6 +89,29 @@ SpeechArguments = _model_arguments(
     OF_LANGUAGE_MODELS | OF_CLASSIFIERS - {"bidirectional", "classifier_dropout"} | OF_TEXTS | {"hop_length"},
     "RNNConfig", "RNNSpeechConfig",
 )  # fmt: skip
+
+NetworkOfForecasts = _model_arguments(
+    "NetworkOfForecasts",
+    OF_LANGUAGE_MODELS | OF_CLASSIFIERS - {"classifier_dropout"} | OF_TEXTS | OF_SERIES,
+    "RNNConfig", "RNNTimeSeriesConfig",
+)  # fmt: skip
+
+
+@dataclass
+class ForecastArguments(NetworkOfForecasts):
+    """The shape and the dropouts of a network that forecasts, and how it reads series."""
+
+    lags_sequence: str | None = field(
+        default=None, metadata={"help": "steps back of the values that an autoregressive head sees: 1-7,24,168"}
+    )
+    quantiles: str | None = field(default=None, metadata={"help": "levels for the loss quantile: 0.1,0.5,0.9"})
+    scaling: Literal["none", "mean", "std", "last"] = field(
+        default="mean", metadata={"help": "of each window: by what it is shifted and divided"}
+    )
+    embedding_dimension: int | None = field(
+        default=None,
+        metadata={"help": "width of the embedding of which series it is; 0: none; default: by their number"},
+    )
 
 
 @dataclass
@@ -288,6 +320,28 @@ class SpeechTrainingArguments(ExampleTrainingArguments):
 
 
 @dataclass
+class ForecastTrainingArguments(ExampleTrainingArguments):
+    """How a network learns to forecast, by windows of series."""
+
+    num_train_epochs: int = field(default=20, metadata={"help": "passes over the windows; the schedule's length"})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "windows of one series each a process"})
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "windows when validating"})
+    group_by_length: bool = field(default=False, metadata={"help": "of no use here: windows have one length"})
+    lr_scheduler_type: Literal["constant", "linear", "cosine"] = field(
+        default="cosine", metadata={"help": "learning-rate schedule"}
+    )
+    validation_samples: int = field(
+        default=20, metadata={"help": "paths of each window that are drawn to validate a distribution"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, {2: "validation_samples"})
+        if self.label_smoothing_factor:
+            raise InputError("`label_smoothing_factor` is for one class out of several, not for series: leave it out")
+
+
+@dataclass
 class Arguments:
     """A whole run: its task, model, data and training arguments, and the recipe that they came from."""
 
@@ -308,4 +362,5 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
     "text-classification": (ClassifierArguments, LabelledDataArguments, LabelledTrainingArguments),
     "token-classification": (TaggerArguments, LabelledDataArguments, LabelledTrainingArguments),
     "automatic-speech-recognition": (SpeechArguments, SpeechDataArguments, SpeechTrainingArguments),
+    "time-series-forecasting": (ForecastArguments, ForecastDataArguments, ForecastTrainingArguments),
 }

@@ -204,8 +204,8 @@ class SpeechDataArguments:
         check_percentage(self.validation_split_percentage)
         bounds = {
             1: "join_recordings validation_join hop_ms",
-            0: "curriculum_epochs level_decay end_silence_ms silence_ms gap_ms gain_db time_masks time_mask_ms frequency_masks "
-            "frequency_mask_bands",
+            0: "curriculum_epochs level_decay end_silence_ms silence_ms gap_ms gain_db time_masks time_mask_ms "
+            "frequency_masks frequency_mask_bands",
         }
         check_at_least(self, bounds)
         if self.max_train_samples is not None:
@@ -216,3 +216,46 @@ class SpeechDataArguments:
         check_fraction("cut_probability", self.cut_probability)
         if not 0 <= self.noise_probability <= 1:
             raise InputError(f"`noise_probability` must be in [0, 1], got {self.noise_probability}")
+
+
+@dataclass
+class ForecastDataArguments:
+    """Which time series, and how they are split."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "etth1, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    dataset_dir: str | None = field(default=None, metadata={"help": "folder with the file of etth1"})
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "CSV, TSV or Parquet with a column of times, or JSON lines with start and target"},
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "the same to validate on: what is behind the end of train_file"}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "the same to test on"})
+    time_column: str | None = field(
+        default=None, metadata={"help": "column of times of a table; default: the first that holds no numbers"}
+    )
+    target_columns: str | None = field(
+        default=None, metadata={"help": "columns of a table, a series each: A,B,C; default: all of numbers"}
+    )
+    frequency: str | None = field(
+        default=None, metadata={"help": "of the steps: h, 15min, D, W, M; default: what the times say"}
+    )
+    splits: str | None = field(
+        default=None,
+        metadata={
+            "help": "of one file: shares of train, validation and test (0.7,0.1,0.2; the default), numbers of steps "
+            "(8640,2880,2880), or when validation and test begin (2017-07-01,2017-11-01)"
+        },
+    )
+    validation_split_percentage: int = field(
+        default=10, metadata={"help": "share of the training steps to validate on where only a test split is given"}
+    )
+    standardize: bool = field(
+        default=True, metadata={"help": "take each series by the mean and deviation of its training steps"}
+    )
+
+    def __post_init__(self) -> None:
+        check_percentage(self.validation_split_percentage)

@@ -47,7 +47,13 @@ from rnn_hf.training.trainer import DRAFTS, LabelledTrainer
 
 
 # What needs no model, by the metric that it is a floor of.
-FLOORS = {"accuracy": "the most frequent class", "mean_squared_error": "the mean", "wer": "the most frequent word"}
+FLOORS = {
+    "accuracy": "the most frequent class",
+    "mean_squared_error": "the mean",
+    "wer": "the most frequent word",
+    "mse": "what was a season before",
+    "crps": "what was a season before",
+}
 
 
 @dataclass
@@ -257,7 +263,7 @@ class LabelledRun(TrainerCallback):
         self.work.save_processors(directory)
 
     def _identity(self) -> dict[str, Any]:
-        data = {name: self.counts[name] for name in ("train_sha1", "vocab_size")}
+        data = {name: self.counts[name] for name in ("train_sha1", "vocab_size") if name in self.counts}
         of_run = {"task": self.arguments.task, "processes": self.accelerator.num_processes}
         return {**identity_of(self.arguments), **data, **of_run}
 
@@ -366,7 +372,8 @@ def closing_lines(record: dict[str, Any]) -> list[str]:
             against = f"; always {FLOORS[metric.name]} has {metric.text(floor)}"
         lines.append(f"best validation {metric.label(value)} at step {result['best_step']:,}{against}")
         if against and not metric.is_better(value, floor):
-            without = "hearing nothing" if metric.name == "wer" else "looking at no text"
+            without = {"wer": "hearing nothing", "mse": "no network", "crps": "no network"}.get(metric.name)
+            without = without or "looking at no text"
             lines.append(
                 f"warning: this is no better than {without}: try more `num_train_epochs`, another `learning_rate`, or "
                 "more examples"
