@@ -140,15 +140,13 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
             features = None if features is None or later is None else torch.cat([features, later], dim=1)
         static = self._static(static_categorical_features, static_real_features, state)
         params, state = self._advance(state, values, observed, features, static)
-        output = RNNTimeSeriesOutput(params=params, loc=state.loc, scale=state.scale)
+        loc, scale, loss = state.loc, state.scale, None
         if future is not None:
             kind = self.config.distribution_output
-            output.loss = negative_log_likelihood(
-                kind, params, state.loc, state.scale, values, observed, num_items_in_batch
-            )
-        if self.config.use_cache if use_cache is None else use_cache:
-            output.cache = state.cache
-        return output
+            loss = negative_log_likelihood(kind, params, loc, scale, values, observed, num_items_in_batch)
+        returns = self.config.use_cache if use_cache is None else use_cache
+        cache = state.cache if returns else None
+        return RNNTimeSeriesOutput(loss=loss, params=params, loc=loc, scale=scale, cache=cache)
 
     def output_distribution(self, params: Parameters, loc: Tensor, scale: Tensor) -> Distribution:
         """The distribution of values, in their units, by `params`, `loc` and `scale` of `forward`.

@@ -63,34 +63,32 @@ def forecast_directly(
     cache = model.model(inputs_embeds=segments, use_cache=True, return_dict=True).cache
     outputs = model.head(model.dropout(decode(model, cache, categories)))  # (B, H / w, w * numbers)
     outputs = outputs.reshape(*wanted, config.num_outputs)
-    output = RNNTimeSeriesOutput(loc=loc, scale=scale)
+    quantiles = params = loss = None
     if config.loss == "nll":
-        output.params = parameters_of(config.distribution_output, outputs)
-        output.prediction_outputs = distribution_of(config.distribution_output, output.params, loc, scale).mean
+        kind, params = config.distribution_output, parameters_of(config.distribution_output, outputs)
+        points = distribution_of(kind, params, loc, scale).mean
         if future is not None:
-            output.loss = negative_log_likelihood(
-                config.distribution_output, output.params, loc, scale, *future, num_items_in_batch
-            )
-        return output
-    points = torch.addcmul(loc[..., None], outputs.to(loc.dtype), scale[..., None])
-    if config.loss == "quantile":
-        # In order, as they should be: that never makes the loss larger (Chernozhukov et al., 2010).
-        output.quantile_outputs = points.sort(dim=-1).values
-        middle = points.new_full(points.shape[:-1], 0.5)
-        output.prediction_outputs = quantile_at(output.quantile_outputs, config.quantiles, middle)
+            loss = negative_log_likelihood(kind, params, loc, scale, *future, num_items_in_batch)
     else:
-        output.prediction_outputs = points[..., 0]
-    if future is not None:
-        output.loss = observed_mean(point_losses(config, output, future[0]), future[1], num_items_in_batch)
-    return output
+        numbers = torch.addcmul(loc[..., None], outputs.to(loc.dtype), scale[..., None])
+        points = numbers[..., 0]
+        if config.loss == "quantile":
+            # In order, as they should be: that never makes the loss larger (Chernozhukov et al., 2010).
+            quantiles = numbers.sort(dim=-1).values
+            points = quantile_at(quantiles, config.quantiles, torch.full_like(points, 0.5))
+        if future is not None:
+            losses = point_losses(config, points, quantiles, future[0])
+            loss = observed_mean(losses, future[1], num_items_in_batch)
+    return RNNTimeSeriesOutput(
+        loss=loss, prediction_outputs=points, quantile_outputs=quantiles, params=params, loc=loc, scale=scale
+    )
 
 
-def point_losses(config: Any, output: RNNTimeSeriesOutput, targets: Tensor) -> Tensor:
+def point_losses(config: Any, points: Tensor, quantiles: Tensor | None, targets: Tensor) -> Tensor:
     """Losses of points or quantiles, `(B, H)`."""
-    if config.loss == "quantile":
-        return pinball(output.quantile_outputs, config.quantiles, targets)
-    error = output.prediction_outputs - targets
-    return error.abs() if config.loss == "mae" else error.square()
+    if quantiles is not None:
+        return pinball(quantiles, config.quantiles, targets)
+    return (points - targets).abs() if config.loss == "mae" else (points - targets).square()
 
 
 # As the layers in RNNModel: torch.compile does not trace recurrent modules.
