@@ -27,6 +27,7 @@ COMMANDS = {
     "benchmark": "latency of a token of your own model",
     "export": "write an ONNX file",
     "serve": "serve a model by OpenAI's interface",
+    "convert": "a repository of the Hub from a checkpoint of another project",
     "push": "push a model to the Hub",
 }
 

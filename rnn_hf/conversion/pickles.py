@@ -129,6 +129,7 @@ class Known:
     """
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]):
         object.__setattr__(self, "_function", function)
@@ -223,7 +224,7 @@ NO_NAMES = Names()
 OF_TORCH = Names(KNOWN, INERT, True)
 
 
-class SafeUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
+class SafeUnpickler(pickle._Unpickler):
     """A reader in Python, as the one in C reserves as much memory as a pickle asks for.
 
     Args:
@@ -232,7 +233,7 @@ class SafeUnpickler(pickle._Unpickler):  # type: ignore[name-defined]
         storage_of: Makes a storage of what the pickle says of it.
     """
 
-    dispatch = {key: read for key, read in pickle._Unpickler.dispatch.items() if bytes([key]) not in UNUSED}  # type: ignore[attr-defined]
+    dispatch = {key: read for key, read in pickle._Unpickler.dispatch.items() if bytes([key]) not in UNUSED}
 
     def __init__(self, file: BinaryIO, names: Names, storage_of: Callable[[tuple], Any] | None = None):
         super().__init__(file, encoding="latin1")  # which Python 2 needs

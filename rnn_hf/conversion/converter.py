@@ -1,0 +1,262 @@
+"""From a file of others to a repository of the Hub, compared with the source's arithmetic on the way."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rnn_hf.conversion import state_dict, word_language_model
+from rnn_hf.conversion.arithmetic import Array, outputs_of
+from rnn_hf.conversion.card import Conversion, render_card
+from rnn_hf.conversion.formats import Choices, Format
+from rnn_hf.conversion.reading import Checkpoint, read_checkpoint
+from rnn_hf.conversion.source import Source
+from rnn_hf.conversion.vocabulary import Vocabulary, read_vocabulary, vocabulary_of_corpus
+from rnn_hf.errors import InputError
+from rnn_hf.evaluation import evaluate, stream_for
+from rnn_hf.files import sha256_of, write_into, write_json, write_text
+from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNModel
+
+
+# From the most particular to the most general.
+FORMATS: dict[str, Format] = {
+    kind.FORMAT.name: kind.FORMAT for kind in (word_language_model, state_dict)
+}  # fmt: skip
+GENERAL = state_dict.FORMAT.name
+ROWS, STEPS = 2, 24  # of the comparison
+LIMIT = 1e-6  # of the difference in float64
+
+
+def convert(
+    file: str | Path,
+    out: str | Path,
+    format: str | None = None,
+    vocab: str | Path | None = None,
+    corpus: str | Path | None = None,
+    license: str | None = None,
+    check: str | None = None,
+    approximate: bool = False,
+    backbone: bool = False,
+    hidden_act: str | None = None,
+    embedding: str | None = None,
+    head: str | None = None,
+) -> Conversion:
+    """Convert a checkpoint of another project into a folder that is a repository of the Hub.
+
+    Nothing that the file holds is run. The model is saved, loaded again and compared with the source's arithmetic, in
+    float64 NumPy and from the source's own tensors; the difference stands in the card and in conversion.json.
+
+    Args:
+        file: The checkpoint.
+        out: Folder to write to, new or empty.
+        format: One of `FORMATS`; `None` finds it by what the file holds.
+        vocab: File of the vocabulary: a token a line, JSON, a pickled list, or a corpus that awd-lstm-lm saved.
+        corpus: Folder with train.txt, valid.txt and test.txt, whose words in the order of their first appearance are
+            the vocabulary.
+        license: Of the weights, as the Hub spells it.
+        check: A text whose perplexity is measured: a matrix in the wrong order does not survive it.
+        approximate: Whether to convert what cannot be expressed exactly; the difference is then in the card.
+        backbone: Whether to leave out all but embedding and recurrent layers.
+        hidden_act: Activation of Elman layers, where the file does not say it.
+        embedding, head: Names of the tensors, where several would do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        InputError: The file is not one that can be converted, or only with another argument; the message says why.
+    """
+    path, target = Path(file), check_target(out)
+    if vocab is not None and corpus is not None:
+        raise InputError("give `vocab` or `corpus`, not both")
+    checkpoint = read_checkpoint(path)
+    kind = format_of(checkpoint, format)
+    choices = Choices(hidden_act, embedding, head, backbone, path.parent)
+    source, config = read_source(kind, checkpoint, choices, approximate)
+    vocabulary = find_vocabulary(source, vocab, corpus)
+    tokenizer = None if vocabulary is None else vocabulary.tokenizer()
+    if check is not None and (tokenizer is None or source.head is None):
+        raise InputError("`check` needs a language model with a vocabulary")
+    done = Conversion(
+        path.name, sha256_of(path), kind.name, kind.title, kind.credit, license, source.architecture, check=check,
+        vocabulary=None if vocabulary is None else len(vocabulary.tokens),
+        dropped=source.dropped, inexact=source.inexact, notes=source.notes,
+    )  # fmt: skip
+    write_repository(target, source, config, tokenizer, done, approximate)
+    return done
+
+
+def write_repository(
+    target: Path, source: Source, config: RNNConfig, tokenizer: Any, done: Conversion, approximate: bool
+) -> None:
+    """Save the model here, load it, compare it with the source, and write what was found beside it.
+
+    Raises:
+        InputError: As `compare`; then nothing is left in `target`.
+    """
+    if tokenizer is not None:
+        config.eos_token_id = config.bos_token_id = config.pad_token_id = tokenizer.eos_token_id
+    model = model_of(source, config)
+    done.parameters = sum(parameter.numel() for parameter in model.parameters())
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        compare(type(model).from_pretrained(folder).eval(), source, done, approximate)
+        if done.check is not None:
+            done.perplexity = perplexity_of(type(model).from_pretrained(folder), tokenizer, done.check)
+        write_json(folder / "conversion.json", done.to_dict())
+        write_text(folder / "README.md", render_card(done, target.resolve().name, config))
+
+    write_into(target, write)
+
+
+def format_of(checkpoint: Checkpoint, name: str | None) -> Format:
+    """The format by its name, or by what a file holds.
+
+    Raises:
+        InputError: There is no format of that name; or the file is of none, or of several.
+    """
+    if name is not None:
+        if name not in FORMATS:
+            raise InputError(f"`format` must be one of {', '.join(FORMATS)}, got {name!r}")
+        return FORMATS[name]
+    found = [kind for kind in FORMATS.values() if kind.matches(checkpoint)]
+    particular = [kind for kind in found if kind.name != GENERAL] or found
+    if len(particular) > 1:
+        raise InputError(f"{checkpoint.path} could be {' or '.join(kind.name for kind in particular)}: give `format`")
+    if not particular:
+        raise InputError(
+            f"{checkpoint.path} has no recurrent layers under names that are known here: the formats are "
+            f"{', '.join(FORMATS)}"
+        )
+    return particular[0]
+
+
+def check_target(out: str | Path) -> Path:
+    """Refuse a folder that is in use.
+
+    Raises:
+        InputError: There is something in it, or a file in its place.
+    """
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"`out` {out} is there already: name a new folder")
+    return target
+
+
+def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approximate: bool) -> tuple[Source, RNNConfig]:
+    """The network in a file, and what it is called here.
+
+    Raises:
+        InputError: It cannot be expressed, or not exactly; the message names file, format and reason.
+    """
+    what = f"{checkpoint.path.name} ({kind.name}) is not converted"
+    try:
+        source = kind.read(checkpoint, choices)
+        config = source.config()
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    if source.inexact and not approximate:
+        raise InputError(
+            f"{what}: {'; '.join(source.inexact)}; `approximate=True` converts it all the same and measures the "
+            "difference"
+        )
+    return source, config
+
+
+def find_vocabulary(source: Source, vocab: str | Path | None, corpus: str | Path | None) -> Vocabulary | None:
+    """What each id of a network stands for, if that is known.
+
+    Raises:
+        InputError: It is needed and not there, or has another size than the network.
+    """
+    found = source.vocabulary
+    if source.embedding is None:
+        if vocab is not None or corpus is not None:
+            raise InputError("`vocab` and `corpus` are for networks that read tokens, and this one reads features")
+        return None
+    if vocab is not None:
+        found = read_vocabulary(Path(vocab), source.wants)
+    elif corpus is not None:
+        found = vocabulary_of_corpus(Path(corpus), source.wants)
+    rows = len(source.embedding)
+    if found is None and source.needs_vocabulary:
+        raise InputError(
+            "there is no vocabulary in this file: give `vocab` or `corpus`, in the order that it was trained with "
+            f"(it has {rows} words)"
+        )
+    if found is not None and len(found.tokens) != rows:
+        raise InputError(
+            f"the vocabulary has {len(found.tokens)} words, and the network {rows}: give the list, or the corpus, "
+            "that it was trained with"
+        )
+    return found
+
+
+def model_of(source: Source, config: RNNConfig) -> Any:
+    """The model here, with the weights of a source."""
+    made: Any = RNNModel if source.head is None else RNNForCausalLM
+    model = made(config).to(source.dtype)
+    weights = dict(source.weights())
+    state = model.state_dict()
+    tied = {"lm_head.weight"} if source.is_tied else set()
+    assert state.keys() == weights.keys() and all(state[name].shape == weights[name].shape for name in state)
+    with torch.no_grad():
+        for name in state.keys() - tied:
+            state[name].copy_(weights[name])
+    return model
+
+
+def compare(model: Any, source: Source, done: Conversion, approximate: bool) -> None:
+    """Run the source's arithmetic and the model here over the same inputs, and note the differences.
+
+    Raises:
+        InputError: They are too large for rounding.
+    """
+    generator = np.random.default_rng(0)
+    inputs: Array
+    if source.embedding is None:
+        inputs = generator.standard_normal((ROWS, STEPS, source.layers[0].of_input.shape[1]))
+    else:
+        inputs = generator.integers(len(source.embedding), size=(ROWS, STEPS))
+    expected = np.stack([outputs_of(source, row) for row in inputs])
+    stored = outputs_here(model, inputs)
+    exact = outputs_here(model.double(), inputs)
+    done.compared = expected.size
+    done.difference = float(np.abs(exact - expected).max())
+    done.difference_float32 = float(np.abs(stored - expected).max())
+    scale = max(1.0, float(np.abs(expected).max()))
+    if not done.difference <= LIMIT * scale and not approximate:  # also of what is not a number
+        raise InputError(
+            f"{done.file} ({done.format}) is not converted: the model here differs from the source by "
+            f"{done.difference:.2g}"
+        )
+
+
+@torch.no_grad()
+def outputs_here(model: Any, inputs: np.ndarray) -> np.ndarray:
+    """Logits, or the last layer's outputs, `(rows, T, width)` in float64."""
+    is_tokens = inputs.ndim == 2
+    given = torch.from_numpy(inputs)
+    outputs = model(input_ids=given) if is_tokens else model(inputs_embeds=given.to(model.dtype))
+    return (outputs.last_hidden_state if isinstance(model, RNNModel) else outputs.logits).double().numpy()
+
+
+def perplexity_of(model: Any, tokenizer: Any, text: str) -> float:
+    """Perplexity a token of a text, each line closed by the end token if there is one; without one, from the second
+    token on."""
+    if tokenizer.eos_token_id is None:
+        ids = np.array(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=np.int64)
+        if len(ids) < 2:
+            raise InputError("`check` must be a text of two tokens or more")
+        start, ids = int(ids[0]), ids[1:]
+    else:
+        start, ids = tokenizer.eos_token_id, stream_for(model, text.splitlines(), tokenizer)
+    return evaluate(model, ids, start).perplexity
+
+
+__all__ = ["FORMATS", "convert"]

@@ -1,0 +1,45 @@
+"""The table of formats, and what all of them share. A new one is a file and a line."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rnn_hf.conversion.reading import Checkpoint
+from rnn_hf.conversion.source import Source
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a file does not say, and its owner does.
+
+    Attributes:
+        hidden_act: Activation of Elman layers.
+        embedding, head: Names of the embedding and of the layer to the vocabulary.
+        backbone: Whether to leave out all but embedding and recurrent layers.
+        folder: Where the file lies, for formats of several files.
+    """
+
+    hidden_act: str | None = None
+    embedding: str | None = None
+    head: str | None = None
+    backbone: bool = False
+    folder: Path = Path()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file.
+
+    Attributes:
+        name: By which it is asked for.
+        title: What it is, in the words of a card.
+        credit: Whom to cite.
+        matches: Whether a file is of that kind, by what it holds.
+        read: The network in it. Raises InputError where it cannot be expressed here.
+    """
+
+    name: str
+    title: str
+    credit: str
+    matches: Callable[[Checkpoint], bool]
+    read: Callable[[Checkpoint, Choices], Source]
