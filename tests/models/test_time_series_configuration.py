@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-from forecasters import FIELDS, config_of
 from huggingface_hub.errors import StrictDataclassError
+from series_models import FIELDS, config_of
 from transformers import AutoConfig
 
 from rnn_hf import RNNForTimeSeriesPrediction, RNNTimeSeriesConfig

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import reference
 import torch
-from forecasters import CLOSE, FIELDS, config_of, make_forecaster, rows_of, some_windows, without_future
 from networks import assert_same_gradients, gradients_of
 from safetensors.torch import load_file, save_file
+from series_models import CLOSE, FIELDS, config_of, make_forecaster, rows_of, some_windows, without_future
 from transformers import AutoModelForTimeSeriesPrediction, Trainer, TrainingArguments
 
 from rnn_hf import RNNForTimeSeriesPrediction
@@ -74,7 +74,7 @@ def linear_of(module, inputs: np.ndarray) -> np.ndarray:
 
 def test_a_direct_head_is_its_equations(cell):
     model = make_forecaster("direct", cell, loss="mse")
-    windows = some_windows(model.config, future=False)
+    windows = without_future(some_windows(model.config))
     (equations, layers), past = layers_of(model), windows["past_values"].numpy()
     last, state = past[:, -1:], zero_state(model, 4)
     for start in (0, 3, 6):
