@@ -34,6 +34,9 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
     standard deviation of the training set are applied. What is computed in pieces, [`log_mel`] and [`normalize`],
     hands on what the next piece needs.
 
+    A network that hears while somebody speaks answers after a word, when a recording may have ended: `end_silence`
+    zeros are read behind each whole recording, here and by [`RNNSpeechStream.finish`].
+
     Args:
         feature_size: Number of mel bands, at least 2.
         sampling_rate: Samples a second that recordings must have.
@@ -46,6 +49,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         level_decay: Decibels a second by which the level falls; `None` leaves the level in.
         floor: Least natural logarithm of the energy of a band. Recordings are numbers in [-1, 1].
         level_floor: Least level, so that silence and faint noise are not taken for speech.
+        end_silence: Samples of zeros behind each whole recording.
 
     Raises:
         ValueError: Sizes that do not fit, a `mean` or `std` of another length, a `std` that is not positive.
@@ -75,6 +79,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         level_decay: float | None = None,
         floor: float = -16.0,
         level_floor: float = -6.0,
+        end_silence: int = 0,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -82,6 +87,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
         self.mean = None if mean is None else [float(value) for value in mean]
         self.std = None if std is None else [float(value) for value in std]
         self.level_decay, self.floor, self.level_floor = level_decay, floor, level_floor
+        self.end_silence = end_silence
         self._validate()
         # transformers leaves these two names out of the saved file.
         self.window = np.hanning(win_length + 1)[:-1]
@@ -99,6 +105,8 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             )
         if self.level_decay is not None and not 0 <= self.level_decay < math.inf:
             raise ValueError(f"`level_decay` must be None, 0 or positive, in dB a second, got {self.level_decay}")
+        if self.end_silence < 0:
+            raise ValueError(f"`end_silence` must be 0 or more samples, got {self.end_silence}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.feature_size:
@@ -121,17 +129,23 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             `(T, F)` in the type of `samples`, and the samples that later frames still need, `(M,)`, with
             `win_length - hop_length <= M < win_length`.
         """
+        before = None if tail is None else tail.cpu().numpy()
+        values, rest = self.log_mel_in_numpy(samples.cpu().numpy(), before)
+        return torch.from_numpy(values).to(samples), torch.from_numpy(rest).to(samples)
+
+    def log_mel_in_numpy(self, samples: np.ndarray, tail: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """[`log_mel`] of arrays, for streams, to which each call of torch is long."""
         if tail is None:
-            tail = samples.new_zeros(self.win_length - self.hop_length)
-        joined = torch.cat([tail, samples])
-        count = (len(joined) - self.win_length + self.hop_length) // self.hop_length
-        rest = joined[count * self.hop_length :].clone()  # a view would hold all samples
+            tail = np.zeros(self.win_length - self.hop_length, samples.dtype)
+        joined = np.concatenate([tail, samples])
+        count, step = (len(joined) - self.win_length + self.hop_length) // self.hop_length, joined.itemsize
+        rest = joined[count * self.hop_length :].copy()  # a view would hold all samples
         if not count:  # there may be fewer samples than one window
-            return joined.new_zeros(0, self.feature_size), rest
-        frames = joined.unfold(0, self.win_length, self.hop_length).cpu().numpy() * self.window
-        spectrum = np.fft.rfft(frames, self.n_fft)
+            return np.zeros((0, self.feature_size), joined.dtype), rest
+        frames = np.ndarray((count, self.win_length), joined.dtype, joined, 0, (self.hop_length * step, step))
+        spectrum = np.fft.rfft(frames * self.window, self.n_fft)
         energies = (spectrum.real**2 + spectrum.imag**2) @ self.mel_filters
-        return torch.from_numpy(np.log(np.maximum(energies, math.exp(self.floor)))).to(joined), rest
+        return np.log(np.maximum(energies, math.exp(self.floor))).astype(joined.dtype, copy=False), rest
 
     def normalize(self, log_mel: Tensor, level: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Log-mel energies without level, mean and deviation, of a recording or of its next piece.
@@ -144,25 +158,37 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
             `(T, F)`, and the level at the last frame, a float64 number; `None` before the first frame and where
             `level_decay` is.
         """
-        values = log_mel.double().cpu().numpy()
+        before = None if level is None else float(level)
+        values, after = self.normalize_in_numpy(log_mel.cpu().numpy(), before)
+        return torch.from_numpy(values).to(log_mel), None if after is None else torch.tensor(after, dtype=torch.double)
+
+    def normalize_in_numpy(self, log_mel: np.ndarray, level: float | None = None) -> tuple[np.ndarray, float | None]:
+        """[`normalize`] of an array, for streams."""
+        values = log_mel.astype(np.float64)
         if self.level_decay is not None and len(values):
             levels = self._levels(values, level)
-            values, level = values - levels[:, None], torch.tensor(levels[-1])
+            values -= levels[:, None]
+            level = float(levels[-1])
         if self.mean is not None:
-            values = values - self.mean
+            values -= self.mean
         if self.std is not None:
-            values = values / self.std
-        return torch.from_numpy(values).to(log_mel), level
+            values /= self.std
+        return values.astype(log_mel.dtype, copy=False), level
 
-    def _levels(self, values: np.ndarray, level: Tensor | None) -> np.ndarray:
+    def _levels(self, values: np.ndarray, level: float | None) -> np.ndarray:
         """The level at each frame, `(T,)`: the energy of a mean band, or the level before less the decay."""
         energies = np.log(np.exp(values).sum(axis=1) / self.feature_size)
         if level is not None:
-            energies = np.concatenate([[float(level)], energies])
+            energies = np.concatenate([[level], energies])
         fallen = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate * np.arange(len(energies))
         # max over s <= t of energy(s) - fall (t - s), which is the recursion from frame to frame
         levels = np.maximum.accumulate(energies + fallen) - fallen
         return np.maximum(levels[-len(values) :], self.level_floor)
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Features of a whole recording `(N,)` with its silence: `((N + end_silence) // hop_length, F)`."""
+        whole = torch.cat([samples, samples.new_zeros(self.end_silence)])
+        return self.normalize(self.log_mel(whole)[0])[0]
 
     def __call__(
         self,
@@ -201,7 +227,7 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
                 f"`sampling_rate` must be {self.sampling_rate}, as in training, got {sampling_rate}: resample first"
             )
         rows = read_batch(raw_speech)
-        features = [self.normalize(self.log_mel(row)[0])[0].cpu().numpy() for row in rows]
+        features = [self.features(row).cpu().numpy() for row in rows]
         padded = self.pad(
             BatchFeature({"input_features": features}),
             padding=padding,

@@ -15,12 +15,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from .cache_rnn import RNNCache, identity_of
 from .feature_extraction_rnn import RNNFeatureExtractor, read_samples
-from .kernels_rnn import has_global_hooks, has_own_forward, is_bare, is_own
+from .kernels_rnn import InPlaceProduct, has_global_hooks, has_own_forward, is_bare, is_own
 from .tokenization_rnn_ctc import RNNCTCTokenizer
 from .versions_rnn import autocast_dtype
 
@@ -28,7 +27,7 @@ from .versions_rnn import autocast_dtype
 # What decides the features of a recording; a saved stream goes on with the same ones only.
 SETTINGS = (
     "feature_size", "sampling_rate", "hop_length", "win_length", "n_fft", "mean", "std", "level_decay", "floor",
-    "level_floor",
+    "level_floor", "end_silence",
 )  # fmt: skip
 GAPS = (None, "", " ")  # what may stand before the next character or word, in a file by its place here
 FEW_STEPS = 4  # of one stream at once: more are faster in one call of the modules
@@ -83,9 +82,9 @@ class RNNSpeechStream:
             )
         self.model, self.feature_extractor, self.tokenizer = model, feature_extractor, tokenizer
         self.text, self.is_finished, self.frame_stack = "", False, config.frame_stack
-        self.tail: Tensor | None = None
-        self.level: Tensor | None = None
-        self.frames = torch.zeros(0, config.num_mel_bins)
+        self.tail: np.ndarray | None = None
+        self.level: float | None = None
+        self.frames = np.zeros((0, config.num_mel_bins), np.float32)
         zeros = torch.zeros(1, 0, dtype=model.dtype, device=model.device)
         self.state: State = [
             (zeros.new_zeros(1, hidden), None if cell is None else zeros.new_zeros(1, cell))
@@ -111,13 +110,19 @@ class RNNSpeechStream:
         return push_all([self], [samples])[0]
 
     def finish(self) -> str:
-        """End the stream; returns the rest of its text.
+        """End the stream: hear the `end_silence` of the feature extractor, as behind a whole recording.
 
-        That is empty: each step adds its text at once, and frames that fill no step are not read, here as in the
-        whole. Who wants to give a network time to answer pushes some silence first.
+        Frames that fill no step are not read, here as in the whole.
+
+        Returns:
+            The text that this adds, which may be empty.
+
+        Raises:
+            ValueError: The stream is finished.
         """
+        added = self.push(torch.zeros(self.feature_extractor.end_silence))
         self.is_finished = True
-        return ""
+        return added
 
     def fork(self) -> "RNNSpeechStream":
         """A stream of its own with the same content, to go on from twice."""
@@ -132,9 +137,12 @@ class RNNSpeechStream:
             ValueError: The stream is finished.
         """
         check_open(self)
-        tensors = {"frames": self.frames, "last": torch.tensor(-1 if self.last is None else self.last)}
-        tensors["gap"] = torch.tensor(GAPS.index(self.gap))
-        tensors |= {name: part for name in ("tail", "level") if (part := getattr(self, name)) is not None}
+        tensors = {"frames": torch.from_numpy(self.frames), "gap": torch.tensor(GAPS.index(self.gap))}
+        tensors["last"] = torch.tensor(-1 if self.last is None else self.last)
+        if self.tail is not None:
+            tensors["tail"] = torch.from_numpy(self.tail)
+        if self.level is not None:
+            tensors["level"] = torch.tensor(self.level, dtype=torch.double)
         for index, (hidden, cell) in enumerate(self.state):
             tensors |= {f"layers.{index}.hidden": hidden} | ({} if cell is None else {f"layers.{index}.cell": cell})
         tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -166,8 +174,9 @@ class RNNSpeechStream:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         last, gap = (int(tensors.pop(name)) for name in ("last", "gap"))
         stream.last, stream.gap = None if last < 0 else last, GAPS[gap]
-        for name in ("frames", "tail", "level"):
-            setattr(stream, name, tensors.pop(name, None))
+        stream.frames, level = tensors.pop("frames").numpy(), tensors.pop("level", None)
+        stream.tail = tensors.pop("tail").numpy() if "tail" in tensors else None
+        stream.level = None if level is None else float(level)
         tensors = {name: tensor.to(model.device) for name, tensor in tensors.items()}
         stream.state = [
             (tensors[f"layers.{index}.hidden"], tensors.get(f"layers.{index}.cell"))
@@ -183,11 +192,11 @@ class RNNSpeechStream:
             "features": hashlib.sha256(settings.encode()).hexdigest(),
         }
 
-    def _hear(self, samples: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _hear(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray, float | None]:
         """Features `(T, F)` that fill no step yet and those of new samples, the tail and the level after them."""
-        log_mel, tail = self.feature_extractor.log_mel(samples, self.tail)
-        features, level = self.feature_extractor.normalize(log_mel, self.level)
-        return torch.cat([self.frames, features]), tail, level
+        log_mel, tail = self.feature_extractor.log_mel_in_numpy(samples, self.tail)
+        features, level = self.feature_extractor.normalize_in_numpy(log_mel, self.level)
+        return np.concatenate([self.frames, features]) if len(self.frames) else features, tail, level
 
     def _one_row(self, steps: int) -> "OneRow | None":
         """What runs so many steps of this stream alone; `None` for the model itself."""
@@ -231,32 +240,35 @@ def push_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> list
 def advance_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> list[Tensor]:
     """As `push_all`, up to the logits `(T', V)` that each stream adds."""
     check_streams(streams, samples)
-    pieces = [read_samples(piece, f"`samples[{index}]`").cpu() for index, piece in enumerate(samples)]
+    pieces = [read_samples(piece, f"`samples[{index}]`").cpu().numpy() for index, piece in enumerate(samples)]
     heard = [stream._hear(piece) for stream, piece in zip(streams, pieces, strict=True)]
     lengths = [
         len(features) // stream.frame_stack * stream.frame_stack
         for stream, (features, _, _) in zip(streams, heard, strict=True)
     ]
     active = [index for index, length in enumerate(lengths) if length]
-    logits = [torch.zeros(0, len(stream.tokenizer)) for stream in streams]
+    logits = [
+        torch.zeros(0, 0 if length else stream.model.config.vocab_size)
+        for stream, length in zip(streams, lengths, strict=True)
+    ]
     if active:
         features = [heard[index][0][: lengths[index]] for index in active]
         outputs, states = run_all([streams[index] for index in active], features)
         for index, rows, state in zip(active, outputs, states, strict=True):
             logits[index], streams[index].state = rows, state
     for stream, (frames, tail, level), length in zip(streams, heard, lengths, strict=True):
-        stream.frames, stream.tail, stream.level = frames[length:].clone(), tail, level
+        stream.frames, stream.tail, stream.level = frames[length:].copy(), tail, level
     return logits
 
 
-def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[Tensor]) -> tuple[list[Tensor], list[State]]:
+def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[np.ndarray]) -> tuple[list[Tensor], list[State]]:
     """Run the network on features `(T, F)` of each stream: its logits `(T', V)`, and its state after them."""
     model, frame_stack, lengths = streams[0].model, streams[0].frame_stack, [len(each) for each in features]
     if len(streams) == 1 and (one_row := streams[0]._one_row(lengths[0] // frame_stack)) is not None:
         logits, state = one_row(features[0].reshape(lengths[0] // frame_stack, -1), streams[0].state)
         return [logits], [state]
     weight = model.lm_head.weight  # model.device and model.dtype look through all weights, as long as a step takes
-    batch = pad_sequence(list(features), batch_first=True).to(weight.device, weight.dtype)
+    batch = pad_sequence(list(map(torch.from_numpy, features)), batch_first=True).to(weight.device, weight.dtype)
     cache, mask = RNNCache(join_states([stream.state for stream in streams])), None
     if len(set(lengths)) > 1:
         mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(weight.device)
@@ -274,9 +286,13 @@ class OneRow:
     """
 
     def __init__(self, model: Any, stack: list):
-        self.stack, self.project, self.head = stack, model.model.input_projection, model.lm_head
-        layers = model.model.layers
-        self.modules = [model, model.model, self.project, *layers, *(layer.rnn for layer in layers), self.head]
+        project, head, layers = model.model.input_projection, model.lm_head, model.model.layers
+        self.stack, self.modules = stack, [model, model.model, project, *layers, *(each.rnn for each in layers), head]
+        weight, bias = (each.detach() for each in (project.weight, project.bias))
+        inputs, outputs = weight.new_zeros(weight.shape[1]), torch.from_numpy(stack[-1].hidden)
+        self.project = InPlaceProduct(weight, inputs, bias=bias)
+        self.head = InPlaceProduct(head.weight.detach(), outputs, bias=head.bias.detach())
+        self.inputs, self.projected, self.logits = inputs.numpy(), self.project.outputs.numpy(), self.head.outputs
 
     @classmethod
     def make(cls, model: Any, state: State) -> "OneRow | None":
@@ -295,21 +311,23 @@ class OneRow:
         """Whether nobody hooked anything onto the modules since."""
         return all(map(is_bare, self.modules)) and not has_global_hooks() and autocast_dtype(CPU) is None
 
-    def __call__(self, steps: Tensor, state: State) -> tuple[Tensor, State]:
+    def __call__(self, steps: np.ndarray, state: State) -> tuple[Tensor, State]:
         """Stacked frames `(T', F)` to logits `(T', V)`, and the state after them."""
-        inputs = F.linear(steps.to(self.project.weight.dtype), self.project.weight, self.project.bias).numpy()
         for layer, (hidden, cell) in zip(self.stack, state, strict=True):
             layer.hidden[:] = hidden.numpy()
             if cell is not None:
                 layer.cell[:] = cell.numpy()
-        outputs = np.empty((len(inputs), len(self.stack[-1].hidden)), inputs.dtype)
-        for row, output in zip(inputs, outputs, strict=True):
+        logits = self.logits.new_empty(len(steps), len(self.logits))
+        for row, result in zip(steps, logits, strict=True):
+            self.inputs[:] = row
+            self.project()
+            row = self.projected
             for layer in self.stack:
                 layer.inputs[:] = row
                 layer.step()
                 row = layer.hidden
-            output[:] = row
-        logits = F.linear(torch.from_numpy(outputs), self.head.weight, self.head.bias)
+            self.head()
+            result.copy_(self.logits)
         return logits, [
             (as_row(layer.hidden), None if layer.cell is None else as_row(layer.cell)) for layer in self.stack
         ]
