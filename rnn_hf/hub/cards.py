@@ -194,7 +194,7 @@ def _metadata(task: Task, values: dict[str, Any], license: str | None) -> ModelC
             dataset_split=split,
             metric_type=metric.name,
             metric_name=f"{metric.title[0].upper()}{metric.title[1:]} ({split})",
-            metric_value=round(metric.shown(score[metric.name]), 2),
+            metric_value=round(metric.shown(score[metric.name]), metric.digits),
         )
         for split, score in scores.items()
         for metric in task.metrics

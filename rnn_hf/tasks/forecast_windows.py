@@ -175,7 +175,8 @@ class Windows(Dataset):
         if not self.with_truth:
             return origins
         observed = np.concatenate([[0], np.cumsum(np.isfinite(values))])
-        return origins[observed[origins + self.prediction_length] > observed[origins]]
+        ends = np.minimum(origins + self.prediction_length, len(values))
+        return origins[observed[ends] > observed[origins]]
 
     def __len__(self) -> int:
         return len(self.places)
