@@ -108,7 +108,7 @@ def test_first_values_of_many_paths_are_of_the_predicted_distribution(forecaster
     output = model(**later)
     center = output.params[1][:, 7] * output.scale[:, 0] + output.loc[:, 0]
     width = output.params[2][:, 7] * output.scale[:, 0]
-    # Half of the values lie below the center, to five deviations of the share, and more than half within a width of it.
+    # Half of the values lie below the center, to five deviations of the share, and more than half within a width.
     share_below = (first[:, :, 0] < center[:, None]).double().mean(dim=1)
     assert ((share_below - 0.5).abs() < 5 * 0.5 / 20_000**0.5).all()
     assert ((first[:, :, 0] - center[:, None]).abs() < width[:, None]).double().mean(dim=1).min() > 0.55
