@@ -15,7 +15,8 @@ from rnn_hf.errors import InputError
 
 
 OPTIONS = (
-    "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "hidden_act", "embedding", "head",
+    "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "reads_backward", "hidden_act",
+    "embedding", "head",
 )  # fmt: skip
 
 
@@ -23,7 +24,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(__doc__, "convert")
     parser.add_argument("file", metavar="FILE", help="checkpoint; with --to a model, by directory or name on the Hub")
     parser.add_argument("out", metavar="OUT", help="new directory; with --to a new file")
-    parser.add_argument("--format", metavar="NAME", help="of the file, where what it holds does not tell")
+    parser.add_argument("--format", metavar="NAME", help="of the file, in place of the one that is found")
     words = parser.add_mutually_exclusive_group()
     words.add_argument("--vocab", metavar="FILE", help="vocabulary: a token a line, JSON, or a pickled list")
     words.add_argument("--corpus", metavar="DIR", help="with train.txt, valid.txt and test.txt of the training")
@@ -31,6 +32,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--check", metavar="TEXT", type=utf8_text, help="print the perplexity of a text")
     parser.add_argument("--approximate", action="store_true", help="convert what is not exact, and say how far off")
     parser.add_argument("--backbone", action="store_true", help="leave out all but embedding and recurrent layers")
+    parser.add_argument("--reads_backward", action="store_true", help="it was given texts from their end")
     parser.add_argument("--hidden_act", choices=["tanh", "relu"], help="activation of Elman layers")
     parser.add_argument("--embedding", metavar="NAME", help="of the tensor, where several could be it")
     parser.add_argument("--head", metavar="NAME", help="the same, of the layer to the vocabulary")

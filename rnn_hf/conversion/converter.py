@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnn_hf.conversion import state_dict, word_language_model
+from rnn_hf.conversion import awd_lstm, fastai, flair, state_dict, word_language_model
 from rnn_hf.conversion.arithmetic import Array, outputs_of
 from rnn_hf.conversion.card import Conversion, render_card
 from rnn_hf.conversion.formats import Choices, Format
@@ -19,11 +19,10 @@ from rnn_hf.files import sha256_of, write_into, write_json, write_text
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNModel
 
 
-# From the most particular to the most general.
+# From the most particular to the most general: the first that a file is of counts.
 FORMATS: dict[str, Format] = {
-    kind.FORMAT.name: kind.FORMAT for kind in (word_language_model, state_dict)
+    kind.FORMAT.name: kind.FORMAT for kind in (flair, fastai, awd_lstm, word_language_model, state_dict)
 }  # fmt: skip
-GENERAL = state_dict.FORMAT.name
 ROWS, STEPS = 2, 24  # of the comparison
 LIMIT = 1e-6  # of the difference in float64
 
@@ -38,6 +37,7 @@ def convert(
     check: str | None = None,
     approximate: bool = False,
     backbone: bool = False,
+    reads_backward: bool = False,
     hidden_act: str | None = None,
     embedding: str | None = None,
     head: str | None = None,
@@ -58,6 +58,7 @@ def convert(
         check: A text whose perplexity is measured: a matrix in the wrong order does not survive it.
         approximate: Whether to convert what cannot be expressed exactly; the difference is then in the card.
         backbone: Whether to leave out all but embedding and recurrent layers.
+        reads_backward: Whether the network was given texts from their end, which only flair's files say.
         hidden_act: Activation of Elman layers, where the file does not say it.
         embedding, head: Names of the tensors, where several would do.
 
@@ -73,7 +74,7 @@ def convert(
         raise InputError("give `vocab` or `corpus`, not both")
     checkpoint = read_checkpoint(path)
     kind = format_of(checkpoint, format)
-    choices = Choices(hidden_act, embedding, head, backbone, path.parent)
+    choices = Choices(hidden_act, embedding, head, backbone, reads_backward, path.parent)
     source, config = read_source(kind, checkpoint, choices, approximate)
     vocabulary = find_vocabulary(source, vocab, corpus)
     tokenizer = None if vocabulary is None else vocabulary.tokenizer()
@@ -118,22 +119,19 @@ def format_of(checkpoint: Checkpoint, name: str | None) -> Format:
     """The format by its name, or by what a file holds.
 
     Raises:
-        InputError: There is no format of that name; or the file is of none, or of several.
+        InputError: There is no format of that name, or the file is of none.
     """
     if name is not None:
         if name not in FORMATS:
             raise InputError(f"`format` must be one of {', '.join(FORMATS)}, got {name!r}")
         return FORMATS[name]
     found = [kind for kind in FORMATS.values() if kind.matches(checkpoint)]
-    particular = [kind for kind in found if kind.name != GENERAL] or found
-    if len(particular) > 1:
-        raise InputError(f"{checkpoint.path} could be {' or '.join(kind.name for kind in particular)}: give `format`")
-    if not particular:
+    if not found:
         raise InputError(
             f"{checkpoint.path} has no recurrent layers under names that are known here: the formats are "
             f"{', '.join(FORMATS)}"
         )
-    return particular[0]
+    return found[0]
 
 
 def check_target(out: str | Path) -> Path:
@@ -157,6 +155,7 @@ def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approxim
     what = f"{checkpoint.path.name} ({kind.name}) is not converted"
     try:
         source = kind.read(checkpoint, choices)
+        source.reads_backward = source.reads_backward or choices.reads_backward
         config = source.config()
     except InputError as error:
         raise InputError(f"{what}: {error}") from error

@@ -16,6 +16,7 @@ class Choices:
         hidden_act: Activation of Elman layers.
         embedding, head: Names of the embedding and of the layer to the vocabulary.
         backbone: Whether to leave out all but embedding and recurrent layers.
+        reads_backward: Whether the network was given texts from their end.
         folder: Where the file lies, for formats of several files.
     """
 
@@ -23,6 +24,7 @@ class Choices:
     embedding: str | None = None
     head: str | None = None
     backbone: bool = False
+    reads_backward: bool = False
     folder: Path = Path()
 
 
