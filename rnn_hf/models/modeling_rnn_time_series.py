@@ -22,7 +22,7 @@ from .inputs_rnn import check_extra
 from .modeling_rnn import RNNModel, RNNPreTrainedModel
 from .paths_rnn import draw_paths
 from .segments_rnn import SegmentProjection, draw_directly, forecast_directly
-from .series_inputs_rnn import check_past, check_static, read_features, read_values
+from .series_inputs_rnn import check_at_least_one, check_past, check_static, read_features, read_values
 from .series_rnn import (
     Parameters,
     RNNTimeSeriesOutput,
@@ -144,8 +144,7 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
         if future is not None:
             kind = self.config.distribution_output
             loss = negative_log_likelihood(kind, params, loc, scale, values, observed, num_items_in_batch)
-        returns = self.config.use_cache if use_cache is None else use_cache
-        cache = state.cache if returns else None
+        cache = state.cache if (self.config.use_cache if use_cache is None else use_cache) else None
         return RNNTimeSeriesOutput(loss=loss, params=params, loc=loc, scale=scale, cache=cache)
 
     def output_distribution(self, params: Parameters, loc: Tensor, scale: Tensor) -> Distribution:
@@ -194,9 +193,7 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
         config = self.config
         samples = config.num_parallel_samples if num_parallel_samples is None else num_parallel_samples
         length = config.prediction_length if prediction_length is None else prediction_length
-        for name, number in (("num_parallel_samples", samples), ("prediction_length", length)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {number}")
+        check_at_least_one(num_parallel_samples=samples, prediction_length=length)
         if (past_values is None) == (state is None):
             raise ValueError("pass exactly one of `past_values` and `state`")
         if config.prediction_head == "direct":
@@ -210,16 +207,13 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
             )
             return SampleTSPredictionOutput(sequences=draw_directly(config, outputs, samples, generator))
         given = (static_categorical_features, static_real_features)
+        check_static(config, *given, len(past_values if state is None else state))
         if state is None:
             past, observed, features = self._read_past(past_values, past_observed_mask, past_time_features)
-            check_static(config, *given, len(past))
-            state, values, observed = self._split_past(past, observed)
-            static = self._static(*given, state)
-            _, state = self._advance(state, values, observed, features, static)
-        else:
-            self._check_state(state, len(state))
-            check_static(config, *given, len(state))
-            static = self._static(*given, state)
+            before, values, observed = self._split_past(past, observed)
+            _, state = self._advance(before, values, observed, features, self._static(*given, before))
+        self._check_state(state, len(state))
+        static = self._static(*given, state)
         later = self._read_features(future_time_features, (len(state), length), "future_time_features")
         known = self._known_inputs(state, later, static, length)
         return SampleTSPredictionOutput(sequences=draw_paths(self, state, known, samples, generator))

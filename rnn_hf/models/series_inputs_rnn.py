@@ -53,6 +53,17 @@ def check_past(config: RNNTimeSeriesConfig, length: int) -> None:
         )
 
 
+def check_at_least_one(**numbers: int) -> None:
+    """Refuse a number below 1 by its name.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {number}")
+
+
 def read_features(
     config: RNNTimeSeriesConfig, features: Tensor | None, shape: Sequence[int], dtype: torch.dtype, name: str
 ) -> Tensor | None:
@@ -98,4 +109,4 @@ def check_static(config: RNNTimeSeriesConfig, categories: Tensor | None, reals: 
         )
 
 
-__all__ = ["check_past", "check_static", "read_features", "read_values"]
+__all__ = ["check_at_least_one", "check_past", "check_static", "read_features", "read_values"]

@@ -98,9 +98,11 @@ class RNNCTCTokenizer(PreTrainedTokenizer):
 
     @property
     def vocab_size(self) -> int:
+        """Number of labels with the blank, without tokens that were added."""
         return len(self.vocab)
 
     def get_vocab(self) -> dict[str, int]:
+        """Ids by token."""
         return self.vocab | self._added_tokens_encoder
 
     def tokenize(self, text: str, **kwargs: Any) -> list[str]:
