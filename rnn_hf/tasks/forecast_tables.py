@@ -85,4 +85,5 @@ def _plot(axes: Any, forecast: SeriesForecast) -> None:
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     axes.tick_params(labelsize=8)
+    axes.xaxis.get_offset_text().set_fontsize(8)
     axes.grid(alpha=0.25)

@@ -11,6 +11,7 @@ from series_files import HOURLY, START, some_series, write_entries, write_table
 
 from rnn_hf import RNNForTimeSeriesPrediction
 from rnn_hf.data.series_rows import Series
+from rnn_hf.tasks import forecast_baselines
 from rnn_hf.tasks import time_series_forecasting as task
 from rnn_hf.tasks.forecast_baselines import score_baselines
 from rnn_hf.tasks.forecast_runs import configuration_of, numbers_of
@@ -180,7 +181,8 @@ def test_a_table_of_a_forecast_has_a_row_a_step_and_the_picture_is_drawn(model, 
     assert (tmp_path / "a.png").read_bytes()[:4] == (tmp_path / "b.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_the_scores_of_quantiles_are_those_of_the_model_by_hand():
+def test_the_scores_of_quantiles_are_those_of_the_model_by_hand(monkeypatch):
+    monkeypatch.setattr(forecast_baselines, "STEPS", 5)
     model = make_forecaster("quantile", DATA)
     score = task.score(model, DATA, "validation", batch_size=50)
     errors, squares, shares = [], [], []
