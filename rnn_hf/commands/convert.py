@@ -16,7 +16,7 @@ from rnn_hf.errors import InputError
 
 OPTIONS = (
     "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "reads_backward", "hidden_act",
-    "embedding", "head",
+    "forget_bias", "embedding", "head",
 )  # fmt: skip
 
 
@@ -34,6 +34,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--backbone", action="store_true", help="leave out all but embedding and recurrent layers")
     parser.add_argument("--reads_backward", action="store_true", help="it was given texts from their end")
     parser.add_argument("--hidden_act", choices=["tanh", "relu"], help="activation of Elman layers")
+    parser.add_argument(
+        "--forget_bias", type=float, metavar="NUMBER", help="of TensorFlow 1, which adds it at run time"
+    )
     parser.add_argument("--embedding", metavar="NAME", help="of the tensor, where several could be it")
     parser.add_argument("--head", metavar="NAME", help="the same, of the layer to the vocabulary")
     parser.add_argument("--to", metavar="FORMAT", help="of the file to write: state-dict or word-language-model")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnn_hf.conversion import awd_lstm, fastai, flair, state_dict, word_language_model
+from rnn_hf.conversion import awd_lstm, fastai, flair, keras, mikolov, state_dict, tf1, word_language_model
 from rnn_hf.conversion.arithmetic import Array, outputs_of
 from rnn_hf.conversion.card import Conversion, render_card
 from rnn_hf.conversion.formats import Choices, Format
@@ -21,8 +21,9 @@ from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNModel
 
 # From the most particular to the most general: the first that a file is of counts.
 FORMATS: dict[str, Format] = {
-    kind.FORMAT.name: kind.FORMAT for kind in (flair, fastai, awd_lstm, word_language_model, state_dict)
-}  # fmt: skip
+    kind.FORMAT.name: kind.FORMAT
+    for kind in (flair, fastai, awd_lstm, word_language_model, keras, tf1, mikolov, state_dict)
+}
 ROWS, STEPS = 2, 24  # of the comparison
 LIMIT = 1e-6  # of the difference in float64
 
@@ -39,6 +40,7 @@ def convert(
     backbone: bool = False,
     reads_backward: bool = False,
     hidden_act: str | None = None,
+    forget_bias: float | None = None,
     embedding: str | None = None,
     head: str | None = None,
 ) -> Conversion:
@@ -60,6 +62,7 @@ def convert(
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end, which only flair's files say.
         hidden_act: Activation of Elman layers, where the file does not say it.
+        forget_bias: What TensorFlow 1 adds to the forget gates of an LSTM when it runs.
         embedding, head: Names of the tensors, where several would do.
 
     Returns:
@@ -74,7 +77,7 @@ def convert(
         raise InputError("give `vocab` or `corpus`, not both")
     checkpoint = read_checkpoint(path)
     kind = format_of(checkpoint, format)
-    choices = Choices(hidden_act, embedding, head, backbone, reads_backward, path.parent)
+    choices = Choices(hidden_act, forget_bias, embedding, head, backbone, reads_backward)
     source, config = read_source(kind, checkpoint, choices, approximate)
     vocabulary = find_vocabulary(source, vocab, corpus)
     tokenizer = None if vocabulary is None else vocabulary.tokenizer()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from rnn_hf.conversion.reading import Checkpoint
 from rnn_hf.conversion.source import Source
@@ -14,18 +13,18 @@ class Choices:
 
     Attributes:
         hidden_act: Activation of Elman layers.
+        forget_bias: What TensorFlow 1 adds to the forget gates of an LSTM when it runs.
         embedding, head: Names of the embedding and of the layer to the vocabulary.
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end.
-        folder: Where the file lies, for formats of several files.
     """
 
     hidden_act: str | None = None
+    forget_bias: float | None = None
     embedding: str | None = None
     head: str | None = None
     backbone: bool = False
     reads_backward: bool = False
-    folder: Path = Path()
 
 
 @dataclass(frozen=True)

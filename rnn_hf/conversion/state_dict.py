@@ -8,6 +8,7 @@ from rnn_hf.conversion.formats import Choices, Format
 from rnn_hf.conversion.reading import Checkpoint, tensors_of
 from rnn_hf.conversion.source import Linear, Source
 from rnn_hf.conversion.torch_layers import activation_of, take_layers, unwrap, without_prefix
+from rnn_hf.conversion.vocabulary import Vocabulary
 from rnn_hf.errors import InputError
 
 
@@ -54,7 +55,7 @@ def source_of(tensors: dict[str, Tensor], choices: Choices, content: Any = None)
             "`backbone=True` leaves them out"
         )
     dropped = [f"`{name}` {list(tensor.shape)}" for name, tensor in left.items()]
-    return Source(layers, reverse, embedding, head, is_tied, dropped=dropped)
+    return Source(layers, reverse, embedding, head, is_tied, dropped=dropped, wants=Vocabulary(kind=""))
 
 
 def is_same(one: Tensor, other: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rnn_hf.errors import InputError
 ENDS = (END, "</s>", "<sos/eos>", "<EOS>", "[EOS]")
 UNKNOWNS = (UNKNOWN, "<UNK>", "[UNK]")
 CORPUS_FILES = ("train.txt", "valid.txt", "test.txt")  # of word_language_model and awd-lstm-lm
+PADDING = "<pad>"
 FILLER = "xxfake"  # by which fastai fills a vocabulary up to a multiple of 8
 
 
@@ -27,7 +29,7 @@ class Vocabulary:
 
     Attributes:
         tokens: By id.
-        kind: Of `build_tokenizer`: `whitespace` or `char`.
+        kind: Of `build_tokenizer`: `whitespace` or `char`; the empty string takes characters where all tokens are.
         ends: Names that the token between two texts may have.
         unknowns: Names that the token for unknown words may have.
     """
@@ -47,20 +49,25 @@ class Vocabulary:
         """The token for unknown words, if there is one."""
         return next((token for token in self.unknowns if token in self.tokens), None)
 
+    @property
+    def is_of_characters(self) -> bool:
+        """Whether every token but names such as `<pad>` is one character."""
+        return all(len(token) == 1 or re.fullmatch("<.+>", token) for token in self.tokens)
+
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A tokenizer of this package with these ids.
 
         Raises:
             InputError: A token is there twice, or is empty.
         """
-        ids: dict[str, int] = {}
+        kind, ids = self.kind or ("char" if self.is_of_characters else "whitespace"), dict[str, int]()
         named = {token for token in (self.end, self.unknown) if token is not None}
         for index, token in enumerate(self.tokens):
-            text = token if self.kind == "char" or token in named else SPACE + token
+            text = token if kind == "char" or token in named else SPACE + token
             if text in ids and token != FILLER:
                 raise InputError(f"the vocabulary has {token!r} twice, as {ids[text]} and {index}")
             ids[text] = index
-        state = json.loads(build_tokenizer(["a"], self.kind).backend_tokenizer.to_str())
+        state = json.loads(build_tokenizer(["a"], kind).backend_tokenizer.to_str())
         state["model"] |= {"vocab": ids, "unk_token": self.unknown or UNKNOWN}
         # `<unk>` is a word of texts and no special token, as in `build_tokenizer`.
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
@@ -117,8 +124,9 @@ def _tokens_of(content: Any, path: Path) -> list[str]:
             return _tokens_of(content.attributes[name], path)
     if isinstance(content, dict) and content and all(type(value) is int for value in content.values()):
         by_id = {value: key for key, value in content.items()}
-        if sorted(by_id) == list(range(len(content))):
-            content = [by_id[index] for index in range(len(content))]
+        by_id = by_id if 0 in by_id else {0: PADDING} | by_id  # Keras counts from 1 on
+        if sorted(by_id) == list(range(len(by_id))):
+            content = [by_id[index] for index in range(len(by_id))]
     if not isinstance(content, list) or not content or not all(isinstance(token, str) for token in content):
         raise InputError(f"{path} holds no vocabulary: a list of words, or words with their ids from 0 on")
     return content

@@ -9,6 +9,7 @@ from rnn_hf.conversion.reading import Checkpoint, tensors_of
 from rnn_hf.conversion.source import Source
 from rnn_hf.conversion.state_dict import source_of
 from rnn_hf.conversion.torch_layers import unwrap, without_prefix
+from rnn_hf.conversion.vocabulary import Vocabulary
 from rnn_hf.errors import InputError
 
 
@@ -30,6 +31,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
         raise InputError("it is the transformer of word_language_model, which has no recurrent layer")
     is_espnet = all(name.startswith("lm.") for name in tensors)
     source = source_of(without_prefix(tensors, "lm."), choices, content)
+    source.wants = Vocabulary()
     source.needs_vocabulary = source.head is not None and not is_espnet
     source.dropped = [f"`{name}`, which is no weight" for name in others] + source.dropped
     source.notes.append("The source gives logarithms of probabilities; these are logits, which have the same softmax.")
