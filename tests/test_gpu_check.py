@@ -33,7 +33,7 @@ def precision_as_before():
 
 @pytest.fixture
 def part(tmp_path):
-    def make(name, seconds=60.0):
+    def make(name, seconds=1800.0):
         return Part(name, tmp_path / "out", tmp_path / "work", None, "cpu", True, time.time() + seconds)
 
     return make
