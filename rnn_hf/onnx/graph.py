@@ -125,7 +125,7 @@ def check_size(model: Any) -> None:
         raise InputError(f"the weights take {size:,} bytes as float32, and an ONNX file holds at most 2 GB")
 
 
-def add_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: str) -> str:
+def add_layer(graph: Graph, rnn: Any, kind: str, index: int | str, inputs: str) -> str:
     """One recurrent layer by its own operator, from `(T, B, in)` to `(T, B, H)`; `rnn` is torch's module."""
     name, past, present = f"layers.{index}", f"past.{index}", f"present.{index}"
     operator, attributes = operator_of(kind, rnn)
@@ -170,7 +170,7 @@ def add_weights(graph: Graph, name: str, operator: str, *directions: Any) -> lis
     return [graph.weight(f"{name}.{part}", torch.stack(values)) for part, values in weights.items()]
 
 
-def add_projected_layer(graph: Graph, rnn: Any, kind: str, index: int, inputs: str) -> str:
+def add_projected_layer(graph: Graph, rnn: Any, kind: str, index: int | str, inputs: str) -> str:
     """An LSTM that projects its output, from `(T, B, in)` to `(T, B, P)`."""
     past, present = ([f"{side}.{index}.{part}" for part in ("hidden", "cell")] for side in ("past", "present"))
     return add_scan(graph, f"layers.{index}", rnn, inputs, past, present)
