@@ -25,6 +25,7 @@ class Augmentation:
 
     Attributes:
         speed: Recordings are slowed down and sped up by up to this share.
+        frequency_warp: The vocal tract of a string's speaker is shorter and longer by up to this share.
         gain_db: The level changes by up to so many decibels, either way.
         noise_probability: Of background noise, the rest has digital silence between recordings.
         min_snr_db: The loudest noise, in decibels under the recordings.
@@ -39,6 +40,7 @@ class Augmentation:
     """
 
     speed: float = 0.0
+    frequency_warp: float = 0.0
     gain_db: float = 0.0
     noise_probability: float = 0.0
     min_snr_db: float = 10.0
@@ -152,6 +154,23 @@ def stretched(log_mel: torch.Tensor, frames: int) -> torch.Tensor:
     before = positions.long()
     after = (before + 1).clamp(max=len(log_mel) - 1)
     return torch.lerp(log_mel[before], log_mel[after], (positions - before)[:, None])
+
+
+def warped(log_mel: torch.Tensor, centers: torch.Tensor, factor: float) -> torch.Tensor:
+    """Log-mels `(T, bands)` of another speaker: at each frequency what stood at `factor` times this one.
+
+    The length of the vocal tract scales the resonances of a voice (Jaitly and Hinton, 2013). Between bands there is
+    interpolation, and beyond the last one its value.
+
+    Args:
+        log_mel: As it was spoken.
+        centers: Of each band in Hz, rising, `(bands,)`.
+        factor: Above 1 for a longer vocal tract.
+    """
+    wanted = centers * factor
+    above = torch.searchsorted(centers, wanted).clamp(1, len(centers) - 1)
+    shares = (wanted - centers[above - 1]) / (centers[above] - centers[above - 1])
+    return torch.lerp(log_mel[:, above - 1], log_mel[:, above], shares.clamp(0, 1).to(log_mel))
 
 
 def joined(plan: Plan, log_mels: Sequence[torch.Tensor], floor: float) -> torch.Tensor:

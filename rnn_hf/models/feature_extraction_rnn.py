@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank
+from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 from transformers.utils import logging
 
 
@@ -113,6 +113,12 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
                 raise ValueError(f"`{name}` must have {self.feature_size} numbers, one a band, got {len(values)}")
         if self.std is not None and not min(self.std) > 0:
             raise ValueError(f"`std` must be positive, got {min(self.std)}")
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Frequency in Hz in the middle of each mel band, `(F,)`."""
+        mels = np.linspace(0.0, hertz_to_mel(self.sampling_rate / 2, "slaney"), self.feature_size + 2)
+        return np.asarray(mel_to_hertz(mels[1:-1], "slaney"))
 
     def to_dict(self) -> dict[str, Any]:
         """What is saved; it names transformers' class that `AutoProcessor` puts extractor and tokenizer into."""

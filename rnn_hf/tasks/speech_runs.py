@@ -21,6 +21,7 @@ from rnn_hf.data.augmentation import (
     joined,
     masked,
     noise_log_mels,
+    warped,
 )
 from rnn_hf.data.speech import Recording, Splits, sampling_rate_of
 from rnn_hf.errors import InputError
@@ -56,6 +57,7 @@ class SpeechExamples(Dataset):
     ):  # fmt: skip
         self.log_mels, self.labels, self.plans, self.extractor = log_mels, labels, plans, extractor
         self.frame_stack, self.separator = frame_stack, separator
+        self.centers = torch.from_numpy(extractor.centers)
         self.end_frames = extractor.end_silence // extractor.hop_length
         self.noises = noise_log_mels(lambda samples: extractor.log_mel(samples)[0], extractor.sampling_rate)
         self.epoch = 0
@@ -87,6 +89,8 @@ class SpeechExamples(Dataset):
         plan, labels, generator = self._draw(index)
         augmentation, floor = self.plans.augmentation_in(self.epoch), self.extractor.floor
         log_mel = joined(plan, self.log_mels, floor)
+        if warp := augmentation.frequency_warp:
+            log_mel = warped(log_mel, self.centers, generator.uniform(1 - warp, 1 + warp))
         log_mel = distorted(log_mel, plan, augmentation, self.noises, floor, generator)
         end = log_mel.new_full((self.end_frames, log_mel.shape[1]), floor)
         features, _ = self.extractor.normalize(torch.cat([log_mel, end]))
@@ -194,7 +198,7 @@ class SpeechWork:
             for name in ("silence", "gap", "time_mask")
         }
         same = (
-            "speed", "gain_db", "noise_probability", "min_snr_db", "time_masks", "frequency_masks",
+            "speed", "frequency_warp", "gain_db", "noise_probability", "min_snr_db", "time_masks", "frequency_masks",
             "frequency_mask_bands", "cut_probability",
         )  # fmt: skip
         return Augmentation(**frames, **{name: getattr(options, name) for name in same})

@@ -188,6 +188,9 @@ class SpeechDataArguments:
     silence_ms: float = field(default=300.0, metadata={"help": "most silence before and behind a string"})
     gap_ms: float = field(default=150.0, metadata={"help": "most silence between its recordings"})
     speed: float = field(default=0.1, metadata={"help": "share by which recordings are slower and faster"})
+    frequency_warp: float = field(
+        default=0.0, metadata={"help": "share by which the resonances of voices lie lower and higher"}
+    )
     gain_db: float = field(default=6.0, metadata={"help": "decibels by which they are softer and louder"})
     noise_probability: float = field(default=0.7, metadata={"help": "of noise behind a string"})
     min_snr_db: float = field(default=15.0, metadata={"help": "loudest noise, in decibels under the speech"})
@@ -213,6 +216,7 @@ class SpeechDataArguments:
         if self.window_ms < self.hop_ms:
             raise InputError(f"`window_ms` must be at least `hop_ms`, got {self.window_ms:g} and {self.hop_ms:g}")
         check_fraction("speed", self.speed)
+        check_fraction("frequency_warp", self.frequency_warp)
         check_fraction("cut_probability", self.cut_probability)
         if not 0 <= self.noise_probability <= 1:
             raise InputError(f"`noise_probability` must be in [0, 1], got {self.noise_probability}")

@@ -16,6 +16,7 @@ from rnn_hf.data.augmentation import (
     masked,
     noise_log_mels,
     stretched,
+    warped,
     with_noise,
 )
 
@@ -111,6 +112,15 @@ def test_a_string_is_its_recordings_with_silence_at_the_floor(log_mels):
         is_speech[place] = True
     assert (string[~is_speech] == FLOOR).all()
     assert len(joined(Plan([(1, 9)], [0, 0]), log_mels, FLOOR)) == 9
+
+
+def test_a_warp_moves_what_is_heard_to_another_frequency(log_mels):
+    centers = torch.tensor([100.0, 200, 300, 450, 700, 1100, 1800, 3000], dtype=torch.float64)
+    torch.testing.assert_close(warped(log_mels[2], centers, 1.0), log_mels[2])
+    line = centers[None] * torch.tensor([[2.0], [-1.0]], dtype=torch.float64)
+    for factor in (0.8, 0.95, 1.1, 1.3):
+        expected = (line * factor).clamp(line.amin(1, keepdim=True), line.amax(1, keepdim=True))
+        torch.testing.assert_close(warped(line, centers, factor), expected)
 
 
 def test_a_draw_depends_on_seed_epoch_and_index_alone():

@@ -132,6 +132,13 @@ def test_the_filters_are_those_of_transformers():
     np.testing.assert_array_equal(extractor_of().mel_filters, expected)
 
 
+def test_a_tone_is_loudest_in_the_band_whose_center_is_nearest():
+    extractor, time = extractor_of(level_decay=None), torch.arange(RATE, dtype=torch.float64) / RATE
+    for band, center in enumerate(extractor.centers.tolist()):
+        if band >= 8:  # below, bands are as narrow as the window can tell apart
+            assert extractor.log_mel((2 * torch.pi * center * time).sin())[0].mean(0).argmax() == band
+
+
 @pytest.mark.parametrize("kind", ["array", "tensor", "list", "two dimensions", "numbers"])
 def test_a_batch_has_each_recording_padded_at_its_end(kind):
     extractor = extractor_of(padding_value=-7.0)
