@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from rnn_hf.data.calendar import Frequency
-from rnn_hf.data.named_corpora import CORPORA, SPLITS
+from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
 from rnn_hf.data.series_rows import Columns, Series, read_series, series_of_hub
 from rnn_hf.errors import InputError
 
@@ -90,21 +90,12 @@ def load_series(
     """
     named = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: file for split, file in named.items() if file is not None}
-    corpus = CORPORA.get(dataset_name or "")
+    columns = Columns(time_column, target_columns, frequency)
     if bool(files) == bool(dataset_name):
         raise InputError("give either `train_file` and its like or `dataset_name`")
-    if corpus is not None and corpus.task != TASK:
-        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {TASK}")
-    if dataset_dir and corpus is None:
-        known = ", ".join(name for name, each in CORPORA.items() if each.task == TASK)
-        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {known}; got {dataset_name!r}")
-    columns = Columns(time_column, target_columns, frequency)
+    corpus = _check_corpus(dataset_name, dataset_dir)
     if corpus is not None:
-        if dataset_dir is None:
-            raise InputError(
-                f"`dataset_name` {dataset_name} needs `dataset_dir`, the folder of {corpus.files['train']}"
-            )
-        parts = {"train": read_series(str(Path(dataset_dir) / corpus.files["train"]), columns)}
+        parts = {"train": read_series(str(Path(dataset_dir or "") / corpus.files["train"]), columns)}
         splits = splits or corpus.series_splits
     elif dataset_name is not None:
         parts = series_of_hub(dataset_name, dataset_config_name, dataset_revision, columns)
@@ -114,8 +105,20 @@ def load_series(
         raise InputError("`splits` is for a single file, and there are several splits")
     if list(parts) == ["train"]:
         return split_series(parts["train"], splits or DEFAULT_SPLITS)
-    data = joined_series(parts)
-    return _with_validation(data, validation_split_percentage)
+    return _with_validation(joined_series(parts), validation_split_percentage)
+
+
+def _check_corpus(dataset_name: str | None, dataset_dir: str | None) -> NamedCorpus | None:
+    """The corpus by its name, if it has one here; arguments that do not go together are refused."""
+    corpus = CORPORA.get(dataset_name or "")
+    if corpus is not None and corpus.task != TASK:
+        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {TASK}")
+    if dataset_dir and corpus is None:
+        known = ", ".join(name for name, each in CORPORA.items() if each.task == TASK)
+        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {known}; got {dataset_name!r}")
+    if corpus is not None and dataset_dir is None:
+        raise InputError(f"`dataset_name` {dataset_name} needs `dataset_dir`, the folder of {corpus.files['train']}")
+    return corpus
 
 
 def split_series(series: Sequence[Series], splits: str) -> SeriesData:
@@ -146,7 +149,8 @@ def split_series(series: Sequence[Series], splits: str) -> SeriesData:
         edges = []
         for each in series:
             behind = len(each.target) if len(times) == 2 else int(np.searchsorted(each.times(), times[2]))
-            edges.append((*(int(np.searchsorted(each.times(), time)) for time in times[:2]), behind))
+            validation, test = (int(np.searchsorted(each.times(), time)) for time in times[:2])
+            edges.append((validation, test, behind))
     else:
         raise InputError(message)
     bounds = []

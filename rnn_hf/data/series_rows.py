@@ -136,8 +136,8 @@ def series_of_table(table: Any, columns: Columns, place: str) -> list[Series]:
     twice = np.flatnonzero(times[1:] == times[:-1])
     if len(twice):
         raise InputError(f"{place} has the time {times[twice[0]]} twice")
-    name = columns.frequency or (columns.fallback if len(times) == 1 else None)
-    frequency = Frequency.of(name) if name else infer_frequency(times)
+    said = columns.frequency or (columns.fallback if len(times) == 1 else None)
+    frequency = Frequency.of(said) if said else infer_frequency(times)
     steps = frequency.steps(times[0], times)
     off = np.flatnonzero(steps < 0)
     if len(off):

@@ -188,7 +188,7 @@ class Windows(Dataset):
         """What the sampler of training asks for: how long each example is."""
         return [1] * len(self)
 
-    def batch(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, torch.Tensor]:
         """Windows as the arguments of a model's forward pass.
 
         Args:

@@ -303,7 +303,7 @@ def told(
             members = model.generate(**inputs, **more, generator=generator).sequences.cpu()
         else:
             forecast = forecaster_of(model)(dict(inputs))
-            mean, members = forecast.mean, forecast.members  # type: ignore[assignment]
+            mean, members = forecast.mean, forecast.members
     if members is not None:
         mean = members.mean(1)
         quantiles = dict(zip(LEVELS, members.quantile(members.new_tensor(LEVELS), dim=1), strict=True))

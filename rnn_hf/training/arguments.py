@@ -90,7 +90,7 @@ SpeechArguments = _model_arguments(
     "RNNConfig", "RNNSpeechConfig",
 )  # fmt: skip
 
-NetworkOfForecasts = _model_arguments(
+NetworkOfForecasts: Any = _model_arguments(
     "NetworkOfForecasts",
     OF_LANGUAGE_MODELS | OF_CLASSIFIERS - {"classifier_dropout"} | OF_TEXTS | OF_SERIES,
     "RNNConfig", "RNNTimeSeriesConfig",
