@@ -35,7 +35,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     for name in COPIES:
         if name in left and not is_same(left.pop(name), embedding):
             raise InputError(f"{name} is not equal to encoder.weight, whose copy it should be")
-    dropped = [f"`{name}`, which is no weight" for name in others] + undropped(left)
+    dropped = [f"`{name}`, saved beside the weights" for name in others] + undropped(left)
     layers, reverse = take_layers({name: left.pop(name) for name in list(left) if name.startswith("rnns.")}, None)
     source = Source(layers, reverse, embedding, dropped=dropped, wants=WANTS)
     if "1.decoder.weight" in left and not choices.backbone:

@@ -26,7 +26,6 @@ STRANGE = {
     b"\x1f\x8b": "compressed by gzip: unpack it",
     b"\x93NUMPY": "a single NumPy array: save all by numpy.savez, under the names of the variables",
     b"\x04\x00\x00\x00\x01\x00\x00\x00": "of torch7 (.t7), for Lua: save its tensors by numpy.savez",
-    b"\x08\x07\x12": "an ONNX graph: save the weights of the model that it was made of",
     b"7z\xbc\xaf": "compressed: unpack it", b"Rar!": "compressed: unpack it", b"BZh": "compressed: unpack it",
 }  # fmt: skip
 
@@ -86,6 +85,8 @@ def container_of(path: Path, head: bytes) -> str:
         raise InputError(f"{path} is empty")
     if head.lstrip().startswith(b"<"):
         raise InputError(f"{path} is a web page and not the file itself: download it again, by its direct address")
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # its first fields: version, and the name of its maker
+        raise InputError(f"{path} is an ONNX graph, a program: take the weights of the model that it was made of")
     if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive; if torch before 0.2 wrote it, load and save it by a newer one")
     if head.startswith(HDF5):

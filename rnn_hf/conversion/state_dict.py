@@ -25,7 +25,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     content, others = unwrap(checkpoint.content)
     source = source_of(without_prefix(tensors_of(content), "module."), choices, content)
-    source.dropped = [f"`{name}`, which is no weight" for name in others] + source.dropped
+    source.dropped = [f"`{name}`, saved beside the weights" for name in others] + source.dropped
     return source
 
 

@@ -292,6 +292,7 @@ def test_arrays_of_objects_and_headers_of_any_size_are_refused(tmp_path):
         (pickle.dumps({"a": 1}, 4), "a pickle that torch.save did not write"),
         (bytes(257) + b"ustar" + bytes(300), "tar archive"),
         (b"\x93NUMPY\x01\x00", "single NumPy array"),
+        (b"\x08\x08\x12\x07pytorch", "an ONNX graph"),
         (b"hello", "begins with b'hello'"),
         (b"", "is empty"),
     ],
