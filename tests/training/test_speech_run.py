@@ -78,7 +78,7 @@ def state_of(directory):
 @pytest.mark.parametrize(
     "flags",
     [
-        {"average_decay": 0.8, "eval_steps": 4, "save_steps": 3, "logging_steps": 5},
+        {"average_decay": 0.8, "eval_steps": 4, "save_steps": 3, "logging_steps": 5, "frequency_warp": 0.2},
         {"bidirectional": True, "cell_type": "lstm", "gradient_accumulation_steps": 2,
          "per_device_train_batch_size": 2, "label_unit": "characters", "frame_stack": 1, "group_by_length": False},
     ],
