@@ -15,6 +15,7 @@ from rnn_hf.onnx import REPORT_FILE
 
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WITHOUT_TOKENIZER = {"AutoModelForTimeSeriesPrediction"}
 
 
 def device_of(name: str) -> torch.device:
@@ -56,7 +57,7 @@ def config_of(name: str, revision: str | None = None) -> PreTrainedConfig:
 def load_model(
     name: str, revision: str | None = None, device: str = "cpu", auto_class: str = "AutoModelForCausalLM"
 ) -> tuple[PreTrainedModel, Any]:
-    """A model and its tokenizer, by directory or name on the Hub.
+    """A model and its tokenizer, by directory or name on the Hub; `None` for what reads numbers.
 
     Args:
         name: Of the model.
@@ -75,7 +76,8 @@ def load_model(
         raise InputError(f"{name} is a model of another task: an {architecture}, not an {HEADS[auto_class].__name__}")
     try:
         model: Any = getattr(transformers, auto_class).from_pretrained(name, revision=revision)
-        return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision)
+        has_tokenizer = auto_class not in WITHOUT_TOKENIZER
+        return model.to(target), AutoTokenizer.from_pretrained(name, revision=revision) if has_tokenizer else None
     except (OSError, ValueError, StrictDataclassError) as error:
         raise InputError(f"cannot load the model {name}: {_reason(error)}") from error
 

@@ -3,8 +3,10 @@
     rnn-hf export MODEL OUT [--last_logits_only] [--int8] [--ptb_dir DIR or another corpus]
 
 OUT is a new directory, or that of an export, which is replaced. A language model has its state as inputs and outputs;
-a classifier takes padded batches; of a recognizer of speech there is a file of either kind. `--int8` adds files in 8
-bits, and compares the two on the validation split of the model's own data or of the one that is named.
+a classifier takes padded batches; of a recognizer of speech there is a file of either kind. A network that forecasts
+takes windows with marks of what is missing or, if it is autoregressive, lags and its state. `--int8` adds files in 8
+bits, but for forecasts, and compares the two on the validation split of the model's own data or of the one that is
+named.
 """
 
 import sys
@@ -25,6 +27,7 @@ KINDS = {
     "text-classification": ("classifier", ("dataset_dir", "label_column")),
     "token-classification": ("classifier", ("dataset_dir", "label_column")),
     "automatic-speech-recognition": ("recognizer of speech", ("dataset_dir",)),
+    "time-series-forecasting": ("network that forecasts", ()),
 }
 
 
@@ -55,6 +58,8 @@ def run(arguments: Namespace) -> int:
         if getattr(arguments, name) and name not in own:
             raise InputError(f"--{name} does not go with {arguments.model}, which is a {kind}")
     quantize = None
+    if arguments.int8 and kind == "network that forecasts":
+        raise InputError(f"--int8 does not go with {arguments.model}, which is a {kind}")
     if arguments.int8:
         quantizers = {"language model": text_quantizer, "recognizer of speech": speech_quantizer}
         quantize = quantizers.get(kind, classifier_quantizer)(arguments, task)
@@ -74,12 +79,18 @@ def run(arguments: Namespace) -> int:
 
 def show_file(path: Path, about: dict[str, Any], opset: int) -> None:
     """Print what was checked of a file."""
-    has_state = len(about["interface"]["outputs"]) > 1
-    print(f"batch  sequence  largest difference to PyTorch: logits{', state' * has_state}")
+    names = [value["name"] for value in about["interface"]["outputs"]]
+    groups = {
+        "logits": [name for name in names if name == "logits"],
+        "forecasts": [name for name in names if name != "logits" and not name.startswith("present.")],
+        "state": [name for name in names if name.startswith("present.")],
+    }
+    groups = {name: members for name, members in groups.items() if members}
+    print(f"batch  sequence  largest difference to PyTorch: {', '.join(groups)}")
     for check in about["checked"]:
-        logits, *states = check["largest_difference"].values()
-        state = f", {max(states):.1e}" if states else ""
-        print(f"{check['batch']:>5}  {check['sequence']:>8}  {logits:.1e}{state}")
+        found = check["largest_difference"]
+        differences = [f"{max(found[name] for name in members):.1e}" for members in groups.values()]
+        print(f"{check['batch']:>5}  {check['sequence']:>8}  {', '.join(differences)}")
     print(f"{path}: {about['bytes']:,} bytes, opset {opset}")
 
 

@@ -10,6 +10,7 @@ from rnn_hf.data.tokenization import unknown_id
 from rnn_hf.files import read_json, write_text
 from rnn_hf.hub.cards import CELL_NAMES, MARK, license_of, read_card
 from rnn_hf.onnx import REPORT_FILE
+from rnn_hf.onnx.forecast_graph import FORECASTING
 from rnn_hf.onnx.speech_graph import SPEECH
 
 
@@ -126,6 +127,47 @@ STREAM = """\
 `frames` is a multiple of {frame_stack}. Zeros are the state before the first frame; each `present` is the next \
 call's `past`. All rows of a batch are of one length.
 """
+FORECAST_CARD = """\
+{mark}
+
+# {name}
+
+A network that forecasts time series ({cell}) as an ONNX file, made of {source} by rnn_hf {versions[rnn_hf]}. ONNX \
+Runtime {versions[onnxruntime]} ran it at {sizes} sizes of batch and sequence with missing values; what it gives \
+differs from PyTorch's by {largest:.1e} at most, relative to values above 1.
+
+## Use
+
+The docs of rnn_hf have a program that forecasts with onnxruntime and NumPy alone, `{client}`:
+
+```bash
+python {client} FOLDER series.csv
+```
+
+## Interface
+
+{interface}
+
+{about}
+
+A forecast goes on as the series of its training did; what has not happened there, it does not foresee.
+"""
+# By the kind of head: the program, and what its graph takes.
+OF_HEADS = {
+    "direct": (
+        "onnx_forecast_client.py",
+        "A row is one series, in the units of the training: `series` in `config.json` has mean and deviation of each. "
+        "A value does not count where the mask is 0 or where it is NaN.",
+    ),
+    "autoregressive": (
+        "onnx_forecast_paths_client.py",
+        "A row is one series, in the units of the training: `series` in `config.json` has mean and deviation of each. "
+        "`lags` are its values so many steps before each step, by `lags_sequence`, and count where `lags_observed` is "
+        "1; `loc` and `scale` are those of the context, by `scaling`. What is predicted is the distribution of "
+        "`(value - loc) / scale` at each step; of counts the mean is to be multiplied by `scale`. Zeros are the state "
+        "before the first step; each `present` is the next call's `past`.",
+    ),
+}
 # What differs between a recognizer in both directions, which has one file, and one that streams.
 OF_WHOLE = {
     "directions": ", in both directions",
@@ -191,6 +233,9 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     }
     if report.get("task") == SPEECH:
         text = _speech_card(values, report, config, read_json(folder / "preprocessor_config.json"))
+    elif report.get("task") == FORECASTING:
+        client, about = OF_HEADS[config["prediction_head"]]
+        text = FORECAST_CARD.format(client=client, about=about, **values)
     elif "task" in report:
         text = _classifier_card(values, report["task"], config.get("problem_type"))
     else:

@@ -13,7 +13,15 @@ from rnn_hf import __version__
 from rnn_hf.errors import InputError
 from rnn_hf.files import read_json, sha256_of, write_into, write_json, write_text
 from rnn_hf.loading import config_of, load_model
-from rnn_hf.models import HEADS, RNNCache, RNNFeatureExtractor, RNNForCausalLM, RNNForCTC, RNNModel
+from rnn_hf.models import (
+    HEADS,
+    RNNCache,
+    RNNFeatureExtractor,
+    RNNForCausalLM,
+    RNNForCTC,
+    RNNForTimeSeriesPrediction,
+    RNNModel,
+)
 from rnn_hf.onnx import (
     INT8_FILE,
     MEL_FILE,
@@ -24,6 +32,7 @@ from rnn_hf.onnx import (
     TRTEXEC_FILE,
 )
 from rnn_hf.onnx.classifier_graph import build_classifier_graph
+from rnn_hf.onnx.forecast_graph import build_forecast_graph, random_series, run_forecaster
 from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx
 from rnn_hf.onnx.session import import_onnxruntime, open_session
 from rnn_hf.onnx.speech_graph import build_speech_graph, build_stream_graph
@@ -37,7 +46,10 @@ TOLERANCE = 1e-5  # largest difference to PyTorch, relative to the value where t
 # Something wrong is off at one token too, where that error is nothing.
 ROUNDING = 10
 
-KINDS = {"AutoModelForCausalLM": "language model", "AutoModelForCTC": "recognizer of speech"}  # others are classifiers
+KINDS = {
+    "AutoModelForCausalLM": "language model", "AutoModelForCTC": "recognizer of speech",
+    "AutoModelForTimeSeriesPrediction": "network that forecasts",
+}  # others are classifiers  # fmt: skip
 # What not every export has.
 SOME_FILES = (
     INT8_FILE, STREAM_FILE, STREAM_INT8_FILE, MEL_FILE, TRTEXEC_FILE, "generation_config.json",
@@ -65,9 +77,10 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
 
     The file was run by ONNX Runtime at each of `SIZES` and agrees with PyTorch, or nothing is written: a language
-    model with random states, a classifier or a recognizer with random padding. What it takes and gives is said in
-    [`rnn_hf.onnx.graph.build_graph`], [`rnn_hf.onnx.classifier_graph.build_classifier_graph`],
-    [`rnn_hf.onnx.speech_graph.build_speech_graph`] and in its metadata.
+    model with random states, a classifier or a recognizer with random padding, a network that forecasts with random
+    gaps. What it takes and gives is said in [`rnn_hf.onnx.graph.build_graph`],
+    [`rnn_hf.onnx.classifier_graph.build_classifier_graph`], [`rnn_hf.onnx.speech_graph.build_speech_graph`],
+    [`rnn_hf.onnx.forecast_graph.build_forecast_graph`] and in its metadata.
 
     A recognizer in one direction has a second file, `stream.onnx`, with its state as inputs and outputs, checked from
     random states. `preprocessor_config.json` and `mel_filters.json` say how its features are made.
@@ -128,6 +141,8 @@ def build_graphs(model: Any, last_logits_only: bool) -> dict[str, Any]:
     if isinstance(model, RNNForCTC):
         graphs = {MODEL_FILE: build_speech_graph(model)}
         return graphs if model.config.bidirectional else graphs | {STREAM_FILE: build_stream_graph(model)}
+    if isinstance(model, RNNForTimeSeriesPrediction):
+        return {MODEL_FILE: build_forecast_graph(model)}
     is_language_model = isinstance(model, RNNForCausalLM)
     return {MODEL_FILE: build_graph(model, last_logits_only) if is_language_model else build_classifier_graph(model)}
 
@@ -175,6 +190,8 @@ def write_rest(
         settings = {name: value for name, value in extractor.to_dict().items() if name != "auto_map"}
         write_json(folder / "preprocessor_config.json", settings)
         write_text(folder / MEL_FILE, json.dumps(extractor.mel_filters.tolist()) + "\n")
+    if tokenizer is None:  # numbers need none
+        return
     tokenizer.save_pretrained(folder)
     if isinstance(model, RNNForCausalLM):
         model.generation_config.save_pretrained(folder)  # generation_config.json
@@ -255,8 +272,11 @@ def random_inputs(
 ) -> dict[str, torch.Tensor]:
     """Ids or features, and states or a mask: for a classifier with padding anywhere, for a recognizer on the right.
 
-    The first row of several has none. Without a mask features are so many steps, with it so many frames.
+    The first row of several has none. Without a mask features are so many steps, with it so many frames. Of series as
+    `random_series` says.
     """
+    if isinstance(model, RNNForTimeSeriesPrediction):
+        return random_series(model.config, interface, batch, sequence, generator)
     names = [value["name"] for value in interface["inputs"]]
     inputs: dict[str, torch.Tensor] = {}
     for value in interface["inputs"]:
@@ -295,6 +315,8 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
 
 def run(model: Any, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
     """What PyTorch makes of the inputs of an ONNX file, by the names of its outputs."""
+    if isinstance(model, RNNForTimeSeriesPrediction):
+        return {name: tensor.numpy() for name, tensor in run_forecaster(model, inputs).items()}
     if "attention_mask" in inputs:
         # At padding a recognizer has the least number there is, which float32 has not from float64.
         return {"logits": model(**inputs).logits.clamp(min=torch.finfo(torch.float32).min).numpy()}

@@ -157,31 +157,31 @@ def add_linear(graph: Graph, name: str, model: Any, inputs: str) -> str:
 
 def add_scale(graph: ForecastGraph, config: Any, values: str, observed: str, batch: str) -> None:
     """`loc` and `scale`, `(B, 1)`, of values `(B, P)`, as `rnn_hf.models.series_rnn.scale_of`."""
-    float32, floor = graph.onnx.TensorProto.FLOAT, graph.number(config.scale_floor)
-    shape = graph.sizes(batch, "scale", 1)
-    zeros = graph.node("ConstantOfShape", [shape], "zeros")
-    count = graph.node("ReduceSum", [graph.node("Cast", [observed], "ones", to=float32), graph.axis(1)], "count")
+    shape = "" if config.scaling == "std" else graph.sizes(batch, "scale", 1)
+    if config.scaling in ("last", None):
+        graph.node("Expand", [graph.number(1), shape], "scale")
+        if config.scaling is None:
+            graph.node("Expand", [graph.number(0), shape], "loc")
+            return
+        places = graph.node("Cast", [observed], "places", to=graph.onnx.TensorProto.INT64)
+        last = graph.node("ArgMax", [places], "last", axis=1, select_last_index=1)
+        graph.node("GatherElements", [values, last], "loc", axis=1)
+        return
+    ones = graph.node("Cast", [observed], "ones", to=graph.onnx.TensorProto.FLOAT)
+    count = graph.node("ReduceSum", [ones, graph.axis(1)], "count")
     count = graph.node("Max", [count, graph.number(1)], "count.positive")
 
     def mean(inputs: str, name: str) -> str:
         return graph.node("Div", [graph.node("ReduceSum", [inputs, graph.axis(1)], f"{name}.sum"), count], name)
 
     if config.scaling == "mean":
-        graph.node("Identity", [zeros], "loc")
-        graph.node("Max", [mean(graph.node("Abs", [values], "values.abs"), "values.mean"), floor], "scale")
-    elif config.scaling == "std":
+        graph.node("Expand", [graph.number(0), shape], "loc")
+        spread = mean(graph.node("Abs", [values], "values.abs"), "values.mean")
+    else:
         loc = mean(values, "loc")
         apart = graph.where(observed, graph.node("Sub", [values, loc], "apart.all"), "apart")
-        variance = mean(graph.node("Mul", [apart, apart], "apart.square"), "variance")
-        graph.node("Max", [graph.node("Sqrt", [variance], "deviation"), floor], "scale")
-    else:
-        graph.node("Add", [zeros, graph.number(1)], "scale")
-        if config.scaling == "last":
-            places = graph.node("Cast", [observed], "places", to=graph.onnx.TensorProto.INT64)
-            last = graph.node("ArgMax", [places], "last", axis=1, select_last_index=1)
-            graph.node("GatherElements", [values, last], "loc", axis=1)
-        else:
-            graph.node("Identity", [zeros], "loc")
+        spread = graph.node("Sqrt", [mean(graph.node("Mul", [apart, apart], "apart.square"), "variance")], "deviation")
+    graph.node("Max", [spread, graph.number(config.scale_floor)], "scale")
 
 
 def add_future(graph: ForecastGraph, model: Any, batch: str) -> str:
@@ -220,13 +220,14 @@ def add_parameters(graph: ForecastGraph, config: Any, outputs: str) -> dict[str,
             continue
         square = graph.node("Add", [graph.node("Mul", [raw, raw], f"{raw}.square"), graph.number(4)], f"{raw}.more")
         root = graph.node("Sqrt", [square], f"{raw}.root")
-        half = graph.node("Div", [graph.node("Add", [raw, root], f"{raw}.sum"), graph.number(2)], f"{raw}.plus")
-        operator, least = {
-            "scale": ("Max", graph.number(torch.finfo(torch.float32).eps)),
-            "df": ("Add", graph.number(2)),
-            "total_count": ("Add", graph.number(0)),
-        }[name]
-        found[name] = graph.node(operator, [half, least], f"params.{name}")
+        total = graph.node("Add", [raw, root], f"{raw}.sum")
+        positive = f"params.{name}" if name == "total_count" else f"{raw}.positive"
+        found[name] = graph.node("Div", [total, graph.number(2)], positive)
+        if name == "scale":
+            least = graph.number(torch.finfo(torch.float32).eps)
+            found[name] = graph.node("Max", [positive, least], f"params.{name}")
+        elif name == "df":
+            found[name] = graph.node("Add", [positive, graph.number(2)], f"params.{name}")
     return found
 
 
@@ -320,6 +321,28 @@ def run_forecaster(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, tor
     return found
 
 
+def random_series(
+    config: Any, interface: dict[str, list[dict[str, Any]]], batch: int, sequence: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Inputs of such a graph with values missing at random; of a first row of several none is."""
+    inputs = {}
+    for value in interface["inputs"]:
+        shape = [{"batch": batch, "sequence": sequence}.get(size, size) for size in value["shape"]]
+        tensor = torch.randn(shape, generator=generator)
+        if value["name"] == "static_categorical_features":
+            sizes = torch.tensor(config.cardinality)
+            tensor = (torch.rand(shape, generator=generator) * sizes).long().clamp(max=sizes - 1)
+        elif value["dtype"] == "int64":
+            tensor = (tensor < 1).long()
+            tensor[0] |= batch > 1
+        elif value["name"] == "scale":
+            tensor = tensor.exp()
+        elif value["name"].startswith("past."):
+            tensor = tensor.tanh()
+        inputs[value["name"]] = tensor
+    return inputs
+
+
 def state_of(model: Any, inputs: dict[str, torch.Tensor]) -> RNNSeriesState:
     """The state that the inputs of a step name, without values."""
     parts = [
@@ -330,4 +353,4 @@ def state_of(model: Any, inputs: dict[str, torch.Tensor]) -> RNNSeriesState:
     return RNNSeriesState(RNNCache(parts), nothing, nothing.bool(), inputs["loc"], inputs["scale"])
 
 
-__all__ = ["FORECASTING", "build_forecast_graph", "run_forecaster"]
+__all__ = ["FORECASTING", "build_forecast_graph", "random_series", "run_forecaster"]

@@ -36,7 +36,15 @@ STEPS = {
 
 def session_of(proto):
     onnx.checker.check_model(proto, full_check=True)
+    assert {weight.name for weight in proto.graph.initializer} <= used(proto.graph.node)  # else the runtime warns
     return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def used(nodes) -> set[str]:
+    """What nodes read, those of graphs within them too."""
+    read = {name for node in nodes for name in node.input}
+    within = [attribute.g for node in nodes for attribute in node.attribute if attribute.name == "body"]
+    return read.union(*(used(graph.node) | {value.name for value in graph.output} for graph in within))
 
 
 def by_onnx(session, inputs: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
