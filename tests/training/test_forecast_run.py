@@ -12,6 +12,7 @@ from transformers import AutoModelForTimeSeriesPrediction
 
 from rnn_hf.files import read_json_lines
 from rnn_hf.hub.cards import render_card
+from rnn_hf.hub.repository import build_repository
 from rnn_hf.tasks import forecast_baselines
 from rnn_hf.tasks import time_series_forecasting as task
 from rnn_hf.training import reporting
@@ -173,6 +174,19 @@ def test_the_configuration_has_what_undoes_standardising_and_strangers_load_it(t
     known = task.KnownSeries.of_config(model.config)
     assert known == task.KnownSeries.of(task.load_data(**record["arguments"]["data"]), True)
     assert model.config.scale_floor == pytest.approx(0.1)
+
+
+def test_a_repository_has_the_model_its_series_its_card_and_no_path_of_this_machine(trained, tmp_path):
+    directory, record = trained
+    build_repository(directory, tmp_path / "repository", "USER/NAME")
+    files = {path.name for path in (tmp_path / "repository").iterdir()}
+    assert {"README.md", "config.json", "model.safetensors", "modeling_rnn_time_series.py", "run.json"} <= files
+    for name in ("README.md", "run.json", "config.json"):
+        assert str(directory.parent) not in (tmp_path / "repository" / name).read_text()
+    one, other = (task.load_forecaster(str(path)) for path in (directory, tmp_path / "repository"))
+    series = task.load_data(**record["arguments"]["data"]).series
+    for first, second in zip(task.predict(one, series), task.predict(other, series), strict=True):
+        assert (first.mean == second.mean).all()
 
 
 def test_a_run_starts_from_the_model_of_another_one(trained, run, arguments_of, file):
