@@ -47,7 +47,7 @@ MAY_USE = {
     }
     | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training"},
     "comparison": BELOW_ALL | {"evaluation", "runs", "tasks"},
-    "conversion": BELOW_ALL | {"evaluation", "loading"},
+    "conversion": BELOW_ALL | {"evaluation", "hub", "loading"},
     "evaluation": BELOW_ALL | {"loading"},
     "hub": BELOW_ALL | {"loading", "onnx", "runs", "tasks"},
     "latency": {"errors"},

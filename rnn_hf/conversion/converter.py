@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from rnn_hf.conversion import awd_lstm, fastai, flair, keras, mikolov, state_dict, tf1, word_language_model
 from rnn_hf.conversion.arithmetic import Array, outputs_of
@@ -16,6 +17,7 @@ from rnn_hf.conversion.vocabulary import Vocabulary, read_vocabulary, vocabulary
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluate, stream_for
 from rnn_hf.files import sha256_of, write_into, write_json, write_text
+from rnn_hf.hub.cards import name_of
 from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNModel
 
 
@@ -51,7 +53,7 @@ def convert(
 
     Args:
         file: The checkpoint.
-        out: Folder to write to, new or empty.
+        out: Folder to write to, new or empty; the card calls the model by its path.
         format: One of `FORMATS`; `None` finds it by what the file holds.
         vocab: File of the vocabulary: a token a line, JSON, a pickled list, or a corpus that awd-lstm-lm saved.
         corpus: Folder with train.txt, valid.txt and test.txt, whose words in the order of their first appearance are
@@ -73,8 +75,6 @@ def convert(
         InputError: The file is not one that can be converted, or only with another argument; the message says why.
     """
     path, target = Path(file), check_target(out)
-    if vocab is not None and corpus is not None:
-        raise InputError("give `vocab` or `corpus`, not both")
     checkpoint = read_checkpoint(path)
     kind = format_of(checkpoint, format)
     choices = Choices(hidden_act, forget_bias, embedding, head, backbone, reads_backward)
@@ -113,7 +113,7 @@ def write_repository(
         if done.check is not None:
             done.perplexity = perplexity_of(type(model).from_pretrained(folder), tokenizer, done.check)
         write_json(folder / "conversion.json", done.to_dict())
-        write_text(folder / "README.md", render_card(done, target.resolve().name, config))
+        write_text(folder / "README.md", render_card(done, name_of(target), config))
 
     write_into(target, write)
 
@@ -162,6 +162,10 @@ def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approxim
         config = source.config()
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
+    except KeyError as error:
+        raise InputError(f"{what}: it lacks {error}") from error
+    except StrictDataclassError as error:
+        raise InputError(f"{what}: its sizes make no network ({' '.join(str(error).split())})") from error
     if source.inexact and not approximate:
         raise InputError(
             f"{what}: {'; '.join(source.inexact)}; `approximate=True` converts it all the same and measures the "
@@ -177,6 +181,8 @@ def find_vocabulary(source: Source, vocab: str | Path | None, corpus: str | Path
         InputError: It is needed and not there, or has another size than the network.
     """
     found = source.vocabulary
+    if vocab is not None and corpus is not None:
+        raise InputError("give `vocab` or `corpus`, not both")
     if source.embedding is None:
         if vocab is not None or corpus is not None:
             raise InputError("`vocab` and `corpus` are for networks that read tokens, and this one reads features")
@@ -200,13 +206,20 @@ def find_vocabulary(source: Source, vocab: str | Path | None, corpus: str | Path
 
 
 def model_of(source: Source, config: RNNConfig) -> Any:
-    """The model here, with the weights of a source."""
+    """The model here, with the weights of a source.
+
+    Raises:
+        InputError: Their shapes do not fit each other.
+    """
     made: Any = RNNModel if source.head is None else RNNForCausalLM
     model = made(config).to(source.dtype)
     weights = dict(source.weights())
     state = model.state_dict()
     tied = {"lm_head.weight"} if source.is_tied else set()
-    assert state.keys() == weights.keys() and all(state[name].shape == weights[name].shape for name in state)
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, weights)]
+    if shapes[0] != shapes[1]:
+        wrong = [f"{name} {shape}" for name, shape in shapes[1].items() if shapes[0].get(name) != shape]
+        raise InputError(f"its tensors do not fit each other: here they would be {', '.join(wrong)}")
     with torch.no_grad():
         for name in state.keys() - tied:
             state[name].copy_(weights[name])

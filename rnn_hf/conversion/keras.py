@@ -33,7 +33,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     for layer in model.layers:
         kind = kind_of(layer)
         if kind == "embedding" and source.embedding is None and not source.layers:
-            source.embedding = next(iter(layer.weights.values()))
+            source.embedding = embedding_of(layer)
             if layer.config.get("mask_zero"):
                 source.notes.append("The source leaves out steps with the id 0: leave them out, or mask them.")
         elif kind == "recurrent" and not left and source.head is None:
@@ -58,11 +58,22 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     return source
 
 
+def embedding_of(layer: KerasLayer) -> Tensor:
+    """The matrix of an embedding, which is all that it has.
+
+    Raises:
+        InputError: It is not there.
+    """
+    matrices = [tensor for tensor in layer.weights.values() if tensor.ndim == 2]
+    if len(matrices) != 1 or len(layer.weights) != 1:
+        raise InputError(f"the layer {layer.name} has no matrix in the file, or more than one")
+    return matrices[0]
+
+
 def kind_of(layer: KerasLayer) -> str:
     """`embedding`, `recurrent`, `dense`, `idle` or `other`, by the class, and without one by the weights."""
     names = {name.rpartition("/")[2] for name in layer.weights}
-    wrapped = layer.config.get("layer")
-    inner = wrapped.get("class_name") if isinstance(wrapped, dict) else None
+    inner = wrapped_by(layer).get("class_name")
     if layer.class_name is None:
         if names == {"embeddings"} or names == {"W"}:
             return "embedding"
@@ -79,9 +90,14 @@ def kind_of(layer: KerasLayer) -> str:
 
 def settings_of(layer: KerasLayer) -> dict[str, Any]:
     """The configuration of a layer, or of the one that it wraps."""
-    wrapped = layer.config.get("layer")
-    inner = wrapped.get("config") if isinstance(wrapped, dict) else None
+    inner = wrapped_by(layer).get("config")
     return inner if isinstance(inner, dict) else layer.config
+
+
+def wrapped_by(layer: KerasLayer) -> dict[str, Any]:
+    """The layer that one of two directions, or of one step, wraps; empty for others."""
+    wrapped = layer.config.get("layer")
+    return wrapped if isinstance(wrapped, dict) else {}
 
 
 def add_recurrent(layer: KerasLayer, model: KerasModel, source: Source) -> None:
@@ -99,10 +115,12 @@ def add_recurrent(layer: KerasLayer, model: KerasModel, source: Source) -> None:
         raise InputError(
             f"the layer {layer.name} merges directions by {layer.config['merge_mode']}, and not side by side"
         )
-    class_name = str(layer.config["layer"].get("class_name") if "layer" in layer.config else layer.class_name)
+    class_name = str(wrapped_by(layer).get("class_name", layer.class_name))
     made = [
         layer_of(weights, layer.name, class_name, settings, model, source) for weights in sides.values() if weights
     ]
+    if not made:
+        raise InputError(f"the layer {layer.name} has no weights in the file")
     if source.layers and (source.reverse is not None) != (len(made) == 2):
         raise InputError("only some of its layers have two directions, and here all have or none")
     source.layers.append(made[0])
@@ -115,8 +133,10 @@ def layer_of(
 ) -> Layer:
     """One direction of a layer from `kernel` `(in, G H)`, `recurrent_kernel` `(H, G H)` and `bias`."""
     kernel, recurrent, bias = (weights.get(role) for role in ("kernel", "recurrent_kernel", "bias"))
-    if kernel is None or recurrent is None or recurrent.shape[1] // len(recurrent) not in CELLS:
-        raise InputError(f"the layer {name} is no LSTM, GRU or SimpleRNN: its weights are {', '.join(weights)}")
+    if kernel is None or recurrent is None or kernel.ndim != 2 or recurrent.ndim != 2 or not len(recurrent):
+        raise InputError(f"the layer {name} lacks a matrix: its weights are {', '.join(weights)}")
+    if recurrent.shape[1] not in [gates * len(recurrent) for gates in CELLS]:
+        raise InputError(f"the layer {name} is no LSTM, GRU or SimpleRNN: its state has {list(recurrent.shape)}")
     size, gates = len(recurrent), recurrent.shape[1] // len(recurrent)
     cell, order = CELLS[gates]
     count = 0 if bias is None else bias.numel() // size
@@ -126,6 +146,8 @@ def layer_of(
         recurrent = by_gate(recurrent, gates, lambda gate: gate.T)
     layer = Layer(cell, kernel.T.contiguous(), recurrent.T.contiguous(), gates=order)
     if bias is not None:
+        if bias.numel() not in (gates * size, 2 * gates * size):
+            raise InputError(f"the layer {name} has {bias.numel()} biases for {size} units")
         halves = bias.reshape(count // gates, gates * size)
         layer.bias, layer.state_bias = halves[0], halves[1] if len(halves) == 2 else None
     if cell == "gru":

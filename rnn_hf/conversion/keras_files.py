@@ -63,7 +63,9 @@ def read_keras(checkpoint: Checkpoint) -> KerasModel:
                 return _model(file, config, version, len(data))
         with h5py.File(path, "r") as file:
             return _model(file, None, "", path.stat().st_size)
-    except (OSError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a file that is not whole can fail in any way
         raise InputError(f"{path} is damaged ({error}): put a whole copy in its place") from error
 
 

@@ -51,8 +51,8 @@ def header_of(lines: Iterator[str]) -> dict[str, int]:
         name, _, value = line.partition(":")
         if name.strip() == "Vocabulary":
             return header
-        if value.strip().isdigit():
-            header[name.strip()] = int(value)
+        if value.strip().isdecimal() and len(value) < 20:
+            header[name.strip()] = int(value.strip())
     raise InputError("it has no vocabulary")
 
 

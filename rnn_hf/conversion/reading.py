@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rnn_hf.conversion.pickles import Inert, StoredTensor
@@ -67,7 +66,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(path, container, load_file(path))
         if container == "torch":
             return Checkpoint(path, container, read_stream(path) if is_stream(head) else read_zip(path))
-    except (zipfile.BadZipFile, SafetensorError, NotImplementedError, RecursionError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a file that is not whole can fail in any way
         raise InputError(f"{path} is damaged ({error}): put a whole copy in its place") from error
     return Checkpoint(path, container)
 
@@ -108,7 +109,7 @@ def _kind_of_archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is damaged ({error}): put a whole copy in its place") from error
     if any(name.endswith("/data.pkl") for name in names):
         return "torch"

@@ -60,3 +60,7 @@ def test_a_dictionary_without_characters_is_refused(tmp_path):
     torch.save(content, tmp_path / "lm.pt")
     with pytest.raises(InputError, match="no characters with ids"):
         convert(tmp_path / "lm.pt", tmp_path / "out")
+    del content["state_dict"]["encoder.weight"]
+    torch.save(content, tmp_path / "lm.pt")
+    with pytest.raises(InputError, match="it lacks 'encoder.weight'"):
+        convert(tmp_path / "lm.pt", tmp_path / "out")

@@ -299,3 +299,23 @@ def test_links_outside_the_file_and_numbers_without_end_are_refused(tmp_path):
     (tmp_path / "f").write_bytes((tmp_path / "a").read_bytes()[:600])
     with pytest.raises(InputError, match="damaged"):
         convert(tmp_path / "f", tmp_path / "out")
+
+
+def test_layers_that_lack_their_weights_are_named(tmp_path):
+    embedding, recurrent, dense = network("LSTM")
+    cases = {
+        "has no matrix in the file": ({"kernel": embedding, "bias": embedding}, recurrent, dense),
+        "has no weights in the file": (embedding, [{}], dense),
+        "lacks a matrix": (embedding, [{"kernel": recurrent[0]["kernel"]}], dense),
+        "is no LSTM, GRU or SimpleRNN": (embedding, [recurrent[0] | {"recurrent_kernel": np.ones((H, 7))}], dense),
+        "biases for 5 units": (embedding, [recurrent[0] | {"bias": np.ones(9)}], dense),
+        "do not fit each other": (embedding, recurrent, dense | {"bias": np.ones(2)}),
+    }
+    for index, (words, (first, layers, last)) in enumerate(cases.items()):
+        groups = {"words": first if isinstance(first, dict) else {"embeddings": first}, "drop": {}, "out": last}
+        groups |= {f"r{number}": layer for number, layer in enumerate(layers)}
+        with h5py.File(tmp_path / f"{index}.h5", "w") as file:
+            file.attrs["model_config"] = json.dumps(config_of("LSTM", layers)).encode()
+            write_named(file.create_group("model_weights"), groups, "2.2.4")
+        with pytest.raises(InputError, match=words):
+            convert(tmp_path / f"{index}.h5", tmp_path / "out")

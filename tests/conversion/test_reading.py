@@ -225,7 +225,8 @@ def test_a_damaged_archive_is_named(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(network().state_dict(), path)
     whole = path.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole.replace(b"\x80\x02", b"\x80\x09", 1)):
+    parts = (whole.replace(b"\x80\x02", b"\x80\x09", 1), whole.replace(b"data.pkl", b"data.pk\xff", 1))
+    for damaged in (whole[: len(whole) // 2], *parts):
         path.write_bytes(damaged)
         with pytest.raises(InputError, match=r"model\.pt"):
             read_checkpoint(path)

@@ -2,6 +2,7 @@
 
 import json
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from rnn_hf.conversion import convert, convert_back
 from rnn_hf.errors import InputError
+from rnn_hf.hub.repository import build_repository
 
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -179,6 +181,15 @@ def test_the_card_has_what_a_stranger_asks(tmp_path):
         assert part in card, part
     assert json.loads((tmp_path / "out" / "conversion.json").read_text()) == done.to_dict()
     assert done.dropped == ["`fc.weight` [11, 5]", "`fc.bias` [11]"]
+
+
+def test_a_converted_folder_goes_to_the_hub_with_its_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    convert(save(tmp_path, Net().state_dict()), "me/net", license="mit")
+    build_repository(Path("me/net"), tmp_path / "repository", "me/net", "mit")
+    card = (tmp_path / "repository" / "README.md").read_text()
+    assert card == Path("me/net/README.md").read_text() and 'from_pretrained("me/net"' in card
+    assert (tmp_path / "repository" / "modeling_rnn.py").is_file()
 
 
 REFUSALS = {
