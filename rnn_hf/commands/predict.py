@@ -317,7 +317,12 @@ def forecast(arguments: Namespace) -> int:
     if arguments.picture:
         plot_forecasts(forecasts, Path(arguments.picture), f"{Path(arguments.model).name}: {Path(file).name}")
     form = arguments.format if arguments.format != "text" else "csv" if arguments.output else "tsv"
-    lines = table_lines(forecast_rows(forecasts), form)
+    rows = forecast_rows(forecasts)
+    if form != "json":  # six digits, wherever the point is
+        rows = (
+            {name: f"{cell:.6g}" if isinstance(cell, float) else cell for name, cell in row.items()} for row in rows
+        )
+    lines = table_lines(rows, form)
     if arguments.output:
         write_text(Path(arguments.output), "\n".join([*lines, ""]))
     else:

@@ -157,7 +157,10 @@ def series_of_table(table: Any, columns: Columns, place: str) -> list[Series]:
 
 def _times_of(column: Any, name: str, place: str) -> np.ndarray:
     import pandas
+    from pandas.api.types import is_numeric_dtype
 
+    if is_numeric_dtype(column):  # years, or days without marks between; pandas would take nanoseconds
+        column = column.astype(str)
     try:
         try:
             with warnings.catch_warnings():  # of a format that is none of the common ones

@@ -55,6 +55,14 @@ def test_columns_are_chosen_and_times_of_a_zone_are_those_of_the_place(tmp_path)
     assert_same(series_of_table(frame.copy(), Columns("when"), "here"), series)
 
 
+@pytest.mark.parametrize("times, first, frequency", [([1998, 1999, 2001], "1998-01-01", "12M"),
+                                                     ([20200228, 20200229, 20200301], "2020-02-28", "D")])  # fmt: skip
+def test_years_and_days_may_be_numbers(times, first, frequency):
+    (series,) = series_of_table(pandas.DataFrame({"when": times, "a": [1, 2, 3]}), Columns("when"), "here")
+    assert str(series.frequency) == frequency and series.start == np.datetime64(first)
+    assert np.isfinite(series.target).sum() == 3
+
+
 def test_entries_of_gluonts_and_monash_are_read(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [
@@ -79,6 +87,7 @@ def test_entries_of_gluonts_and_monash_are_read(tmp_path):
         ("date,a\n2020-01-01,1\n2020-01-02,2\n", {"time_column": "b"}, "no column 'b': set `time_column` to one of"),
         ("a,b\n1,1\n2,2\n", {}, "has no column of times: set `time_column`"),
         ("date,a\nx,1\ny,2\n", {}, "`time_column` date holds no times"),
+        ("t,a\n1577836800,1\n1577840400,2\n", {"time_column": "t"}, "`time_column` t holds no times"),
         ("date,a\n2020-01-01,1\n,2\n", {}, "`time_column` date has an empty field"),
         ("date,a\n2020-01-01,1\n", {}, "one time has no frequency"),
         ("date,a\n2020-01-01,inf\n2020-01-02,2\n", {}, "a has an infinite value"),
