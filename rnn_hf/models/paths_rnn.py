@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .cache_rnn import RNNCache
 from .kernels_rnn import Product, has_own_forward, is_own, product_of, step
-from .series_rnn import distribution_of, draw, parameters_of
+from .series_rnn import draw, parameters_of
 from .series_state_rnn import RNNSeriesState
 from .versions_rnn import autocast_dtype
 
@@ -36,16 +36,17 @@ def draw_paths(
     config, (series, length, _) = model.config, known.shape
     runs = steps_of(model, series * samples) or steps_of_modules(model)
     runner = runs(state.own_cache(), known, samples)
-    loc, scale = (part.repeat_interleave(samples, dim=0) for part in (state.loc, state.scale))
+    loc, scale = (part[:, 0].repeat_interleave(samples) for part in (state.loc, state.scale))
     drawn = known.new_empty(length, series * samples)  # scaled
     paths = loc.new_empty(length, series * samples)
+    lags = torch.tensor(config.lags_sequence, device=known.device)
     for at in range(length):
         # Lags ascend, so the first ones reach back to what was drawn.
-        back = [at - lag for lag in config.lags_sequence if lag <= at]
-        outputs = runner(at, drawn[back].t())
+        number = sum(lag <= at for lag in config.lags_sequence)
+        outputs = runner(at, drawn.index_select(0, at - lags[:number]).t())
         params = parameters_of(config.distribution_output, outputs)
-        paths[at] = draw(distribution_of(config.distribution_output, params, loc[:, 0], scale[:, 0]), generator)
-        drawn[at] = (paths[at] - loc[:, 0]) / scale[:, 0]
+        paths[at] = draw(config.distribution_output, params, loc, scale, generator)
+        drawn[at] = (paths[at] - loc) / scale
     return paths.t().unflatten(0, (series, samples))
 
 
@@ -114,7 +115,7 @@ class StepRunner:
         ]
 
     def __call__(self, at: int, lags: Tensor) -> Tensor:
-        outputs = self.embedded[at].repeat_interleave(self.samples, dim=0)
+        outputs = self.embedded[at][:, None].expand(-1, self.samples, -1).flatten(0, 1)
         if lags.shape[1]:
             outputs = torch.addmm(outputs, lags, self.of_lags[: lags.shape[1]])
         for index, (kind, products) in enumerate(self.stack):

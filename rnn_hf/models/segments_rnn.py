@@ -125,8 +125,7 @@ def draw_directly(config: Any, output: Any, samples: int, generator: torch.Gener
     if output.params is None:
         raise ValueError(f"a model with `loss={config.loss!r}` predicts points, of which no paths can be drawn")
     params = tuple(part[:, None].expand(-1, samples, -1) for part in output.params)
-    distribution = distribution_of(config.distribution_output, params, output.loc[..., None], output.scale[..., None])
-    return draw(distribution, generator)
+    return draw(config.distribution_output, params, output.loc[..., None], output.scale[..., None], generator)
 
 
 __all__ = ["SegmentProjection", "draw_directly", "forecast_directly"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, NegativeBinomial, Normal, StudentT
+from torch.distributions import Chi2, Distribution, NegativeBinomial, Normal, StudentT
 from transformers.time_series_utils import NegativeBinomialOutput, NormalOutput, StudentTOutput
 from transformers.utils import ModelOutput
 
@@ -54,6 +54,18 @@ class RNNTimeSeriesOutput(ModelOutput):
     def past_key_values(self) -> RNNCache | None:
         """The name of `cache` before transformers 5.24."""
         return self.cache
+
+
+class UncheckedStudentT(StudentT):
+    """Student's t of any parameters: those of a network that diverged give a loss of NaN and no error.
+
+    torch's own checks the degrees of freedom whatever it is told, and waits for a GPU to do so.
+    """
+
+    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor, validate_args: bool | None = False):
+        self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
+        self._chi2 = Chi2(self.df, validate_args=False)
+        Distribution.__init__(self, self.df.shape, validate_args=False)
 
 
 def scale_of(values: Tensor, observed: Tensor, kind: str | None, floor: float) -> tuple[Tensor, Tensor]:
@@ -100,25 +112,28 @@ def distribution_of(kind: str, parameters: Parameters, loc: Tensor, scale: Tenso
         total, logits = parameters
         return NegativeBinomial(total, logits=logits + scale.log(), validate_args=False)
     *shape, center, width = parameters
-    family: Any = StudentT if kind == "student_t" else Normal
+    family: Any = UncheckedStudentT if kind == "student_t" else Normal
     return family(*shape, center * scale + loc, width * scale, validate_args=False)
 
 
-def draw(distribution: Any, generator: torch.Generator | None = None) -> Tensor:
-    """One sample of each distribution; torch's own cannot be told which generator to use."""
-    if isinstance(distribution, NegativeBinomial):
+def draw(
+    kind: str, parameters: Parameters, loc: Tensor, scale: Tensor, generator: torch.Generator | None = None
+) -> Tensor:
+    """One sample of each `distribution_of` the same; torch's own way cannot be told which generator to use."""
+    if kind == "negative_binomial":
         # Counts whose rate has a gamma distribution.
-        rate = torch._standard_gamma(distribution.total_count, generator) * distribution.logits.exp()
-        return torch.poisson(rate, generator)
-    center, width = distribution.loc, distribution.scale
-    if isinstance(distribution, Normal):
-        noise = torch.randn(center.shape, generator=generator, dtype=center.dtype, device=center.device)
-        return torch.addcmul(center, width, noise)
-    # Student's t from two uniform numbers, exactly (Bailey, 1994).
-    uniform = torch.rand(2, *center.shape, generator=generator, dtype=center.dtype, device=center.device)
-    freedom = distribution.df
-    radius = (freedom * torch.expm1(-2 / freedom * torch.log1p(-uniform[0]))).sqrt()
-    return torch.addcmul(center, width, radius * torch.cos(2 * math.pi * uniform[1]))
+        total, logits = parameters
+        return torch.poisson(torch._standard_gamma(total, generator) * logits.exp() * scale, generator)
+    *shape, center, width = parameters
+    like = {"generator": generator, "dtype": center.dtype, "device": center.device}
+    if shape:
+        # Student's t from two uniform numbers, exactly (Bailey, 1994).
+        (freedom,), uniform = shape, torch.rand(2, *center.shape, **like)
+        noise = (freedom * torch.expm1(-2 / freedom * torch.log1p(-uniform[0]))).sqrt()
+        noise = noise * torch.cos(2 * math.pi * uniform[1])
+    else:
+        noise = torch.randn(center.shape, **like)
+    return torch.addcmul(center, width, noise) * scale + loc
 
 
 def quantile_at(quantiles: Tensor, levels: Sequence[float], at: Tensor) -> Tensor:

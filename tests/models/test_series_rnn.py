@@ -105,6 +105,15 @@ def test_distributions_are_those_of_transformers_and_stay_the_same_when_asked_ag
 
 
 @kinds
+def test_a_network_that_diverged_has_a_loss_of_nan_and_no_error(kind):
+    parameters, loc, scale = some_distribution(kind, 2, 2)
+    broken = tuple(part * NAN for part in parameters)
+    targets, observed = torch.ones(2, 2, dtype=torch.float64), torch.ones(2, 2, dtype=torch.bool)
+    assert negative_log_likelihood(kind, broken, loc, scale, targets, observed, None).isnan()
+    assert distribution_of(kind, parameters, loc, scale).sample((3,)).shape == (3, 2, 2)
+
+
+@kinds
 def test_any_numbers_are_parameters_and_half_precision_is_widened(kind):
     numbers = torch.linspace(-60, 60, 30).reshape(10, 3)[:, : 3 if kind == "student_t" else 2]
     for dtype in (torch.bfloat16, torch.float32):
@@ -119,11 +128,12 @@ def test_samples_are_of_the_distribution_and_the_generator_decides_them(kind):
     parameters, loc, scale = some_distribution(kind, 2, 2)
     many = 40_000
     spread = tuple(part.expand(many, 2, 2) for part in parameters)
-    distribution = distribution_of(kind, spread, loc, scale)
-    samples = draw(distribution, torch.Generator().manual_seed(7))
+    samples = draw(kind, spread, loc, scale, torch.Generator().manual_seed(7))
     assert samples.dtype == torch.float64 and samples.shape == (many, 2, 2)
-    torch.testing.assert_close(samples, draw(distribution, torch.Generator().manual_seed(7)), rtol=0, atol=0)
-    assert not torch.equal(samples, draw(distribution, torch.Generator().manual_seed(8)))
+    torch.testing.assert_close(
+        samples, draw(kind, spread, loc, scale, torch.Generator().manual_seed(7)), rtol=0, atol=0
+    )
+    assert not torch.equal(samples, draw(kind, spread, loc, scale, torch.Generator().manual_seed(8)))
     # The largest distance of an empirical distribution function from its own (Dvoretzky, Kiefer and Wolfowitz, 1956).
     bound = math.sqrt(math.log(2 / 1e-6) / (2 * many))
     for row in range(2):
@@ -174,6 +184,14 @@ def test_missing_targets_count_nothing_and_have_no_gradient(kind):
     assert gradient.isfinite().all() and (gradient[~observed] == 0).all() and (gradient[observed] != 0).any()
     half = negative_log_likelihood(kind, parameters_of(kind, numbers), loc, scale, values, observed, 12)
     torch.testing.assert_close(half, loss * 6 / 12, **CLOSE)
+
+
+def test_a_missing_target_of_a_series_far_from_zero_leaves_gradients_finite():
+    numbers = torch.zeros(1, 2, 2, requires_grad=True)
+    loc, scale, targets = torch.full((1, 1), 1e30), torch.ones(1, 1), torch.tensor([[1e30, 0.0]])
+    observed = torch.tensor([[True, False]])
+    negative_log_likelihood("normal", parameters_of("normal", numbers), loc, scale, targets, observed, None).backward()
+    assert numbers.grad.isfinite().all()
 
 
 def test_a_loss_of_nothing_is_zero():

@@ -15,6 +15,7 @@ from test_onnx_client import BARE
 
 from rnn_hf.data.calendar import time_features
 from rnn_hf.models import paths_rnn
+from rnn_hf.models.series_rnn import distribution_of
 from rnn_hf.onnx.export import export_onnx
 
 
@@ -124,8 +125,12 @@ def test_paths_without_noise_are_those_of_pytorch(exported, client, tmp_path, mo
     values = write_series(tmp_path / "series.csv")
     monkeypatch.setattr(np.random, "default_rng", lambda: NoNoise())
     header, rows = client(PATHS, folder, tmp_path / "series.csv", "--paths", 2, "--levels", 0.1, 0.9)
-    # Of counts the model's own are means here, which need no whole numbers for the network to go on from.
-    monkeypatch.setattr(paths_rnn, "draw", lambda of, generator: of.loc if hasattr(of, "loc") else of.mean.floor())
+
+    def draw(kind, parameters, loc, scale, generator):
+        middle = distribution_of(kind, parameters, loc, scale).mean
+        return middle.floor() if kind == "negative_binomial" else middle
+
+    monkeypatch.setattr(paths_rnn, "draw", draw)
     features = torch.tensor(time_features(HOURS[0] + np.arange(45), ["hour", "weekday"]))
     given = {"past_values": standardized(values)}
     if model.config.num_time_features:
