@@ -15,7 +15,7 @@ from rnn_hf.errors import InputError
 Tensor = torch.Tensor
 COPIES = ("encoder_with_dropout.embed.weight", "encoder_dp.emb.weight")  # fastai 0.7; 1 and 2
 # A text begins with the token of its begin, which thereby stands between two texts.
-WANTS = Vocabulary(ends=("xxbos", "_bos_", *ENDS), unknowns=("xxunk", "_unk_", *UNKNOWNS))
+WANTS = Vocabulary(ends=("xxbos", "xbos", *ENDS), unknowns=("xxunk", "_unk_", *UNKNOWNS))
 
 
 def matches(checkpoint: Checkpoint) -> bool:

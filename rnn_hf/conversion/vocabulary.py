@@ -63,6 +63,8 @@ class Vocabulary:
         kind, ids = self.kind or ("char" if self.is_of_characters else "whitespace"), dict[str, int]()
         named = {token for token in (self.end, self.unknown) if token is not None}
         for index, token in enumerate(self.tokens):
+            if not token:
+                raise InputError(f"the vocabulary has an empty token, {index} from 0")
             text = token if kind == "char" or token in named else SPACE + token
             if text in ids and token != FILLER:
                 raise InputError(f"the vocabulary has {token!r} twice, as {ids[text]} and {index}")
@@ -108,7 +110,7 @@ def read_vocabulary(path: Path, like: Vocabulary) -> Vocabulary:
         return replace(like, tokens=_tokens_of(read_checkpoint(path).content, path))
     if data[:1] in b"\x80(]}c" and data.endswith(b"."):
         return replace(like, tokens=_tokens_of(load(io.BytesIO(data), NO_NAMES, str(path)), path))
-    if data.lstrip()[:1] in (b"[", b"{"):
+    if data.lstrip()[:1] in (b"[", b"{") and data.rstrip()[-1:] in (b"]", b"}") and b'"' in data:
         return replace(like, tokens=_tokens_of(read_json(data, str(path)), path))
     try:
         lines = data.decode("utf-8-sig").replace("\r\n", "\n").split("\n")

@@ -150,7 +150,12 @@ def test_files_of_words_of_other_forms(tmp_path, make):
         (tmp_path / name).write_bytes(data)
         convert(tmp_path / "model.pt", tmp_path / f"{name}.out", vocab=tmp_path / name)
         assert AutoTokenizer.from_pretrained(tmp_path / f"{name}.out")("sat dog")["input_ids"] == [2, 7]
+    marked = ["[PAD]", "[UNK]", "sat", *"abcdef"]
+    (tmp_path / "marked.txt").write_text("\n".join(marked))
+    convert(tmp_path / "model.pt", tmp_path / "marked", vocab=tmp_path / "marked.txt")
+    assert AutoTokenizer.from_pretrained(tmp_path / "marked")("sat new")["input_ids"] == [2, 1]
     for data, words in (
+        ("\n".join([*WORDS[:4], "", *WORDS[5:]]).encode(), "an empty token, 4 from 0"),
         (pickle.dumps(types.SimpleNamespace()), "only lists, numbers and texts"),
         (json.dumps({"a": 5}).encode(), "holds no vocabulary"),
         (b"\xff\xfe\x00", "not UTF-8"),
