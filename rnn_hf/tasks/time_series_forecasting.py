@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
 
 from rnn_hf.data.calendar import time_features
 from rnn_hf.data.series import SeriesData, load_series
 from rnn_hf.data.series_rows import Columns, Series, read_series
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
-from rnn_hf.loading import config_of, device_of, input_device
+from rnn_hf.loading import input_device, load_model
 from rnn_hf.runs import run_of
-from rnn_hf.tasks import METRICS, task_of_model
+from rnn_hf.tasks import METRICS
 from rnn_hf.tasks.forecast_baselines import score_baselines
 from rnn_hf.tasks.forecast_runs import POINTS, ForecastWork, windows_for
 from rnn_hf.tasks.forecast_scores import (
@@ -76,21 +74,8 @@ def arguments_of_data(name: str, given: Mapping[str, Any], revision: str | None 
 
 
 def load_forecaster(name: str, revision: str | None = None, device: str = "cpu") -> Any:
-    """A model that forecasts, by directory or name on the Hub.
-
-    Raises:
-        FileNotFoundError: The name can only be a path, and is not there.
-        InputError: There is neither, what is there does not load or is a model for another task, or the device is not
-            there.
-    """
-    target = device_of(device)
-    own = task_of_model(config_of(name, revision).architectures).name
-    if own != NAME:
-        raise InputError(f"{name} is a model for {own}, not for {NAME}")
-    try:
-        return getattr(transformers, AUTO_CLASS).from_pretrained(name, revision=revision).to(target)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"cannot load the model {name}: {' '.join(str(error).split())}") from error
+    """A model that forecasts, by directory or name on the Hub; errors as `load_model`."""
+    return load_model(name, revision, device, AUTO_CLASS)[0]
 
 
 def forecaster_of(model: Any, samples: int | None = None, with_members: bool = True, seed: int = 0) -> Forecaster:
