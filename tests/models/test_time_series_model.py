@@ -76,9 +76,11 @@ def test_a_direct_head_is_its_equations(cell):
     model = make_forecaster("direct", cell, loss="mse")
     windows = without_future(some_windows(model.config))
     (equations, layers), past = layers_of(model), windows["past_values"].numpy()
-    last, state = past[:, -1:], zero_state(model, 4)
+    last, state = past[:, -1:].copy(), zero_state(model, 4)
+    windows["past_values"][0, 4] = windows["past_values"][2, 0] = NAN  # in place of which it reads what it subtracts
     for start in (0, 3, 6):
-        read = np.maximum(linear_of(model.model.input_projection, past[:, start : start + 3] - last), 0)
+        read = np.nan_to_num(past[:, start : start + 3] - last)
+        read = np.maximum(linear_of(model.model.input_projection, read), 0)
         _, state = step_of(equations, layers, read, state)
     expected = []
     for position in range(2):
@@ -311,6 +313,18 @@ def test_dropout_acts_in_training_alone(head):
     torch.testing.assert_close(model(**windows).loss, make_forecaster(head)(**windows).loss, rtol=0, atol=0)
     model.train()
     assert model(**windows).loss != model(**windows).loss
+
+
+@pytest.mark.parametrize("name, place", [("input_dropout", 0), ("hidden_dropout", 1)])
+def test_the_future_is_dropped_where_the_past_is(name, place):
+    model, seen = make_forecaster("direct", **{name: 0.5}).train(), [[], []]
+    for layer, inputs in zip(model.model.layers, seen, strict=True):
+        layer.register_forward_pre_hook(lambda module, given, inputs=inputs: inputs.append(given[0]))
+    model(**some_windows(model.config))
+    for layer, (past, future) in enumerate(seen):
+        assert past.shape[1] == 3 and future.shape[1] == 1
+        assert (future == 0).any() == (layer == place)
+        assert layer == 0 or (past == 0).any() == (layer == place)  # the first reads zeros anyway, of what is below 0
 
 
 @both_heads
