@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .cache_rnn import RNNCache
-from .layers_rnn import locked_dropout
+from .kernels_rnn import has_own_forward, is_own, step
+from .layers_rnn import CELLS, locked_dropout
 from .series_rnn import (
     RNNTimeSeriesOutput,
     distribution_of,
@@ -22,6 +24,7 @@ from .series_rnn import (
     quantile_at,
     scale_of,
 )
+from .versions_rnn import autocast_dtype
 
 
 class SegmentProjection(nn.Linear):
@@ -94,21 +97,74 @@ def point_losses(config: Any, points: Tensor, quantiles: Tensor | None, targets:
 # As the layers in RNNModel: torch.compile does not trace recurrent modules.
 @torch.compiler.disable
 def decode(model: Any, cache: RNNCache, categories: Tensor | None) -> Tensor:
-    """One step of each layer from its last state, for each segment of the future: `(B, H / w, width)`."""
-    positions, rows = model.embed_positions.weight, len(cache.layers[0].keys)
+    """One step of each layer from its last state, for each segment of the future: `(B, m, width)`."""
+    config, number, rows = model.config, model.embed_positions.num_embeddings, len(cache.layers[0].keys)
+    outputs: Any = None
+    for index, (layer, (hidden, cell)) in enumerate(zip(model.model.layers, cache, strict=True)):
+        rate = config.hidden_dropout if index else config.input_dropout
+        if outputs is None and shares_products(layer, rate):
+            outputs = first_step(model, layer, hidden, cell, categories)
+            continue
+        if outputs is None:
+            outputs = future_inputs(model, rows, categories)
+        outputs = locked_dropout(outputs.flatten(0, 1)[:, None], rate, model.training)  # (B * m, 1, E)
+        outputs, *_ = layer(outputs, *(None if part is None else each(part, number) for part in (hidden, cell)))
+        outputs = outputs[:, 0].unflatten(0, (rows, number))
+    return outputs
+
+
+def future_inputs(model: Any, rows: int, categories: Tensor | None) -> Tensor:
+    """What the first layer reads of so many series: positions and categories, `(rows, m, E)`."""
+    positions = model.embed_positions.weight
     parts = [positions.expand(rows, -1, -1)]
     if categories is not None:
         parts += [
             embed(categories[:, index])[:, None].expand(-1, len(positions), -1)
             for index, embed in enumerate(model.embed_categories)
         ]
-    outputs = torch.cat(parts, dim=-1).flatten(0, 1)[:, None]  # (B * H / w, 1, E)
-    for index, (layer, state) in enumerate(zip(model.model.layers, cache, strict=True)):
-        rate = model.config.hidden_dropout if index else model.config.input_dropout
-        outputs = locked_dropout(outputs, rate, model.training)
-        of_each = (None if part is None else part.repeat_interleave(len(positions), dim=0) for part in state)
-        outputs, *_ = layer(outputs, *of_each)
-    return outputs[:, 0].unflatten(0, (rows, len(positions)))
+    return torch.cat(parts, dim=-1)
+
+
+def each(rows: Tensor, number: int) -> Tensor:
+    """Each row so many times, one after the other."""
+    return rows[:, None].expand(-1, number, -1).flatten(0, 1)
+
+
+def shares_products(layer: Any, dropout: float) -> bool:
+    """Whether the first step of the future may be computed from its equations, on a CPU."""
+    rnn, training = layer.rnn, layer.training
+    return (
+        type(rnn) in CELLS.values()
+        and is_own(rnn, type(rnn))
+        and has_own_forward(layer)
+        and not getattr(rnn, "proj_size", 0)
+        and rnn.weight_hh_l0.device.type == "cpu"
+        and rnn.weight_hh_l0.dtype in (torch.float32, torch.float64)
+        and autocast_dtype(rnn.weight_hh_l0.device) is None
+        and not (training and (dropout or layer.recurrent_dropout or layer.gradient_checkpointing))
+    )
+
+
+def first_step(model: Any, layer: Any, hidden: Tensor, cell: Tensor | None, categories: Tensor | None) -> Tensor:
+    """The step of the first layer, `(B, m, H)`, by few products.
+
+    All segments of a row go on from one state, and all rows of the same categories read the same, so that the products
+    are those of B states, and of m inputs for each kind of row: with many segments half of the network's work.
+    """
+    rnn, rows, number = layer.rnn, len(hidden), model.embed_positions.num_embeddings
+    place = None
+    if categories is not None and categories.shape[1]:
+        categories, place = categories.unique(dim=0, return_inverse=True)
+    inputs = future_inputs(model, rows if categories is None else len(categories), categories)
+    if place is None:
+        inputs = inputs[:1]
+    of_input = F.linear(inputs, rnn.weight_ih_l0, rnn.bias_ih_l0)
+    of_input = of_input.expand(rows, -1, -1) if place is None else of_input.index_select(0, place)
+    of_hidden = F.linear(hidden, rnn.weight_hh_l0, rnn.bias_hh_l0)
+    products = [lambda _: of_input.flatten(0, 1), lambda _: each(of_hidden, number)]
+    state = (each(hidden, number), None if cell is None else each(cell, number))
+    outputs, _ = step(layer.kind, inputs, *state, products)
+    return outputs.unflatten(0, (rows, number))
 
 
 def draw_directly(config: Any, output: Any, samples: int, generator: torch.Generator | None) -> Tensor:

@@ -125,6 +125,24 @@ def test_an_autoregressive_head_is_its_equations(cell):
     assert model(**windows).loss.item() == pytest.approx(-log_likelihood / count, rel=1e-9)
 
 
+@pytest.mark.parametrize("kinds", [0, 1, 2])
+@pytest.mark.parametrize("trains", [False, True], ids=["evaluation", "training"])
+def test_products_that_segments_share_give_the_numbers_and_gradients_of_the_modules(cell, kinds, trains):
+    fields = {"num_static_categorical_features": kinds, "cardinality": [2, 3][:kinds] or None}
+    model = make_forecaster("direct", cell, **fields).train(trains)
+    windows = some_windows(model.config, batch=5)
+    found = model(**windows)
+    found.loss.backward()
+    gradients, steps = gradients_of(model), []
+    for layer in model.model.layers:  # a hook wants to see the module run
+        layer.rnn.register_forward_hook(lambda module, inputs, outputs: steps.append(inputs[0].shape[:2]))
+    by_modules = model(**windows)
+    assert steps == [(5, 3), (5, 3), (10, 1), (10, 1)]
+    by_modules.loss.backward()
+    torch.testing.assert_close(numbers_of(found), numbers_of(by_modules), **CLOSE)
+    assert_same_gradients(gradients_of(model), gradients, rtol=1e-9, atol=1e-10)
+
+
 # Rows, missing values, empty windows
 
 
