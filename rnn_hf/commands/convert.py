@@ -16,7 +16,7 @@ from rnn_hf.errors import InputError
 
 OPTIONS = (
     "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "reads_backward", "hidden_act",
-    "forget_bias", "embedding", "head",
+    "recurrent_activation", "forget_bias", "embedding", "head",
 )  # fmt: skip
 
 
@@ -34,6 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--backbone", action="store_true", help="leave out all but embedding and recurrent layers")
     parser.add_argument("--reads_backward", action="store_true", help="it was given texts from their end")
     parser.add_argument("--hidden_act", choices=["tanh", "relu"], help="activation of Elman layers")
+    parser.add_argument("--recurrent_activation", choices=["sigmoid", "hard_sigmoid"], help="of Keras's gates")
     parser.add_argument(
         "--forget_bias", type=float, metavar="NUMBER", help="of TensorFlow 1, which adds it at run time"
     )

@@ -42,28 +42,29 @@ def convert(
     backbone: bool = False,
     reads_backward: bool = False,
     hidden_act: str | None = None,
+    recurrent_activation: str | None = None,
     forget_bias: float | None = None,
     embedding: str | None = None,
     head: str | None = None,
 ) -> Conversion:
     """Convert a checkpoint of another project into a folder that is a repository of the Hub.
 
-    Nothing that the file holds is run. The model is saved, loaded again and compared with the source's arithmetic, in
-    float64 NumPy and from the source's own tensors; the difference stands in the card and in conversion.json.
+    Nothing that the file holds is run. The model is saved, loaded and compared with the source's arithmetic in float64
+    NumPy; the difference stands in the card and in conversion.json.
 
     Args:
         file: The checkpoint.
         out: Folder to write to, new or empty; the card calls the model by its path.
         format: One of `FORMATS`; `None` finds it by what the file holds.
         vocab: File of the vocabulary: a token a line, JSON, a pickled list, or a corpus that awd-lstm-lm saved.
-        corpus: Folder with train.txt, valid.txt and test.txt, whose words in the order of their first appearance are
-            the vocabulary.
+        corpus: Folder with train.txt, valid.txt and test.txt, whose words in order of appearance are the vocabulary.
         license: Of the weights, as the Hub spells it.
         check: A text whose perplexity is measured: a matrix in the wrong order does not survive it.
         approximate: Whether to convert what cannot be expressed exactly; the difference is then in the card.
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end, which only flair's files say.
         hidden_act: Activation of Elman layers, where the file does not say it.
+        recurrent_activation: Of Keras's gates, `sigmoid` or `hard_sigmoid`, where its file has no configuration.
         forget_bias: What TensorFlow 1 adds to the forget gates of an LSTM when it runs.
         embedding, head: Names of the tensors, where several would do.
 
@@ -74,10 +75,9 @@ def convert(
         FileNotFoundError: There is no such file.
         InputError: The file is not one that can be converted, or only with another argument; the message says why.
     """
-    path, target = Path(file), check_target(out)
-    checkpoint = read_checkpoint(path)
+    path, target, checkpoint = Path(file), check_target(out), read_checkpoint(Path(file))
     kind = format_of(checkpoint, format)
-    choices = Choices(hidden_act, forget_bias, embedding, head, backbone, reads_backward)
+    choices = Choices(hidden_act, recurrent_activation, forget_bias, embedding, head, backbone, reads_backward)
     source, config = read_source(kind, checkpoint, choices, approximate)
     vocabulary = find_vocabulary(source, vocab, corpus)
     tokenizer = None if vocabulary is None else vocabulary.tokenizer()

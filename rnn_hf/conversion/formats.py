@@ -13,6 +13,7 @@ class Choices:
 
     Attributes:
         hidden_act: Activation of Elman layers.
+        recurrent_activation: How gates of Keras are computed, where its file does not say it.
         forget_bias: What TensorFlow 1 adds to the forget gates of an LSTM when it runs.
         embedding, head: Names of the embedding and of the layer to the vocabulary.
         backbone: Whether to leave out all but embedding and recurrent layers.
@@ -20,6 +21,7 @@ class Choices:
     """
 
     hidden_act: str | None = None
+    recurrent_activation: str | None = None
     forget_bias: float | None = None
     embedding: str | None = None
     head: str | None = None

@@ -30,6 +30,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     model = read_keras(checkpoint)
     source, left = Source([], wants=Vocabulary(kind="")), list[KerasLayer]()
+    given = {"recurrent_activation": choices.recurrent_activation, "activation": choices.hidden_act}
     for layer in model.layers:
         kind = kind_of(layer)
         if kind == "embedding" and source.embedding is None and not source.layers:
@@ -37,6 +38,8 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
             if layer.config.get("mask_zero"):
                 source.notes.append("The source leaves out steps with the id 0: leave them out, or mask them.")
         elif kind == "recurrent" and not left and source.head is None:
+            if not model.has_config:
+                layer.config = {name: value for name, value in given.items() if value is not None}
             add_recurrent(layer, model, source)
         elif kind == "dense" and is_head(layer, source) and not left and not choices.backbone:
             source.head = head_of(layer, source)
@@ -53,7 +56,9 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
         )
     source.dropped += [f"the layer `{layer.name}` ({layer.class_name or 'of an unknown class'})" for layer in left]
     if not model.has_config:
-        source.notes.append("The file has no configuration: activations are the defaults of its version of Keras.")
+        source.notes.append(
+            "The file has no configuration: the output of cells is tanh's, as is the default of Keras."
+        )
     source.inexact = list(dict.fromkeys(source.inexact))
     return source
 
@@ -77,7 +82,7 @@ def kind_of(layer: KerasLayer) -> str:
     if layer.class_name is None:
         if names == {"embeddings"} or names == {"W"}:
             return "embedding"
-        return "recurrent" if "recurrent_kernel" in names else "dense" if names == {"kernel", "bias"} else "other"
+        return "recurrent" if "recurrent_kernel" in names else "dense" if names <= {"kernel", "bias"} else "other"
     if layer.class_name == "Embedding":
         return "embedding"
     if layer.class_name in RECURRENT or (layer.class_name == "Bidirectional" and inner in RECURRENT):
@@ -176,6 +181,8 @@ def set_activations(
     major, minor = ([*map(int, model.version.split(".")[:2])] if model.version[:1].isdigit() else [2, 3])[:2]
     of_output = settings.get("activation", "tanh")
     if layer.cell == "rnn":
+        if not model.has_config and "activation" not in settings:
+            raise InputError("it has SimpleRNN layers, whose activation is not in the file: give `hidden_act`")
         if of_output not in ("tanh", "relu", "sigmoid"):
             raise InputError(f"the layer {name} has the activation {of_output}: here there are tanh, relu and sigmoid")
         layer.activation = of_output
@@ -184,13 +191,22 @@ def set_activations(
     of_gates = (
         "sigmoid" if is_cudnn else settings.get("recurrent_activation", settings.get("inner_activation", default))
     )
+    if default == "sigmoid" and not model.has_config and not is_cudnn and "recurrent_activation" not in settings:
+        raise InputError(
+            "it has no configuration, which says how gates are computed: give `recurrent_activation`, by default "
+            "sigmoid since Keras 2.3, and hard_sigmoid before"
+        )
     if of_output != "tanh" or of_gates not in ("sigmoid", "hard_sigmoid"):
         raise InputError(
             f"the layer {name} has the activations {of_output} and {of_gates}: here they are tanh and sigmoid"
         )
     if of_gates == "hard_sigmoid":
         layer.gate_activation = "hard_sigmoid_6" if major >= 3 else "hard_sigmoid"
-        said = "" if "recurrent_activation" in settings else f", the default of Keras {model.version}"
+        said = (
+            ""
+            if "recurrent_activation" in settings
+            else f", the default of Keras {model.version} (or give `recurrent_activation`)"
+        )
         source.inexact.append(f"gates use hard_sigmoid{said}, and cuDNN's and oneDNN's have no such cell")
 
 

@@ -80,7 +80,7 @@ def _model(file: Any, config: Any, version: str, size: int) -> KerasModel:
     if "layer_names" in root.attrs:
         layers = [_named(root, _text(name), size) for name in root.attrs["layer_names"]]
     else:
-        layers = _numbered(root, size)
+        layers, version = _numbered(root, size), version or "3.0"
     configs = list(configs_of(config)) if config is not None else []
     if not configs:
         return KerasModel(version, [layer for layer in layers if layer.weights], False)

@@ -151,7 +151,12 @@ FILES = [
 def test_a_model_gives_the_logits_of_the_equations_of_keras(tmp_path, kind, form, version):
     parts = network(kind)
     path = write(tmp_path / "any", kind, parts, form, version, **({"reset_after": True} if kind == "GRU" else {}))
-    done = convert(path, tmp_path / "out")
+    given = {} if form in ("model", "keras") or kind == "CuDNNLSTM" else {"recurrent_activation": "sigmoid"}
+    given = {"hidden_act": "tanh"} if given and kind == "SimpleRNN" else given
+    if given:
+        with pytest.raises(InputError, match=f"`{next(iter(given))}`"):
+            convert(path, tmp_path / "out")
+    done = convert(path, tmp_path / "out", **given)
     assert done.format == "keras" and done.difference < 1e-12 and not done.inexact
     ids = np.random.default_rng(1).integers(V, size=13)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -167,6 +172,7 @@ def test_hard_sigmoid_is_refused_or_measured(tmp_path):
     path = write(tmp_path / "old.h5", "LSTM", parts, "weights", "2.2.0")
     with pytest.raises(InputError, match=r"hard_sigmoid, the default of Keras 2\.2\.0"):
         convert(path, tmp_path / "out")
+    assert not convert(path, tmp_path / "told", recurrent_activation="sigmoid").inexact
     done = convert(path, tmp_path / "out", approximate=True)
     assert done.difference > 1e-3 and "near it" in (tmp_path / "out" / "README.md").read_text()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").double()
@@ -182,7 +188,7 @@ def test_a_gru_that_resets_before_the_product_is_refused(tmp_path):
     for form, settings in (("weights", {}), ("model", {"reset_after": False})):
         path = write(tmp_path / form, "GRU", parts, form, "2.4.0", **settings)
         with pytest.raises(InputError, match="reset_after=False"):
-            convert(path, tmp_path / "out")
+            convert(path, tmp_path / "out", recurrent_activation="sigmoid")
     done = convert(path, tmp_path / "out", approximate=True)
     ids = np.arange(V)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").double()
@@ -200,7 +206,7 @@ def test_both_directions_become_a_bidirectional_model(tmp_path):
     }
     with h5py.File(tmp_path / "bi.h5", "w") as file:
         write_named(file, {"words": {"embeddings": embedding}, "bi": weights}, "2.4.0")
-    convert(tmp_path / "bi.h5", tmp_path / "out")
+    convert(tmp_path / "bi.h5", tmp_path / "out", recurrent_activation="sigmoid")
     ids = np.arange(V)
     got = AutoModel.from_pretrained(tmp_path / "out").double()(torch.from_numpy(ids)[None]).last_hidden_state[0]
     inputs = embedding[ids].astype("float64")
@@ -215,7 +221,8 @@ def test_one_hot_vectors_become_an_embedding_and_json_with_ids_from_1_a_vocabula
     (tmp_path / "vocab.json").write_text(
         json.dumps({character: index + 1 for index, character in enumerate("abcdefgh \n")})
     )
-    done = convert(tmp_path / "one.h5", tmp_path / "out", vocab=tmp_path / "vocab.json", check="a bad cab")
+    options = {"vocab": tmp_path / "vocab.json", "check": "a bad cab", "recurrent_activation": "sigmoid"}
+    done = convert(tmp_path / "one.h5", tmp_path / "out", **options)
     assert done.perplexity > 1
     ids = AutoTokenizer.from_pretrained(tmp_path / "out")("ab a")["input_ids"]
     assert ids == [1, 2, 9, 1]
@@ -248,8 +255,8 @@ def test_other_layers_are_listed_and_left_out_on_request(tmp_path):
         }
         write_named(file, groups, "2.4.0")
     with pytest.raises(InputError, match=r"labels \(of an unknown class\); `backbone=True`"):
-        convert(tmp_path / "a.h5", tmp_path / "out")
-    done = convert(tmp_path / "a.h5", tmp_path / "out", backbone=True)
+        convert(tmp_path / "a.h5", tmp_path / "out", recurrent_activation="sigmoid")
+    done = convert(tmp_path / "a.h5", tmp_path / "out", backbone=True, recurrent_activation="sigmoid")
     assert done.architecture == "RNNModel" and "`labels`" in done.dropped[0]
 
 
