@@ -76,9 +76,8 @@ class ExportError(OSError):
 def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool = False) -> dict[str, Any]:
     """Write a model as an ONNX file, with configuration, tokenizer and a report of what was checked.
 
-    The file was run by ONNX Runtime at each of `SIZES` and agrees with PyTorch, or nothing is written: a language
-    model with random states, a classifier or a recognizer with random padding, a network that forecasts with random
-    gaps. What it takes and gives is said in [`rnn_hf.onnx.graph.build_graph`],
+    The file was run by ONNX Runtime at each of `SIZES` and agrees with PyTorch, or nothing is written: with random
+    states, padding or gaps. What it takes and gives is said in [`rnn_hf.onnx.graph.build_graph`],
     [`rnn_hf.onnx.classifier_graph.build_classifier_graph`], [`rnn_hf.onnx.speech_graph.build_speech_graph`],
     [`rnn_hf.onnx.forecast_graph.build_forecast_graph`] and in its metadata.
 
