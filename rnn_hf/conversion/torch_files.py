@@ -80,8 +80,8 @@ def read_zip(path: Path) -> Any:
 
         def read(name: str) -> bytes:
             entry = entries.get(f"{root}/{name}")
-            if entry is None or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
-                raise InputError(f"{path} is damaged: {name} is not there, or compressed")
+            if entry is None or entry.file_size > path.stat().st_size:
+                raise InputError(f"{path} is damaged: {name} is not there, or larger than the file")
             return archive.read(entry)
 
         content = load(io.BytesIO(read("data.pkl")), OF_TORCH, str(path), storages.storage_of)

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rnn_hf.conversion.pickles import NO_NAMES, OF_TORCH, Inert, load
+from rnn_hf.conversion.pickles import NO_NAMES, OF_TORCH, Inert, StorageType, load
 from rnn_hf.conversion.reading import read_checkpoint, tensors_of
+from rnn_hf.conversion.torch_files import Storages
 from rnn_hf.errors import InputError
 
 
@@ -189,6 +190,7 @@ def test_tensors_larger_than_their_file_are_refused_before_memory_is_reserved(tm
     [
         b"\x80\x02r\xff\xff\xff\xff.",  # a place of the memo far away
         b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",  # a buffer
+        b"\x80\x05\x96" + struct.pack("<Q", 1) + b"a.",
         b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".",  # a frame
         b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"a.",  # bytes
         b"\x80\x02\x82\x01.",  # a class by its number
@@ -232,6 +234,16 @@ def test_a_damaged_archive_is_named(tmp_path):
             read_checkpoint(path)
 
 
+def test_storages_together_are_no_larger_than_their_file():
+    storages, kind = Storages("model.pt", 10), StorageType(torch.float32)
+    for _ in range(3):  # of one key there is one
+        assert storages.storage_of(("storage", kind, "0", "cpu", 2)).numel == 2
+    with pytest.raises(InputError, match="more numbers than it has bytes for"):
+        storages.storage_of(("storage", kind, "1", "cpu", 1))
+    with pytest.raises(InputError, match="two storages with the key 0"):
+        storages.storage_of(("storage", kind, "0", "cpu", 1))
+
+
 def test_a_compressed_archive_cannot_unpack_to_more_than_it_is(tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"w": torch.zeros(2**22)}, path)
@@ -239,7 +251,7 @@ def test_a_compressed_archive_cannot_unpack_to_more_than_it_is(tmp_path):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
-    with pytest.raises(InputError, match="compressed"):
+    with pytest.raises(InputError, match="larger than the file"):
         read_checkpoint(packed)
     np.savez_compressed(tmp_path / "zeros.npz", w=np.zeros(2**22))
     with pytest.raises(InputError, match="would unpack to"):
