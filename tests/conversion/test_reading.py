@@ -251,7 +251,7 @@ def test_a_compressed_archive_cannot_unpack_to_more_than_it_is(tmp_path):
     with zipfile.ZipFile(path) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
         for entry in source.infolist():
             target.writestr(entry.filename, source.read(entry))
-    with pytest.raises(InputError, match="larger than the file"):
+    with pytest.raises(InputError, match="more numbers than it has bytes for"):
         read_checkpoint(packed)
     np.savez_compressed(tmp_path / "zeros.npz", w=np.zeros(2**22))
     with pytest.raises(InputError, match="would unpack to"):
