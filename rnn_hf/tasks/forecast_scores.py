@@ -104,10 +104,16 @@ def crps(members: torch.Tensor, truth: torch.Tensor, are_drawn: bool = True) -> 
     return (members - truth[:, None]).abs().mean(1) - spread / (2 * max(1, pairs))
 
 
-def is_covered(members: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Whether truth `(B, H)` is in the central interval of members `(B, S, H)` that should hold `COVERAGE` of it."""
-    edges = members.new_tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    low, high = members.quantile(edges, dim=1)
+def is_covered(members: torch.Tensor, truth: torch.Tensor, are_drawn: bool = True) -> torch.Tensor:
+    """Whether truth `(B, H)` is in the central interval of members `(B, S, H)` that should hold `COVERAGE` of it.
+
+    Of S samples one more draw is below the k-th smallest in k of S + 1 cases: edges are placed by that, so that few
+    samples cover no less than many. Fewer than 19 cannot reach so far out; then the edges are the outermost ones.
+    """
+    levels, count = torch.tensor([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], dtype=torch.float64), members.shape[1]
+    if are_drawn and count > 1:
+        levels = (((count + 1) * levels - 1) / (count - 1)).clamp(0, 1)
+    low, high = members.quantile(levels.to(members), dim=1)
     return (low <= truth) & (truth <= high)
 
 
@@ -153,7 +159,7 @@ class Sums:
         if forecast.members is not None:
             members = forecast.members.double()
             self._add("crps", crps(members, truth, forecast.are_drawn)[observed])
-            self._add("coverage", is_covered(members, truth)[observed].double())
+            self._add("coverage", is_covered(members, truth, forecast.are_drawn)[observed].double())
         if forecast.loss is not None:
             self.totals["loss"] += forecast.loss * len(truth)
             self.counts["loss"] += len(truth)

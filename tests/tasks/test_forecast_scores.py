@@ -67,7 +67,14 @@ def test_a_distribution_by_quantiles_is_straight_between_them_and_flat_outside()
 def test_the_interval_holds_what_it_should():
     members = torch.arange(101.0).reshape(1, 101, 1).expand(1, 101, 4)
     truth = torch.tensor([[4.9, 5.0, 95.0, 95.1]])
-    assert is_covered(members, truth).tolist() == [[False, True, True, False]]
+    assert is_covered(members, truth, are_drawn=False).tolist() == [[False, True, True, False]]
+
+
+@pytest.mark.parametrize("count, share", [(19, 0.9), (20, 0.9), (100, 0.9), (14, 13 / 15)])
+def test_samples_cover_as_much_whatever_their_number(count, share):
+    members = torch.randn(20_000, count, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert float(is_covered(members, truth).double().mean()) == pytest.approx(share, abs=0.01)
 
 
 @pytest.fixture
