@@ -159,6 +159,7 @@ def test_a_vocabulary_becomes_a_tokenizer_and_a_text_is_checked(tmp_path):
         tokenizer.decode([0, 1, 2]) == " the cat <unk>"
         and tokenizer.decode([0, 4], skip_special_tokens=True) == " the"
     )
+    assert tokenizer.decode([0, 2], skip_special_tokens=True) == " the <unk>"  # a word of texts
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     with torch.no_grad():
         loss = model(torch.tensor([[4, 0, 1, 2]]), shift_labels=torch.tensor([[0, 1, 2, 4]])).loss
