@@ -345,6 +345,17 @@ def test_the_future_is_dropped_where_the_past_is(name, place):
         assert layer == 0 or (past == 0).any() == (layer == place)  # the first reads zeros anyway, of what is below 0
 
 
+@pytest.mark.parametrize("name", ["input_dropout", "recurrent_dropout"])
+def test_dropout_of_the_future_is_that_of_the_modules(name):
+    model = make_forecaster("direct", **{name: 0.5}).train()
+    windows, losses = some_windows(model.config), []
+    for _ in range(2):
+        torch.manual_seed(5)
+        losses.append(model(**windows).loss)
+        model.model.layers[0].rnn.register_forward_hook(lambda *_: None)  # it wants to see the module run
+    torch.testing.assert_close(losses[0], losses[1], **CLOSE)
+
+
 @both_heads
 def test_outputs_come_as_a_tuple(head):
     model = make_forecaster(head)
