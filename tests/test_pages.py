@@ -12,6 +12,7 @@ from rnn_hf.benchmarking.results import (
     adapted,
     budget,
     classification,
+    forecasts,
     perplexities,
     progress_of,
     recipes,
@@ -38,7 +39,18 @@ MACHINE = {
     "cpu": "Some CPU 9000", "cores": 4, "threads": 3, "instructions": ["AVX512", "AMX"], "blas": "OpenBLAS",
     "onednn": True, "keeps_freed_memory": True, "environment": {},
 }  # fmt: skip
-FROM_RUNS = {"summary", "results", "runs", "classification", "speech", "unfinished", "budget", "adapted", "client"}
+FROM_RUNS = {
+    "summary",
+    "results",
+    "runs",
+    "classification",
+    "speech",
+    "forecasts",
+    "unfinished",
+    "budget",
+    "adapted",
+    "client",
+}
 FROM_RUNS |= GPU_TABLES.keys()
 IN_OTHER_PROCESSES = {"training memory", "memory", "cold start"}
 
@@ -108,7 +120,7 @@ def test_each_recipe_with_a_published_figure_has_a_row_among_those_run_to_their_
         rows_of(made(ROOT)) for made in (perplexities, runs, classification, unfinished)
     )
     assert complete.keys() == details.keys() and not complete.keys() & classifiers.keys()
-    complete |= classifiers | rows_of(speech(ROOT))
+    complete |= classifiers | rows_of(speech(ROOT)) | rows_of(forecasts(ROOT))
     assert not complete.keys() & stopped.keys()
     stored = {recipe.name: recipe for recipe in recipes(ROOT)}
     for file in (ROOT / "scripts" / "recipes").glob("*.yaml"):

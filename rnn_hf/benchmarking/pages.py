@@ -11,6 +11,7 @@ from rnn_hf.benchmarking.results import (
     adapted,
     budget,
     classification,
+    forecasts,
     perplexities,
     runs,
     speech,
@@ -165,6 +166,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"summary": summary},
     "docs/results.md": {
         "results": perplexities, "runs": runs, "classification": classification, "speech": speech,
+        "forecasts": forecasts,
         "unfinished": unfinished,
         "budget": budget, "adapted": adapted,
     },

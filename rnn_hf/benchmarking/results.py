@@ -10,6 +10,7 @@ from typing import Any
 from rnn_hf.benchmarking.markdown import table
 from rnn_hf.files import read_json, read_json_lines
 from rnn_hf.tasks import (
+    FORECASTING,
     LANGUAGE_MODELING,
     METRICS,
     PERPLEXITY,
@@ -126,6 +127,14 @@ SPEECH = {
     "WER of strings, %": ("string_wer", "validation"),
     "single recordings right, %": ("isolated_accuracy", "validation"),
 }
+FORECASTS = {
+    "test MSE": ("mse", "test"),
+    "test MAE": ("mae", "test"),
+    "test CRPS": ("crps", "test"),
+    "inside of 90 %, %": ("coverage", "test"),
+    "validation MSE": ("mse", "validation"),
+    "validation CRPS": ("crps", "validation"),
+}
 
 
 def classification(root: Path) -> str:
@@ -143,12 +152,27 @@ def classification(root: Path) -> str:
 
 def speech(root: Path) -> str:
     """One row a recognizer's recipe that was run to its end."""
+    rows = scored(root, SPEECH_RECOGNITION, SPEECH)
+    return table(rows) if rows else "No recipe was run to its end yet."
+
+
+def forecasts(root: Path) -> str:
+    """One row a forecaster's recipe that was run to its end, and the forecasts without a network next to the last."""
+    rows, evaluated = scored(root, FORECASTING, FORECASTS), list(finished(root, FORECASTING))
+    for name in evaluated[-1].scores[0]["test"]["baselines"] if evaluated else ():
+        values = {split: scores["baselines"][name] for split, scores in evaluated[-1].scores[0].items()}
+        rows.append({"recipe": name} | score_cells([values], FORECASTS))
+    return table(rows) if rows else "No recipe was run to its end yet."
+
+
+def scored(root: Path, task: Task, columns: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
+    """One row a recipe of a task that was run to its end, with these columns of `score_cells`."""
     rows = []
-    for recipe in finished(root, SPEECH_RECOGNITION):
+    for recipe in finished(root, task):
         size = {"parameters": recipe.runs[0]["parameters"], "minutes": f"{minutes(recipe):.1f}"}
         row = {"recipe": f"`{recipe.name}`", "runs": len(recipe.runs)}
-        rows.append(row | score_cells(recipe.scores, SPEECH) | size)
-    return table(rows) if rows else "No recipe was run to its end yet."
+        rows.append(row | score_cells(recipe.scores, columns) | size | {"published": recipe.published})
+    return rows
 
 
 def score_cells(
