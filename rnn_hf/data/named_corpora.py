@@ -172,9 +172,9 @@ FREE_SPOKEN_DIGITS = NamedCorpus(
   year = {2018}, publisher = {Zenodo}, doi = {10.5281/zenodo.1342401}
 }""",
     published={
-        "any": "97 % of single digits right (the convolutional network sound-mnist, three speakers, a random tenth for "
-        "the test) and an F1 of 96 % (a bidirectional LSTM on spectrograms), with the same speakers in training and "
-        "test and not on the official split.",
+        "any": "97 % of single digits right (the convolutional network sound-mnist, three speakers, a random tenth "
+        "for the test) and an F1 of 96 % (a bidirectional LSTM on spectrograms), with the same speakers in training "
+        "and test and not on the official split.",
     },
 )
 

@@ -88,8 +88,8 @@ def load_series(
         FileNotFoundError: A file is missing.
         ConnectionError: The Hub cannot be reached.
     """
-    named = {"train": train_file, "validation": validation_file, "test": test_file}
-    files = {split: file for split, file in named.items() if file is not None}
+    named = zip(SPLITS, (train_file, validation_file, test_file), strict=True)
+    files = {split: file for split, file in named if file is not None}
     columns = Columns(time_column, target_columns, frequency)
     if bool(files) == bool(dataset_name):
         raise InputError("give either `train_file` and its like or `dataset_name`")

@@ -24,7 +24,7 @@ from rnn_hf.hub.cards import CELL_CITATIONS, MARK, render_card, verify_card, wri
 from rnn_hf.hub.repository import build_repository
 from rnn_hf.models import modeling_rnn
 from rnn_hf.runs import describe_weights, save_scores
-from rnn_hf.tasks import LANGUAGE_MODELING, Task, task_of_model
+from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, Task, task_of_model
 from rnn_hf.training.labelled_run import train
 from rnn_hf.training.parsing import parse_arguments
 
@@ -61,23 +61,26 @@ def test_rendering_a_stored_card_again_changes_nothing(model_dir):
 @stored
 def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_dir):
     names = {path.name for path in model_dir.iterdir()}
-    is_recognizer = (model_dir / "preprocessor_config.json").is_file()
-    starts = ("modeling_rnn_speech", "tokenization_rnn_ctc") if is_recognizer else ("modeling_rnn",)
+    task = task_of(model_dir)
+    starts = {
+        FORECASTING: ("modeling_rnn_time_series",),
+        SPEECH_RECOGNITION: ("modeling_rnn_speech", "tokenization_rnn_ctc"),
+    }.get(task, ("modeling_rnn",))  # fmt: skip
     code = set()
     for start in starts:
         model = Path(modeling_rnn.__file__).with_name(f"{start}.py")
         code |= {Path(file).name for file in (model, *get_relative_import_files(model))}
-    files = {"config.json", "tokenizer_config.json"}
-    files |= {"preprocessor_config.json", "vocab.json"} if is_recognizer else {"tokenizer.json"}
-    if task_of(model_dir) is LANGUAGE_MODELING:
-        files.add("generation_config.json")
-    assert names == code | files | {"README.md", "curve.png", "evaluation.json", "metrics.jsonl", "model.safetensors",
-                                    "run.json"}  # fmt: skip
+    files = {
+        FORECASTING: set(), SPEECH_RECOGNITION: {"tokenizer_config.json", "preprocessor_config.json", "vocab.json"},
+        LANGUAGE_MODELING: {"tokenizer_config.json", "tokenizer.json", "generation_config.json"},
+    }.get(task, {"tokenizer_config.json", "tokenizer.json"})  # fmt: skip
+    assert names == code | files | {"README.md", "config.json", "curve.png", "evaluation.json", "metrics.jsonl",
+                                    "model.safetensors", "run.json"}  # fmt: skip
     for name in code:
         assert (model_dir / name).read_text() == (ROOT / "rnn_hf" / "models" / name).read_text(), "run make cards"
     assert (model_dir / "model.safetensors").stat().st_size <= 12e6
     # The test splits of the labelled corpora are not part of what the shipped classifiers were measured on.
-    splits = {"validation", "test"} if task_of(model_dir) is LANGUAGE_MODELING else {"validation"}
+    splits = {"validation", "test"} if task in (LANGUAGE_MODELING, FORECASTING) else {"validation"}
     assert splits == set(json.loads((model_dir / "evaluation.json").read_text())["scores"])
 
 
@@ -136,9 +139,9 @@ def test_each_number_of_a_card_is_in_the_files_of_the_run(model_dir):
     assert list(unexplained(card, numbers, literal)) == []
     # And the check can fail: a score with another digit is found.
     metric = task_of(model_dir).metric
-    score = metric.shown(json.loads((model_dir / "evaluation.json").read_text())["scores"]["validation"][metric.name])
-    wrong = card.replace(f"{score:.2f}", f"{score + 3.01:.2f}")
-    assert f"{score + 3.01:.2f}" in list(unexplained(wrong, numbers, literal))
+    score = metric.text(json.loads((model_dir / "evaluation.json").read_text())["scores"]["validation"][metric.name])
+    other = f"{float(score) + 3.01:.{len(score.partition('.')[2])}f}"
+    assert other in list(unexplained(card.replace(score, other), numbers, literal))
 
 
 @stored
@@ -152,17 +155,24 @@ def test_the_metadata_is_what_the_table_says(model_dir):
 def check_metadata(text, task):
     """The results of a card's head are those of its table, each metric in its column."""
     data = ModelCard(text).data
-    header, rows = re.search(
-        r"^\| split \| (.*) \|\n.*\n((?:\| (?:validation|test) .*\n)+)", text, re.MULTILINE
-    ).groups()
-    columns = header.split(" | ")
-    table = {}
-    for line in rows.splitlines():
-        split, *cells = line.strip("| ").split(" | ")
-        table |= {(split, column): cell for column, cell in zip(columns, cells, strict=True)}
+    if task is FORECASTING:  # whose card has a table a split, in which the model is a row
+        found = re.findall(r"On the (\w+) split, .*\n\n\| forecast \| (.*) \|\n.*\n\| this model \| (.*) \|\n", text)
+    else:
+        header, rows = re.search(
+            r"^\| split \| (.*) \|\n.*\n((?:\| (?:validation|test) .*\n)+)", text, re.MULTILINE
+        ).groups()
+        lines = [line.strip("| ").partition(" | ") for line in rows.splitlines()]
+        found = [(split, header, cells) for split, _, cells in lines]
+    table = {
+        (split, column): cell.strip()
+        for split, columns, cells in found
+        for column, cell in zip(columns.split(" | "), cells.split(" |"), strict=True)
+    }
     metrics = {metric.name: metric for metric in task.metrics}
     for result in data.eval_results:
-        assert table[result.dataset_split, metrics[result.metric_type].column] == f"{result.metric_value:.2f}"
+        metric = metrics[result.metric_type]
+        digits = len(metric.text(0.0).partition(".")[2])
+        assert table[result.dataset_split, metric.column] == f"{result.metric_value:.{digits}f}"
         assert (result.task_type, result.task_name) == (task.pipeline_tag, task.title)
     assert {result.metric_type for result in data.eval_results} == set(data.metrics)
     assert data.library_name == "transformers"
@@ -178,9 +188,9 @@ def test_the_examples_of_a_card_run(model_dir, tmp_path):
 
 
 def blocks_of(card):
-    """The two examples of a card; their last line is an expression, whose value is named `shown`."""
+    """The examples of a card; their last line is an expression, whose value is named `shown`."""
     blocks = re.findall(r"^```python\n(.*?)^```", card.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 2
+    assert 1 <= len(blocks) <= 2
     return [re.sub(r"^(?!    )(.*)\n\Z", r"shown = \1\n", code, flags=re.MULTILINE) for code in blocks]
 
 

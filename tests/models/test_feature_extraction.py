@@ -230,7 +230,9 @@ def test_fields_that_do_not_fit_are_refused_by_name(fields, message):
 
 
 def test_saved_is_loaded(tmp_path):
-    extractor = extractor_of(floor=-15.0, level_floor=-11.0, end_silence=70, padding_side="left", mean=torch.tensor(MEAN))
+    extractor = extractor_of(
+        floor=-15.0, level_floor=-11.0, end_silence=70, padding_side="left", mean=torch.tensor(MEAN)
+    )
     extractor.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert not saved.keys() & {"window", "mel_filters"}
