@@ -21,7 +21,7 @@ from rnn_hf.runs import read_run
 # What makes inputs of text and recordings, by its file.
 PROCESSORS: dict[str, Any] = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoFeatureExtractor}
 # What a repository holds besides these, model, code and card: what the card's figures come from.
-RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json")
+RUN_FILES = ("metrics.jsonl", "curve.png", "evaluation.json", "conversion.json")
 ONNX_FILES = ("*.onnx", "*.json", "trtexec.sh", "README.md")  # of an exported folder
 # Arguments of a run that are paths, and those that are paths or names on the Hub.
 ANY_PATH = ""  # a word of a command that is no argument of the run

@@ -191,6 +191,8 @@ def test_a_converted_folder_goes_to_the_hub_with_its_card(tmp_path, monkeypatch)
     card = (tmp_path / "repository" / "README.md").read_text()
     assert card == Path("me/net/README.md").read_text() and 'from_pretrained("me/net"' in card
     assert (tmp_path / "repository" / "modeling_rnn.py").is_file()
+    written, pushed = (tmp_path / folder / "conversion.json" for folder in ("me/net", "repository"))
+    assert pushed.read_bytes() == written.read_bytes()
 
 
 REFUSALS = {
