@@ -88,8 +88,7 @@ def load_series(
         FileNotFoundError: A file is missing.
         ConnectionError: The Hub cannot be reached.
     """
-    named = zip(SPLITS, (train_file, validation_file, test_file), strict=True)
-    files = {split: file for split, file in named if file is not None}
+    files = {split: file for split, file in zip(SPLITS, (train_file, validation_file, test_file), strict=True) if file}
     columns = Columns(time_column, target_columns, frequency)
     if bool(files) == bool(dataset_name):
         raise InputError("give either `train_file` and its like or `dataset_name`")
