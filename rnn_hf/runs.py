@@ -15,6 +15,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.files import check_local, read_json, sha256_of, write_json
 
 
+DATA_SOURCES = {"dataset_name", "dataset_dir", "train_file", "validation_file", "test_file"}
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}  # safetensors' names and torch's
 
 
@@ -53,6 +54,33 @@ def run_of(name: str, revision: str | None = None) -> dict[str, Any] | None:
         with suppress(OSError, ValueError):  # not there, not reachable, not a name
             path = Path(hf_hub_download(name, "run.json", revision=revision))
     return read_run(path)
+
+
+def data_arguments(
+    name: str, given: Mapping[str, Any], revision: str | None = None, of_source: str | None = None
+) -> dict[str, Any]:
+    """The arguments that load the examples of the run behind a model, with its `seed`, or other data in their place.
+
+    Args:
+        name: Directory of the model, or its name on the Hub.
+        given: Arguments for loading; sources among them replace those of the run, whose columns and the like stay.
+        revision: Branch, tag or commit on the Hub.
+        of_source: An argument that says something of the run's own source, and is left out for another one.
+
+    Raises:
+        InputError: Nothing is given and the model has no run.json of a run.
+    """
+    run = run_of(name, revision)
+    if run is None and not given:
+        raise InputError(f"{name} has no run.json of a training run: name data by `dataset_name` or `test_file`")
+    arguments = dict((run or {"arguments": {"data": {}}})["arguments"]["data"])
+    if given.keys() & DATA_SOURCES:
+        kept = {"dataset_name"} if given.keys() & DATA_SOURCES == {"dataset_dir"} else set()
+        arguments |= dict.fromkeys(DATA_SOURCES - kept)
+        if of_source is not None and not kept:
+            arguments[of_source] = None
+    seed = ((run or {}).get("arguments", {}).get("training") or {}).get("seed")
+    return arguments | {"seed": seed} | dict(given)
 
 
 def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Texts:

@@ -247,10 +247,7 @@ def advance_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> l
         for stream, (features, _, _) in zip(streams, heard, strict=True)
     ]
     active = [index for index, length in enumerate(lengths) if length]
-    logits = [
-        torch.zeros(0, 0 if length else stream.model.config.vocab_size)
-        for stream, length in zip(streams, lengths, strict=True)
-    ]
+    logits = dict[int, Tensor]()
     if active:
         features = [heard[index][0][: lengths[index]] for index in active]
         outputs, states = run_all([streams[index] for index in active], features)
@@ -258,7 +255,8 @@ def advance_all(streams: Sequence[RNNSpeechStream], samples: Sequence[Any]) -> l
             logits[index], streams[index].state = rows, state
     for stream, (frames, tail, level), length in zip(streams, heard, lengths, strict=True):
         stream.frames, stream.tail, stream.level = frames[length:].copy(), tail, level
-    return logits
+    size = streams[0].model.config.vocab_size if streams else 0
+    return [logits[index] if index in logits else torch.zeros(0, size) for index in range(len(streams))]
 
 
 def run_all(streams: Sequence[RNNSpeechStream], features: Sequence[np.ndarray]) -> tuple[list[Tensor], list[State]]:

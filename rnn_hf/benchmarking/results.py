@@ -114,7 +114,8 @@ def perplexities(root: Path) -> str:
     return table(rows)
 
 
-# Columns of the table of classifiers: metric and split of each.
+NONE_FINISHED = "No recipe was run to its end yet."
+# Columns of the tables of tasks: metric and split of each.
 CLASSIFICATION = {
     "test accuracy, %": ("accuracy", "test"),
     "validation accuracy, %": ("accuracy", "validation"),
@@ -141,43 +142,40 @@ def classification(root: Path) -> str:
     """One row a classifier's recipe that was run to its end, and one for each ensemble of its runs."""
     rows = []
     for recipe in finished(root, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION):
-        size = {"parameters": recipe.runs[0]["parameters"], "minutes": f"{minutes(recipe):.1f}"}
-        row = {"recipe": f"`{recipe.name}`", "runs": len(recipe.runs)}
-        rows.append(row | score_cells(recipe.scores) | size | {"published": recipe.published})
+        rows.append(scored(recipe, CLASSIFICATION))
         for number, scores in recipe.ensembles.items():
             row = {"recipe": f"`{recipe.name}`, ensemble of {number}", "runs": number}
-            rows.append(row | score_cells([scores]) | {"parameters": number * recipe.runs[0]["parameters"]})
-    return table(rows) if rows else "No recipe was run to its end yet."
+            cells = score_cells([scores], CLASSIFICATION)
+            rows.append(row | cells | {"parameters": number * recipe.runs[0]["parameters"]})
+    return table(rows) if rows else NONE_FINISHED
 
 
 def speech(root: Path) -> str:
     """One row a recognizer's recipe that was run to its end."""
-    rows = scored(root, SPEECH_RECOGNITION, SPEECH)
-    return table(rows) if rows else "No recipe was run to its end yet."
+    rows = [scored(recipe, SPEECH) for recipe in finished(root, SPEECH_RECOGNITION)]
+    return table(rows) if rows else NONE_FINISHED
 
 
 def forecasts(root: Path) -> str:
     """One row a forecaster's recipe that was run to its end, and the forecasts without a network next to the last."""
-    rows, evaluated = scored(root, FORECASTING, FORECASTS), list(finished(root, FORECASTING))
-    for name in evaluated[-1].scores[0]["test"]["baselines"] if evaluated else ():
-        values = {split: scores["baselines"][name] for split, scores in evaluated[-1].scores[0].items()}
+    forecasters = list(finished(root, FORECASTING))
+    if not forecasters:
+        return NONE_FINISHED
+    rows, scores = [scored(recipe, FORECASTS) for recipe in forecasters], forecasters[-1].scores[0]
+    for name in scores["test"]["baselines"]:
+        values = {split: of_split["baselines"][name] for split, of_split in scores.items()}
         rows.append({"recipe": name} | score_cells([values], FORECASTS))
-    return table(rows) if rows else "No recipe was run to its end yet."
+    return table(rows)
 
 
-def scored(root: Path, task: Task, columns: Mapping[str, tuple[str, str]]) -> list[dict[str, Any]]:
-    """One row a recipe of a task that was run to its end, with these columns of `score_cells`."""
-    rows = []
-    for recipe in finished(root, task):
-        size = {"parameters": recipe.runs[0]["parameters"], "minutes": f"{minutes(recipe):.1f}"}
-        row = {"recipe": f"`{recipe.name}`", "runs": len(recipe.runs)}
-        rows.append(row | score_cells(recipe.scores, columns) | size | {"published": recipe.published})
-    return rows
+def scored(recipe: Recipe, columns: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The row of a recipe with these columns of `score_cells`."""
+    size = {"parameters": recipe.runs[0]["parameters"], "minutes": f"{minutes(recipe):.1f}"}
+    row = {"recipe": f"`{recipe.name}`", "runs": len(recipe.runs)}
+    return row | score_cells(recipe.scores, columns) | size | {"published": recipe.published}
 
 
-def score_cells(
-    scores: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]] = CLASSIFICATION
-) -> dict[str, str]:
+def score_cells(scores: Sequence[dict[str, Any]], columns: Mapping[str, tuple[str, str]]) -> dict[str, str]:
     """The `columns` that were measured, of the scores of some runs by split."""
     cells = {}
     for title, (name, split) in columns.items():

@@ -13,7 +13,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.loading import config_of, load_model
 from rnn_hf.models.ctc_rnn import steps_needed
 from rnn_hf.models.feature_extraction_rnn import RNNFeatureExtractor
-from rnn_hf.runs import run_of
+from rnn_hf.runs import data_arguments
 from rnn_hf.tasks import METRICS, task_of_model
 from rnn_hf.tasks.speech_rows import Row, features_of, rows_to_score, run_batches
 from rnn_hf.tasks.speech_runs import SpeechWork
@@ -32,7 +32,6 @@ from rnn_hf.tasks.speech_search import BEST_PATH, Search, load_search
 NAME, AUTO_CLASS = "automatic-speech-recognition", "AutoModelForCTC"
 EVALUATION_BATCH = 32
 describe_score, WORK = describe, SpeechWork
-SOURCES = {"dataset_name", "dataset_dir", "train_file", "validation_file", "test_file"}
 
 
 def load_data(**arguments: Any) -> Splits:
@@ -54,27 +53,8 @@ def load_data(**arguments: Any) -> Splits:
 
 
 def arguments_of_data(name: str, given: Mapping[str, Any], revision: str | None = None) -> dict[str, Any]:
-    """The arguments of `load_data` of the run behind a model, or of other data in its place.
-
-    Args:
-        name: Directory of the model, or its name on the Hub.
-        given: Arguments of `load_data`; sources among them replace those of the run, whose columns and the like stay.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        InputError: Nothing is given and the model has no run.json of a run.
-    """
-    run = run_of(name, revision)
-    if run is None and not given:
-        raise InputError(f"{name} has no run.json of a training run: name data by `dataset_name` or `test_file`")
-    arguments = dict((run or {"arguments": {"data": {}}})["arguments"]["data"])
-    if given.keys() & SOURCES:
-        kept = {"dataset_name"} if given.keys() & SOURCES == {"dataset_dir"} else set()
-        arguments |= dict.fromkeys(SOURCES - kept)
-        if "dataset_name" not in kept:
-            arguments["held_out_speaker"] = None
-    seed = ((run or {}).get("arguments", {}).get("training") or {}).get("seed")
-    return arguments | {"seed": seed} | dict(given)
+    """As `rnn_hf.runs.data_arguments`, for `load_data`: a speaker is held out of the run's own recordings only."""
+    return data_arguments(name, given, revision, of_source="held_out_speaker")
 
 
 def joined_for_scores(arguments: Mapping[str, Any]) -> int:

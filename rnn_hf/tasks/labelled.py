@@ -21,7 +21,7 @@ from rnn_hf.evaluation import evaluating
 from rnn_hf.loading import config_of, input_device, load_model
 from rnn_hf.models import HEADS, RNNConfig
 from rnn_hf.models.words_rnn import Spelling
-from rnn_hf.runs import run_of
+from rnn_hf.runs import DATA_SOURCES, data_arguments
 from rnn_hf.tasks import ACCURACY, METRICS, TASKS, task_of_model
 from rnn_hf.tasks.metrics import ClassScores
 
@@ -88,15 +88,7 @@ def load_data_of(task: str, name: str, given: Mapping[str, Any], revision: str |
         InputError: Nothing is given and the model has no run.json of a run; or as `load_data`.
         FileNotFoundError: A file is missing.
     """
-    run = run_of(name, revision)
-    if run is None and not given:
-        raise InputError(f"{name} has no run.json of a training run: name data by `dataset_name` or `test_file`")
-    arguments = dict((run or {"arguments": {"data": {}}})["arguments"]["data"])
-    sources = {"dataset_name", "dataset_dir", "train_file", "validation_file", "test_file"}
-    if given.keys() & sources:
-        kept = {"dataset_name"} if given.keys() & sources == {"dataset_dir"} else set()
-        arguments |= dict.fromkeys(sources - kept)
-    arguments |= {"seed": ((run or {}).get("arguments", {}).get("training") or {}).get("seed")} | dict(given)
+    arguments = data_arguments(name, given, revision)
     config: Any = config_of(name, revision)
     if config.problem_type != "regression":
         labels = config.id2label
@@ -106,7 +98,7 @@ def load_data_of(task: str, name: str, given: Mapping[str, Any], revision: str |
     try:
         return load_data(task, **arguments)
     except FileNotFoundError as error:
-        if given.keys() & sources:
+        if given.keys() & DATA_SOURCES:
             raise
         message = f"{error}, as the run.json of {name} calls it: name the files of the data"
         raise FileNotFoundError(message) from error

@@ -14,7 +14,7 @@ from rnn_hf.data.series_rows import Columns, Series, read_series
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
 from rnn_hf.loading import input_device, load_model
-from rnn_hf.runs import run_of
+from rnn_hf.runs import data_arguments
 from rnn_hf.tasks import METRICS
 from rnn_hf.tasks.forecast_baselines import score_baselines
 from rnn_hf.tasks.forecast_runs import POINTS, ForecastWork, windows_for
@@ -31,7 +31,6 @@ from rnn_hf.tasks.forecast_windows import KnownSeries
 
 NAME, AUTO_CLASS = "time-series-forecasting", "AutoModelForTimeSeriesPrediction"
 describe_score, WORK = describe, ForecastWork
-SOURCES = {"dataset_name", "dataset_dir", "train_file", "validation_file", "test_file"}
 OF_TRUTH = ("future_values", "future_observed_mask")
 ROWS, PATHS = 512, 6400  # rows a batch, and paths that are drawn at a time
 LEVELS = tuple(level / 20 for level in range(1, 20))  # of the quantiles that are told
@@ -51,26 +50,8 @@ def load_data(**arguments: Any) -> SeriesData:
 
 
 def arguments_of_data(name: str, given: Mapping[str, Any], revision: str | None = None) -> dict[str, Any]:
-    """The arguments of `load_data` of the run behind a model, or of other data in its place.
-
-    Args:
-        name: Directory of the model, or its name on the Hub.
-        given: Arguments of `load_data`; sources among them replace those of the run, whose columns and the like stay.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        InputError: Nothing is given and the model has no run.json of a run.
-    """
-    run = run_of(name, revision)
-    if run is None and not given:
-        raise InputError(f"{name} has no run.json of a training run: name data by `dataset_name` or `test_file`")
-    arguments = dict((run or {"arguments": {"data": {}}})["arguments"]["data"])
-    if given.keys() & SOURCES:
-        kept = {"dataset_name"} if given.keys() & SOURCES == {"dataset_dir"} else set()
-        arguments |= dict.fromkeys(SOURCES - kept)
-        if not kept:
-            arguments["splits"] = None
-    return arguments | dict(given)
+    """As `rnn_hf.runs.data_arguments`, for `load_data`: `splits` are those of the run's own series."""
+    return data_arguments(name, given, revision, of_source="splits")
 
 
 def load_forecaster(name: str, revision: str | None = None, device: str = "cpu") -> Any:

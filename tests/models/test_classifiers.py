@@ -1,15 +1,11 @@
 """Classifiers of texts and of tokens: padding, batches, training, and the checkpoints that they load."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import assert_same_gradients, gradients_of, some_ids
+from strangers import told_by_a_stranger
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -286,14 +282,6 @@ def test_resizing_the_vocabulary_keeps_what_the_words_were(make_classifier, kind
 
 
 STRANGER = """
-import importlib.abc, json, sys
-
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "rnn_hf":
-            raise ImportError("this process has no rnn_hf")
-
-sys.meta_path.insert(0, NoPackage())
 import torch
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
@@ -320,13 +308,8 @@ def test_a_stranger_loads_classifiers_from_a_language_model_and_from_their_own_r
     models |= {name: kind(RNNConfig(bidirectional=True, num_labels=3, **sizes)) for name, kind in KINDS.items()}
     for name, model in models.items():
         model.eval().save_pretrained(tmp_path / name)
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
     ids = torch.tensor([[2, 3, 4], [5, 6, 2]])
-    for name, logits in json.loads(result.stdout.splitlines()[-1]).items():
+    for name, logits in told_by_a_stranger(STRANGER, tmp_path).items():
         torch.testing.assert_close(torch.tensor(logits), models[name](ids).logits)
 
 

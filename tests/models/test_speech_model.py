@@ -2,9 +2,6 @@
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -12,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import assert_same_gradients, gradients_of
 from safetensors.torch import load_file
+from strangers import told_by_a_stranger
 from torch import nn
 from transformers import AutoModelForCTC, Trainer, TrainingArguments
 
@@ -339,14 +337,6 @@ def test_the_layers_that_tools_ask_for_are_found(make_recognizer):
 
 
 STRANGER = """
-import importlib.abc, json, sys
-
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "rnn_hf":
-            raise ImportError("this process has no rnn_hf")
-
-sys.meta_path.insert(0, NoPackage())
 import torch
 from transformers import AutoConfig, AutoModelForCTC
 
@@ -368,12 +358,7 @@ print(json.dumps([output.logits.tolist(), output.loss.item(), again.generate(fra
 def test_a_stranger_loads_it_trains_it_and_saves_it_again(make_recognizer, tmp_path):
     model = make_recognizer({"cell_type": "gru"}).float()
     model.save_pretrained(tmp_path / "recognizer")
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    logits, loss, path = json.loads(result.stdout.splitlines()[-1])
+    logits, loss, path = told_by_a_stranger(STRANGER, tmp_path)
     frames = torch.linspace(-1, 1, 2 * 9 * 3).reshape(2, 9, 3)
     output = model(frames, MASK[:2], labels=torch.tensor([[1, 2], [3, -100]]))
     torch.testing.assert_close(torch.tensor(logits), output.logits)

@@ -1,9 +1,6 @@
 """Networks that forecast: against equations in NumPy, rows and missing values, the loss, training and checkpoints."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +9,7 @@ import torch
 from networks import assert_same_gradients, gradients_of
 from safetensors.torch import load_file, save_file
 from series_models import CLOSE, FIELDS, config_of, make_forecaster, rows_of, some_windows, without_future
+from strangers import told_by_a_stranger
 from transformers import AutoModelForTimeSeriesPrediction, Trainer, TrainingArguments
 
 from rnn_hf import RNNForTimeSeriesPrediction
@@ -429,14 +427,6 @@ def test_what_is_saved_is_loaded(head, fields, tmp_path):
 
 
 STRANGER = """
-import importlib.abc, json, sys
-
-class NoPackage(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "rnn_hf":
-            raise ImportError("this process has no rnn_hf")
-
-sys.meta_path.insert(0, NoPackage())
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForTimeSeriesPrediction
@@ -464,12 +454,7 @@ def test_a_stranger_loads_it_trains_it_and_saves_it_again(tmp_path):
         model.save_pretrained(tmp_path / head)
         windows = {name: value.contiguous() for name, value in some_windows(model.config).items()}
         save_file(windows, tmp_path / f"{head}.safetensors")
-    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [sys.executable, "-c", STRANGER], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    found = json.loads(result.stdout.splitlines()[-1])
+    found = told_by_a_stranger(STRANGER, tmp_path)
     for (loss, paths), model in zip(found, models.values(), strict=True):
         windows, generator = some_windows(model.config), torch.Generator().manual_seed(0)
         assert loss == pytest.approx(model(**windows).loss.item())

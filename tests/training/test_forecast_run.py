@@ -1,16 +1,15 @@
 """Training to forecast: resumed equals uninterrupted, the best model loads and scores, waves are learned, the card's
 example runs."""
 
-import json
 import re
 
 import pytest
 import torch
+from run_files import history, state_of
 from safetensors.torch import load_file
 from series_files import some_series, write_table
 from transformers import AutoModelForTimeSeriesPrediction
 
-from rnn_hf.files import read_json_lines
 from rnn_hf.hub.cards import render_card
 from rnn_hf.hub.repository import build_repository
 from rnn_hf.tasks import forecast_baselines
@@ -62,25 +61,6 @@ def run(arguments_of, monkeypatch):
     """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
     monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
     return lambda name, head="direct", **flags: train(arguments_of(name, head, **flags))
-
-
-def history(directory):
-    """The lines of metrics.jsonl but for the speed."""
-    lines = read_json_lines(directory / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "samples_per_second"} for row in lines]
-
-
-def state_of(directory):
-    """All numbers of a run's end, as text: the best weights, those of the checkpoint, its optimizer and progress."""
-    (checkpoint,) = directory.glob("checkpoint-*")
-    progress = json.loads((checkpoint / "progress.json").read_text())["progress"]
-    parts = [load_file(path / "model.safetensors") for path in (directory, checkpoint)]
-    parts += [torch.load(checkpoint / name) for name in ("optimizer.pt", "scheduler.pt", "average.pt")]
-    torch.set_printoptions(threshold=10**9, precision=17)
-    try:
-        return repr(parts), {name: value for name, value in progress.items() if "seconds" not in name}
-    finally:
-        torch.set_printoptions(profile="default")
 
 
 @pytest.mark.parametrize(

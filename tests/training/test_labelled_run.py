@@ -18,12 +18,12 @@ import pytest
 import torch
 import transformers
 from hub_server import HubServer
+from run_files import history
 from safetensors.torch import load_file
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.commands import train as command
 from rnn_hf.data.tokenization import build_tokenizer
-from rnn_hf.files import read_json_lines
 from rnn_hf.hub import client as hub
 from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
@@ -108,12 +108,6 @@ def run(arguments_of, monkeypatch):
     return lambda name, kind="texts", **flags: train(arguments_of(name, kind, **flags))
 
 
-def rows(directory):
-    """The lines of metrics.jsonl but for the speed."""
-    lines = read_json_lines(directory / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "samples_per_second"} for row in lines]
-
-
 def names(directory):
     return sorted(path.name for path in directory.glob("*checkpoint-*"))
 
@@ -158,8 +152,8 @@ def assert_same_end(whole, parts):
     assert names(whole) == names(parts) == [last]
     assert_equal(state_of(whole / last), state_of(parts / last))
     assert_equal(weights(whole), weights(parts))
-    assert rows(whole) == rows(parts)
-    validations = [row["step"] for row in rows(whole) if "validation_loss" in row]
+    assert history(whole) == history(parts)
+    validations = [row["step"] for row in history(whole) if "validation_loss" in row]
     assert len(set(validations)) == len(validations) >= 3
 
 
@@ -184,7 +178,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, case)
         name = f"parts-{stop_at}"
         stopped = run(name, max_steps=stop_at, **flags)
         assert stopped["result"]["steps"] == stop_at and not stopped["result"]["is_complete"]
-        assert rows(tmp_path / name)[-1]["step"] == stop_at and "validation_loss" in rows(tmp_path / name)[-1]
+        assert history(tmp_path / name)[-1]["step"] == stop_at and "validation_loss" in history(tmp_path / name)[-1]
         resumed = run(name, resume_from_checkpoint="last", **flags)
         assert resumed["first_step"] == stop_at and resumed["result"]["is_complete"]
         assert_same_end(tmp_path / "whole", tmp_path / name)
@@ -280,7 +274,7 @@ def test_going_on_in_another_directory_takes_the_best_model_and_the_history_alon
     run("a", max_steps=STEPS + 2)
     checkpoint = tmp_path / f"a/checkpoint-{STEPS + 2}"
     record = run("b", resume_from_checkpoint=checkpoint, max_steps=STEPS + 3)
-    assert [row["step"] for row in rows(tmp_path / "b")] == [4, STEPS, STEPS + 2, STEPS + 3]
+    assert [row["step"] for row in history(tmp_path / "b")] == [4, STEPS, STEPS + 2, STEPS + 3]
     if record["result"]["best_step"] == STEPS:
         assert_equal(weights(tmp_path / "b"), load_file(checkpoint / "best.safetensors"))
     run("b", resume_from_checkpoint="last")
@@ -362,7 +356,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_what_differs(run, tmp_path, d
     path.write_text(json.dumps(saved))
     with pytest.raises(ValueError, match="another run: `task` was 'language-modeling', is 'text-classification'"):
         run("a", resume_from_checkpoint="last")
-    assert rows(tmp_path / "a")[-1]["step"] == 2
+    assert history(tmp_path / "a")[-1]["step"] == 2
 
 
 @pytest.mark.parametrize(
@@ -429,7 +423,7 @@ def test_accumulated_batches_train_as_the_whole_batch_does(run, tmp_path, kind, 
     flags = {**WITHOUT_DROPOUT, "label_smoothing_factor": smoothing, "logging_steps": 1, "max_steps": STEPS}
     run("whole", kind, per_device_train_batch_size=4, **flags)
     run("parts", kind, per_device_train_batch_size=1, gradient_accumulation_steps=4, **flags)
-    for one, other in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+    for one, other in zip(history(tmp_path / "whole"), history(tmp_path / "parts"), strict=True):
         assert one == pytest.approx(other, rel=2e-3)
     torch.testing.assert_close(weights(tmp_path / "whole"), weights(tmp_path / "parts"), atol=1e-4, rtol=1e-3)
 
@@ -450,7 +444,7 @@ def best_of(run, data, tmp_path):
         files = {"train_file": data / f"more.{'tsv' if kind == 'words' else 'csv'}"}
         pooling = {} if kind == "words" else {"pooling": "mean"}
         record = run("a", kind, **files, **pooling, **WITHOUT_DROPOUT, per_device_train_batch_size=8, **flags)
-        validations = [row for row in rows(tmp_path / "a") if "validation_loss" in row]
+        validations = [row for row in history(tmp_path / "a") if "validation_loss" in row]
         choose = min if record["metric"] == "mean_squared_error" else max
         return record, choose(validations, key=lambda row: row[f"validation_{record['metric']}"])
 
@@ -488,7 +482,7 @@ def test_texts_that_are_cut_for_training_are_scored_as_wholes(run, tmp_path, kin
     with pytest.warns(UserWarning, match="of 23 texts have more than 3 tokens and were cut"):
         run("a", kind, max_length=3, max_steps=2)
     scores = TASKS[KINDS[kind][0]].module.evaluate(str(tmp_path / "a"), ["validation"], {})["validation"]
-    told = {name: value for name, value in rows(tmp_path / "a")[-1].items() if "validation" in name}
+    told = {name: value for name, value in history(tmp_path / "a")[-1].items() if "validation" in name}
     values = {f"validation_{name}": value for name, value in {"loss": scores.loss, **scores.values}.items()}
     assert values == {name: pytest.approx(value, abs=1e-5) for name, value in told.items()}
 
@@ -546,7 +540,7 @@ def test_a_second_start_of_a_finished_run_says_that_nothing_was_left_to_do(run, 
     run("b", max_steps=2)
     again = run("b", max_steps=2, resume_from_checkpoint="last")
     assert closing_lines(again)[-1].startswith(f"nothing was left to do: --max_steps 2 of {3 * STEPS} is reached")
-    assert [row["step"] for row in rows(tmp_path / "b")] == [2]
+    assert [row["step"] for row in history(tmp_path / "b")] == [2]
 
 
 def test_layers_are_unfrozen_from_the_head_down_and_stay_bit_for_bit_until_then(run, arguments_of, tmp_path):
@@ -682,7 +676,7 @@ def test_trackers_get_training_loss_and_validation_metrics(run, tmp_path):
     for name, key in (("train/loss", "train_loss"), ("eval/loss", "validation_loss"),
                       ("eval/accuracy", "validation_accuracy")):  # fmt: skip
         told = [(event.step, event.value) for event in events.Scalars(name)]
-        assert told == [(row["step"], pytest.approx(row[key])) for row in rows(tmp_path / "a") if key in row]
+        assert told == [(row["step"], pytest.approx(row[key])) for row in history(tmp_path / "a") if key in row]
 
 
 @pytest.fixture
@@ -771,8 +765,8 @@ def test_two_processes_train_as_one_does_and_write_each_file_once(arguments_of, 
     assert [process.returncode for process in started] == [0, 0], told
     two = json.loads((tmp_path / "two/run.json").read_text())
     assert two["processes"] == 2 and one["steps_per_epoch"] == two["steps_per_epoch"] == 5
-    for a, b in zip(rows(tmp_path / "one"), rows(tmp_path / "two"), strict=True):
+    for a, b in zip(history(tmp_path / "one"), history(tmp_path / "two"), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
     torch.testing.assert_close(weights(tmp_path / "one"), weights(tmp_path / "two"), atol=1e-4, rtol=1e-3)
     assert_equal(weights(tmp_path / "two/checkpoint-15"), weights(tmp_path / "parts/checkpoint-15"))
-    assert rows(tmp_path / "two") == rows(tmp_path / "parts")
+    assert history(tmp_path / "two") == history(tmp_path / "parts")
