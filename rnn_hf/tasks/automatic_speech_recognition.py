@@ -23,6 +23,7 @@ from rnn_hf.tasks.speech_scores import (
     by_speaker,
     describe,
     floor_of,
+    jiwer,
     most_frequent_word,
     speech_values,
 )
@@ -138,6 +139,7 @@ def evaluate(
     own = task_of_model(config_of(name, revision).architectures).name
     if own != NAME:
         raise InputError(f"{name} is a model for {own}, not for {NAME}")
+    jiwer()  # is missed now and not behind the last recording
     arguments = arguments_of_data(name, given, revision)
     data = load_data(**arguments)
     for split in splits:

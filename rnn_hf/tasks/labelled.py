@@ -23,7 +23,7 @@ from rnn_hf.models import HEADS, RNNConfig
 from rnn_hf.models.words_rnn import Spelling
 from rnn_hf.runs import DATA_SOURCES, data_arguments
 from rnn_hf.tasks import ACCURACY, METRICS, TASKS, task_of_model
-from rnn_hf.tasks.metrics import ClassScores
+from rnn_hf.tasks.metrics import ClassScores, check_scorers
 
 
 # Fields of a configuration that may differ from those of the model that a classifier starts from.
@@ -286,6 +286,7 @@ def evaluate_models(
     Raises:
         InputError: As `load_data_of` and `load_model`; a model is for another task; there is no such split; or the
             models differ in their classes or in the rows of a split.
+        MissingPackageError: As `check_scorers`.
     """
     for name in names:
         own = task_of_model(config_of(name, revision).architectures).name
@@ -295,6 +296,7 @@ def evaluate_models(
     sources = [load_data_of(task, name, given, revision) for name in names]
     first = sources[0]
     check_splits(first, splits)
+    check_scorers(module.metric_of(first))
     for name, data in zip(names[1:], sources[1:], strict=True):
         check_same_data(names[0], first, name, data, splits)
     size, scores, outputs = batch_size or module.EVALUATION_BATCH, [], []

@@ -9,6 +9,7 @@ import numpy as np
 from rnn_hf.errors import MissingPackageError
 from rnn_hf.tables import aligned
 from rnn_hf.tasks import METRICS
+from rnn_hf.tasks.spans import seqeval
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,20 @@ def sklearn_metrics() -> Any:
     except ImportError as error:
         raise MissingPackageError("classification needs scikit-learn: pip install scikit-learn") from error
     return metrics
+
+
+def check_scorers(metric: str) -> None:
+    """Miss what the scores of a classifier need before long work and not behind it.
+
+    Args:
+        metric: Name of the one that decides.
+
+    Raises:
+        MissingPackageError: scikit-learn is not installed, or seqeval, which counts spans.
+    """
+    sklearn_metrics()
+    if metric == "span_f1":
+        seqeval()
 
 
 def class_rows(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -1,6 +1,7 @@
 """Labels that mark spans, such as names: `B-` begins one, `I-` is inside one, `O` is outside all (the scheme IOB2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,25 @@ def span_f1(truth: list[list[str]], predicted: list[list[str]]) -> float:
     """F1 of whole spans, by seqeval in its strict mode and the scheme IOB2: an `I-` that no `B-` begins is no span.
 
     Raises:
-        MissingPackageError: seqeval is not installed.
+        MissingPackageError: As `seqeval`.
+    """
+    package = seqeval()
+    scheme = package.scheme.IOB2
+    return float(package.metrics.f1_score(truth, predicted, mode="strict", scheme=scheme, zero_division=0))
+
+
+def seqeval() -> Any:
+    """The package `seqeval`.
+
+    Raises:
+        MissingPackageError: It is not installed.
     """
     try:
-        from seqeval.metrics import f1_score
-        from seqeval.scheme import IOB2
+        import seqeval.metrics
+        import seqeval.scheme
     except ImportError as error:
         raise MissingPackageError("the scores of spans need seqeval: pip install seqeval") from error
-    return float(f1_score(truth, predicted, mode="strict", scheme=IOB2, zero_division=0))
+    return seqeval
 
 
 def may_follow(names: Sequence[str]) -> np.ndarray:

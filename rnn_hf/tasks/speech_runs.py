@@ -31,7 +31,7 @@ from rnn_hf.models.feature_extraction_rnn import RNNFeatureExtractor
 from rnn_hf.models.tokenization_rnn_ctc import DELIMITER, RNNCTCTokenizer
 from rnn_hf.tasks import TASKS, WER
 from rnn_hf.tasks.speech_rows import Row, batch_of, rows_to_score
-from rnn_hf.tasks.speech_scores import SpeechScores, floor_of, most_frequent_word
+from rnn_hf.tasks.speech_scores import SpeechScores, floor_of, jiwer, most_frequent_word
 
 
 LEAST_DEVIATION = 0.1  # of a band, so that one that is always silent is not blown up
@@ -139,6 +139,7 @@ class SpeechWork:
     Raises:
         InputError: There is nothing to train or validate on, a file cannot be read, or recordings are too short for
             their labels, of which the message names some.
+        MissingPackageError: jiwer, which scores, is not installed.
     """
 
     config_class = RNNSpeechConfig
@@ -146,6 +147,7 @@ class SpeechWork:
 
     def __init__(self, arguments: Any):
         self.arguments, self.module = arguments, TASKS[arguments.task].module
+        jiwer()  # is missed now and not after the first epoch
         options, chosen = arguments.data, asdict(arguments.data)
         data = self.module.load_data(**chosen, seed=arguments.training.seed)
         for split in ("train", "validation"):

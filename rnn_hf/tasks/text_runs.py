@@ -10,7 +10,7 @@ from rnn_hf.models import RNNConfig
 from rnn_hf.tasks import METRICS, TASKS
 from rnn_hf.tasks.distillation import taught_examples
 from rnn_hf.tasks.labelled import build_model, prepare
-from rnn_hf.tasks.metrics import ClassScores
+from rnn_hf.tasks.metrics import ClassScores, check_scorers
 
 
 class TextWork:
@@ -25,6 +25,7 @@ class TextWork:
 
     Raises:
         InputError: As `prepare`, or an argument that does not fit the labels.
+        MissingPackageError: As `rnn_hf.tasks.metrics.check_scorers`.
     """
 
     config_class = RNNConfig
@@ -37,6 +38,7 @@ class TextWork:
             bool(arguments.model.character_embedding_size),
         )  # fmt: skip
         self.metric = METRICS[self.module.metric_of(self.prepared.data)]
+        check_scorers(self.metric.name)
         if options.label_smoothing_factor and self.prepared.data.problem_type in (MULTI, REGRESSION):
             raise InputError("`label_smoothing_factor` is for one class out of several: leave it out")
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.commands import train as command
 from rnn_hf.data.tokenization import build_tokenizer
+from rnn_hf.errors import MissingPackageError
 from rnn_hf.hub import client as hub
 from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
@@ -628,6 +629,20 @@ def test_weights_that_are_no_numbers_end_the_run_and_are_not_kept(run, tmp_path,
 def test_a_rate_beyond_all_measure_is_told_as_such(run, tmp_path, kind):
     with pytest.raises(FloatingPointError, match="lower `learning_rate`"):
         run("a", kind, learning_rate=1e38, max_grad_norm=0)
+
+
+@pytest.mark.parametrize("package, kind", [("sklearn", "texts"), ("sklearn", "words"), ("seqeval", "spans")])
+def test_a_package_that_scores_is_missed_before_the_first_step(arguments_of, data, tmp_path, monkeypatch, package, kind):
+    files = {}
+    if kind == "spans":
+        for name in ("train", "validation"):
+            files[f"{name}_file"] = tmp_path / f"{name}.tsv"
+            files[f"{name}_file"].write_text("a\tB-X\nb\tI-X\nc\tO\n")
+    arguments = arguments_of("a", "words" if files else kind, **files)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingPackageError, match=f"pip install {package.replace('sk', 'scikit-')}"):
+        LabelledRun(arguments)
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_run_that_fails_at_its_first_step_changes_nothing(run, tmp_path, at_step):

@@ -1,6 +1,7 @@
 """Training on recordings: resumed equals uninterrupted, the best model loads and scores, tones are learned."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from speech_files import PATTERN, SPEAKERS, TONES, tone, write_archive
 from speech_models import train_recognizer
 from transformers import AutoModelForCTC, pipeline
 
+from rnn_hf.errors import MissingPackageError
 from rnn_hf.tasks import automatic_speech_recognition as task
 from rnn_hf.training import reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
@@ -203,6 +205,16 @@ def test_what_is_refused_leaves_no_directory(run, tmp_path, flags, message):
     with pytest.raises(ValueError, match=message):
         run("a", **flags)
     assert not (tmp_path / "a").exists()
+
+
+def test_the_package_that_scores_is_missed_before_the_first_step(arguments_of, trained, data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'rnn_hf\[speech\]'"):
+        LabelledRun(arguments_of("a"))
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(task, "score", None)  # is not reached
+    with pytest.raises(MissingPackageError, match=r"pip install 'rnn_hf\[speech\]'"):
+        task.evaluate(str(trained[0]), ["validation"], {})
 
 
 def test_the_opening_lines_say_what_there_is_to_hear(run, capsys):
