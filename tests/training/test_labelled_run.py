@@ -632,7 +632,7 @@ def test_a_rate_beyond_all_measure_is_told_as_such(run, tmp_path, kind):
 
 
 @pytest.mark.parametrize("package, kind", [("sklearn", "texts"), ("sklearn", "words"), ("seqeval", "spans")])
-def test_a_package_that_scores_is_missed_before_the_first_step(arguments_of, data, tmp_path, monkeypatch, package, kind):
+def test_a_package_that_scores_is_missed_before_the_first_step(arguments_of, tmp_path, monkeypatch, package, kind):
     files = {}
     if kind == "spans":
         for name in ("train", "validation"):

@@ -207,7 +207,7 @@ def test_what_is_refused_leaves_no_directory(run, tmp_path, flags, message):
     assert not (tmp_path / "a").exists()
 
 
-def test_the_package_that_scores_is_missed_before_the_first_step(arguments_of, trained, data, tmp_path, monkeypatch):
+def test_the_package_that_scores_is_missed_before_the_first_step(arguments_of, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jiwer", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'rnn_hf\[speech\]'"):
         LabelledRun(arguments_of("a"))
