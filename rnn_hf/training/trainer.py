@@ -188,6 +188,14 @@ class LabelledTrainer(Trainer):
             self.optimizer = build_optimizer(cast(nn.Module, self.model), self.options)
         return self.optimizer
 
+    def get_batch_samples(self, *arguments: Any) -> tuple[list, Any]:
+        """The batches of a step and the number of targets in them, which Trainer counts only where they are `labels`."""
+        batches, count = super().get_batch_samples(*arguments)
+        if batches and hasattr(self.model, "count_targets"):
+            count = sum(self.model.count_targets(batch) for batch in batches)
+            count = self.accelerator.gather(count.to(self.args.device)).sum()
+        return batches, count
+
     def freeze_below(self, depth: int) -> None:
         """Train the head and the first `depth` of the `layer_groups` below it (gradual unfreezing; Howard and Ruder,
         2018, section 3.3)."""

@@ -80,6 +80,17 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, head,
         assert history(tmp_path / "whole") == history(tmp_path / name)
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_accumulated_batches_train_as_the_whole_batch_does(run, tmp_path, head):
+    """Each value counts the same, however many of its row or of its part of the batch are missing."""
+    file = write_table(tmp_path / "gaps.csv", some_series(400, missing=[*range(20, 46), *range(90, 140, 3)]))
+    flags = {"train_file": file, "classifier_dropout": 0, "logging_steps": 1, "max_steps": STEPS}
+    run("whole", head, per_device_train_batch_size=46, **flags)
+    run("parts", head, per_device_train_batch_size=2, gradient_accumulation_steps=23, **flags)
+    for one, other in zip(history(tmp_path / "whole"), history(tmp_path / "parts"), strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
+
+
 def test_each_epoch_sees_each_window_once_in_an_order_of_its_own(run, monkeypatch, arguments_of):
     original, seen = LabelledTrainer.training_step, []
 
