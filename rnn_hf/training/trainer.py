@@ -189,7 +189,7 @@ class LabelledTrainer(Trainer):
         return self.optimizer
 
     def get_batch_samples(self, *arguments: Any) -> tuple[list, Any]:
-        """The batches of a step and the number of targets in them, which Trainer counts only where they are `labels`."""
+        """The batches of a step, and how many targets they have, which Trainer counts only where they are `labels`."""
         batches, count = super().get_batch_samples(*arguments)
         if batches and hasattr(self.model, "count_targets"):
             count = sum(self.model.count_targets(batch) for batch in batches)
