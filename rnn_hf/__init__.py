@@ -16,11 +16,13 @@ from rnn_hf.models import (
     RNNCTCTokenizer,
     RNNFeatureExtractor,
     RNNForCausalLM,
+    RNNForConditionalGeneration,
     RNNForCTC,
     RNNForSequenceClassification,
     RNNForTimeSeriesPrediction,
     RNNForTokenClassification,
     RNNModel,
+    RNNSeq2SeqConfig,
     RNNSeriesState,
     RNNSpeechConfig,
     RNNSpeechStream,
@@ -30,7 +32,7 @@ from rnn_hf.models import (
 
 __version__ = "0.1.0"
 
-for _config in (RNNConfig, RNNSpeechConfig, RNNTimeSeriesConfig):
+for _config in (RNNConfig, RNNSeq2SeqConfig, RNNSpeechConfig, RNNTimeSeriesConfig):
     transformers.AutoConfig.register(_config.model_type, _config, exist_ok=True)
     _config.register_for_auto_class()
 for _name, _model in HEADS.items():
@@ -48,11 +50,13 @@ __all__ = [
     "RNNFeatureExtractor",
     "RNNForCTC",
     "RNNForCausalLM",
+    "RNNForConditionalGeneration",
     "RNNForSequenceClassification",
     "RNNForTimeSeriesPrediction",
     "RNNForTokenClassification",
     "RNNModel",
     "RNNONNXForCausalLM",
+    "RNNSeq2SeqConfig",
     "RNNSeriesState",
     "RNNSpeechConfig",
     "RNNSpeechStream",

@@ -9,6 +9,7 @@ from typing import Any
 
 from .cache_rnn import RecurrentStateLayer, RNNCache
 from .configuration_rnn import RNNConfig
+from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .configuration_rnn_speech import RNNSpeechConfig
 from .configuration_rnn_time_series import RNNTimeSeriesConfig
 from .feature_extraction_rnn import RNNFeatureExtractor
@@ -20,6 +21,7 @@ from .modeling_rnn import (
     RNNModel,
     RNNPreTrainedModel,
 )
+from .modeling_rnn_seq2seq import RNNForConditionalGeneration
 from .modeling_rnn_speech import RNNForCTC
 from .modeling_rnn_time_series import RNNForTimeSeriesPrediction
 from .series_state_rnn import RNNSeriesState
@@ -34,6 +36,7 @@ HEADS: dict[str, Any] = {
     "AutoModelForSequenceClassification": RNNForSequenceClassification,
     "AutoModelForTokenClassification": RNNForTokenClassification,
     "AutoModelForCTC": RNNForCTC,
+    "AutoModelForSeq2SeqLM": RNNForConditionalGeneration,
     "AutoModelForTimeSeriesPrediction": RNNForTimeSeriesPrediction,
 }
 
@@ -45,12 +48,14 @@ __all__ = [
     "RNNFeatureExtractor",
     "RNNForCTC",
     "RNNForCausalLM",
+    "RNNForConditionalGeneration",
     "RNNForSequenceClassification",
     "RNNForTimeSeriesPrediction",
     "RNNForTokenClassification",
     "RNNLayer",
     "RNNModel",
     "RNNPreTrainedModel",
+    "RNNSeq2SeqConfig",
     "RNNSeriesState",
     "RNNSpeechConfig",
     "RNNSpeechStream",

@@ -127,7 +127,7 @@ class RNNGenerationMixin(GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        if self.config.reads_backward:
+        if getattr(self.config, "reads_backward", False):
             raise ValueError("a language model with `reads_backward=True` does not generate: it would write backward")
         check_contract()
         return answering_to_either(super().generate(*args, **rename_cache(kwargs)))

@@ -84,12 +84,15 @@ def with_either_name(kind: type[ModelOutput]) -> type[Any]:
 
 BaseModelOutputWithPast = with_either_name(modeling_outputs.BaseModelOutputWithPast)
 CausalLMOutputWithPast = with_either_name(modeling_outputs.CausalLMOutputWithPast)
+Seq2SeqLMOutput = with_either_name(modeling_outputs.Seq2SeqLMOutput)
 GenerateDecoderOnlyOutput = with_either_name(generation.GenerateDecoderOnlyOutput)
 GenerateBeamDecoderOnlyOutput = with_either_name(generation.GenerateBeamDecoderOnlyOutput)
 
 GENERATE_OUTPUTS: dict[type, type[Any]] = {
     generation.GenerateDecoderOnlyOutput: GenerateDecoderOnlyOutput,
     generation.GenerateBeamDecoderOnlyOutput: GenerateBeamDecoderOnlyOutput,
+    generation.GenerateEncoderDecoderOutput: with_either_name(generation.GenerateEncoderDecoderOutput),
+    generation.GenerateBeamEncoderDecoderOutput: with_either_name(generation.GenerateBeamEncoderDecoderOutput),
 }
 
 
@@ -146,6 +149,7 @@ __all__ = [
     "CausalLMOutputWithPast",
     "GenerateBeamDecoderOnlyOutput",
     "GenerateDecoderOnlyOutput",
+    "Seq2SeqLMOutput",
     "answering_to_either",
     "autocast_dtype",
     "one_cache",
