@@ -30,7 +30,10 @@ def make_forecaster(head: str, data: SeriesData, **fields) -> RNNForTimeSeriesPr
     """A model in evaluation mode, random but for its seed."""
     known = KnownSeries.of(data, standardize=True)
     values = {**SIZES, **HEADS[head], **fields}
-    config = configuration_of(len(known.item_ids), len(data.frequency.features), 0.1, **values)
+    features = len(data.frequency.features) + len(known.features)
+    config = configuration_of(
+        len(known.item_ids), features, 0.1, known.cardinality, len(known.reals), **values
+    )  # fmt: skip
     config.series = known.to_dict()
     torch.manual_seed(0)
     return RNNForTimeSeriesPrediction(config).eval()

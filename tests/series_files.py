@@ -1,6 +1,7 @@
 """Time series for the tests: sums of sines with noise, and what is written of them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,17 @@ def some_series(steps: int, names=("a", "b"), missing=()) -> list[Series]:
     return rows
 
 
+def with_features(steps: int, known: int, seed: int = 0) -> list[Series]:
+    """Series with two kinds of categories, a number, and two features of each of `known` steps."""
+    generator = np.random.default_rng(seed)
+    return [
+        replace(
+            each, categories=(index, 2 - index), reals=(10.0 * index,), features=generator.normal(3, 2, (known, 2))
+        )
+        for index, each in enumerate(some_series(steps))
+    ]
+
+
 def write_table(path: Path, series, begin: int = 0, end: int | None = None, time: str = "date") -> str:
     """A CSV file of series of the same times."""
     times = series[0].times()[begin:end]
@@ -42,11 +54,17 @@ def write_table(path: Path, series, begin: int = 0, end: int | None = None, time
     return str(path)
 
 
+def about(series: Series) -> dict:
+    """What an entry says of a series besides its values."""
+    features = None if series.features is None else series.features.T.tolist()
+    return {"feat_static_cat": series.categories, "feat_static_real": series.reals, "feat_dynamic_real": features}
+
+
 def write_entries(path: Path, series, end: int | None = None, **more) -> str:
     """JSON lines of entries."""
     rows = [
         {"item_id": each.item_id, "start": str(each.start).replace("T", " "), "freq": str(each.frequency),
-         "target": [None if np.isnan(value) else float(value) for value in each.target[:end]], **more}
+         "target": [None if np.isnan(value) else float(value) for value in each.target[:end]], **about(each), **more}
         for each in series
     ]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")

@@ -204,9 +204,21 @@ def joined_series(parts: Mapping[str, Sequence[Series]]) -> SeriesData:
                 target = np.full(end, np.nan)
                 target[:length] = known.target
                 target[max(first, length) :] = each.target[max(0, length - first) :]
-                joined[each.item_id] = replace(known, target=target)
+                features = _joined_features(known, each, first)
+                joined[each.item_id] = replace(known, target=target, features=features)
                 bounds[each.item_id][split] = (length, end)
     return SeriesData(list(joined.values()), list(bounds.values()))
+
+
+def _joined_features(known: Series, later: Series, first: int) -> np.ndarray | None:
+    """What is known of each step of a series and of one that begins at its step `first`."""
+    if known.features is None or later.features is None:
+        return known.features
+    length = first + len(later.features)
+    features = np.full((max(length, len(known.features)), known.features.shape[1]), np.nan)
+    features[: len(known.features)] = known.features
+    features[first:length] = later.features
+    return features
 
 
 def _with_validation(data: SeriesData, percentage: int) -> SeriesData:

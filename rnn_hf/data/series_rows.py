@@ -16,6 +16,8 @@ from rnn_hf.errors import InputError
 
 
 TABLES, ENTRIES = (".csv", ".tsv", ".txt", ".parquet"), (".json", ".jsonl")
+# Of entries, and the field of a series that has each.
+FEATURES = {"feat_static_cat": "categories", "feat_static_real": "reals", "feat_dynamic_real": "features"}
 MOST_MISSING = 100  # steps a row: a mistyped year would fill the memory
 
 
@@ -28,12 +30,18 @@ class Series:
         start: Time of the first step.
         frequency: How far apart the steps are.
         target: `(T,)` float64; NaN where a value is missing.
+        categories: Ids of what it is of each kind, from 0 on.
+        reals: Numbers that it has.
+        features: `(T', F)` float64, what is known of each step beforehand; T' is T or, with steps to come, more.
     """
 
     item_id: str
     start: np.datetime64
     frequency: Frequency
     target: np.ndarray
+    categories: tuple[int, ...] = ()
+    reals: tuple[float, ...] = ()
+    features: np.ndarray | None = None
 
     def times(self, begin: int = 0, end: int | None = None) -> np.ndarray:
         """The times of steps, `(end - begin,)`; `end` may be behind the last value."""
@@ -182,8 +190,9 @@ def _times_of(column: Any, name: str, place: str) -> np.ndarray:
 def series_of_entries(entries: Iterable[tuple[str, Mapping[str, Any]]], columns: Columns, place: str) -> list[Series]:
     """The series of entries with `start`, `target`, and if they are there `item_id` and `freq`.
 
-    A target of several rows is a series a row, `NAME_0`, `NAME_1` and so on. Other keys of an entry, such as
-    `feat_static_cat`, are not read.
+    A target of several rows is a series a row, `NAME_0`, `NAME_1` and so on. Where they are there, `feat_static_cat`
+    has ids of categories, `feat_static_real` numbers of the series, and `feat_dynamic_real` rows of what is known of
+    each step, also of steps behind the last value. Other keys are not read.
 
     Args:
         entries: Each with its place, for messages.
@@ -210,16 +219,51 @@ def series_of_entries(entries: Iterable[tuple[str, Mapping[str, Any]]], columns:
             )
         except (ValueError, TypeError) as error:
             raise InputError(f"{where}: `start` is no time or `target` no list of numbers: {error}") from error
+        about = _about(entry, target.shape[1], where)
         for index, row in enumerate(target):
-            rows.append(_checked(Series(f"{item}_{index}" if len(target) > 1 else item, start, frequency, row), where))
+            name = f"{item}_{index}" if len(target) > 1 else item
+            rows.append(_checked(Series(name, start, frequency, row, **about), where))
     if not rows:
         raise InputError(f"{place} has no entries")
     if len({row.frequency for row in rows}) > 1:
         raise InputError(f"{place} has series of several frequencies: {', '.join({str(r.frequency) for r in rows})}")
+    for key, name in FEATURES.items():
+        counts = {_count(getattr(row, name)) for row in rows}
+        if len(counts) > 1:
+            raise InputError(f"{place}: `{key}` must be of one length in all entries, got {sorted(counts)}")
     twice = len(rows) - len({row.item_id for row in rows})
     if twice:
         raise InputError(f"{place}: an `item_id` must be that of one series, and {twice:,} are there again")
     return rows
+
+
+def _about(entry: Mapping[str, Any], steps: int, where: str) -> dict[str, Any]:
+    """What an entry says of its series besides the values: fields of `Series`."""
+    given = {name: entry[key] for key, name in FEATURES.items() if entry.get(key) is not None}
+    about: dict[str, Any] = {}
+    try:
+        if "categories" in given:
+            about["categories"] = tuple(int(value) for value in given["categories"])
+            if about["categories"] != tuple(given["categories"]) or min(about["categories"], default=0) < 0:
+                raise ValueError(f"got {given['categories']}")
+        if "reals" in given:
+            about["reals"] = tuple(float(value) for value in given["reals"])
+        if "features" in given and len(given["features"]):
+            about["features"] = np.array([list(row) for row in given["features"]], dtype="float64").T
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{where}: `feat_static_cat` must be whole numbers from 0 on, `feat_static_real` numbers, and "
+            f"`feat_dynamic_real` rows of numbers of one length: {error}"
+        ) from error
+    features = about.get("features")
+    if features is not None and len(features) < steps:
+        raise InputError(f"{where}: `feat_dynamic_real` has {len(features)} steps, and `target` has {steps}")
+    return about
+
+
+def _count(values: Any) -> int:
+    """How many categories, numbers or features there are."""
+    return values.shape[1] if isinstance(values, np.ndarray) else len(values or ())
 
 
 def _rows_of(target: Any) -> Sequence[Any]:

@@ -1,6 +1,7 @@
 """What a training run of forecasting works on: windows of series, drawn in an order of their own each epoch."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha1
 from pathlib import Path
@@ -49,13 +50,18 @@ def numbers_of(name: str, text: str, kind: type = int) -> list[Any]:
     return numbers
 
 
-def configuration_of(series: int = 2, features: int = 0, scale_floor: float = 1e-3, **fields: Any) -> Any:
+def configuration_of(
+    series: int = 2, features: int = 0, scale_floor: float = 1e-3, cardinality: Sequence[int] = (), reals: int = 0,
+    **fields: Any,
+) -> Any:  # fmt: skip
     """The configuration of the model by the arguments of a run.
 
     Args:
         series: Number of series of the data.
-        features: Time features of its frequency.
+        features: Numbers that are known of each step, such as its hour; a direct head reads none.
         scale_floor: Of the data.
+        cardinality: Number of categories of each kind that series have.
+        reals: Numbers that each series has; a direct head reads none.
         fields: Model arguments, `rnn_hf.training.arguments.ForecastArguments`.
 
     Raises:
@@ -66,14 +72,16 @@ def configuration_of(series: int = 2, features: int = 0, scale_floor: float = 1e
         if name in fields:
             fields[name] = numbers_of(name, fields[name], kind)
     width = fields.pop("embedding_dimension", None)
-    if series > 1 and width != 0:
-        fields |= {"num_static_categorical_features": 1, "cardinality": [series]}
-        fields |= {} if width is None else {"embedding_dimension": [width]}
+    sizes = [*([series] if series > 1 and width != 0 else []), *cardinality]
+    if sizes:
+        fields |= {"num_static_categorical_features": len(sizes), "cardinality": sizes}
+        fields |= {"embedding_dimension": [width] * len(sizes)} if width else {}
     if fields.get("scaling") == "none":
         fields["scaling"] = None
     is_direct = fields.get("prediction_head") == "direct"
-    time = 0 if is_direct else features
-    return RNNTimeSeriesConfig(num_time_features=time, scale_floor=scale_floor, **fields)
+    if not is_direct:
+        fields |= {"num_time_features": features, "num_static_real_features": reals}
+    return RNNTimeSeriesConfig(scale_floor=scale_floor, **fields)
 
 
 @dataclass
@@ -120,8 +128,9 @@ class ForecastWork:
         if source is not None:
             self.known = KnownSeries.of_config(config_of(source))
         self.config = configuration_of(
-            len(self.known.item_ids), len(data.frequency.features), self._scale_floor(data), **asdict(arguments.model)
-        )
+            len(self.known.item_ids), len(data.frequency.features) + len(self.known.features), self._scale_floor(data),
+            self.known.cardinality, len(self.known.reals), **asdict(arguments.model),
+        )  # fmt: skip
         if self.config.distribution_output == "negative_binomial" and arguments.data.standardize:
             raise InputError("`distribution_output='negative_binomial'` is of counts: give `standardize=False`")
         self.config.series = self.known.to_dict()
@@ -201,6 +210,8 @@ class ForecastWork:
                 f"{split}: {counts['rows']:,} windows of {counts['series']:,} series, which have {steps:,} steps of "
                 f"{data.frequency}"
             )
+        if self.config.prediction_head == "direct" and (self.known.reals or self.known.features):
+            lines.append("`feat_static_real` and `feat_dynamic_real` are not read: `prediction_head` is direct")
         lines.append(f"the values of a season before, {self.metric.label(self.floor)}")
         return lines
 
@@ -209,7 +220,9 @@ class ForecastWork:
         data = self.prepared.data
         checksum = sha1(repr((self.known, data.bounds)).encode())
         for index, series in enumerate(data.series):
-            checksum.update(repr((series.item_id, series.start)).encode() + data.values(index, "train").tobytes())
+            about = repr((series.item_id, series.start, series.categories, series.reals)).encode()
+            features = b"" if series.features is None else np.ascontiguousarray(series.features).tobytes()
+            checksum.update(about + data.values(index, "train").tobytes() + features)
         return {
             "rows": {split: len(windows) for split, windows in self.prepared.examples.items()},
             "windows": {split: windows.counts()["windows"] for split, windows in self.prepared.examples.items()},
@@ -237,5 +250,5 @@ def windows_for(
     """
     return Windows(
         data, known, split, config.past_length, prediction_length or config.prediction_length,
-        config.num_time_features > 0, config.num_static_categorical_features > 0, stride, with_truth,
+        config.num_time_features > 0, known.about(data.series, config), stride, with_truth,
     )  # fmt: skip

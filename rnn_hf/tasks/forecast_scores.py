@@ -150,7 +150,7 @@ class Sums:
         error = (forecast.median.double() - truth).abs()
         scores = {"mse": (forecast.mean.double() - truth).square(), "mae": error}
         known = self.windows.known
-        of_rows = [known.seasonal_error[each] for each in self.windows.categories[self.windows.places[list(indices)]]]
+        of_rows = [known.seasonal_error[each] for each in self.windows.in_known[self.windows.places[list(indices)]]]
         scale = torch.tensor(of_rows, dtype=torch.float64)[:, None]
         for name, values in scores.items():
             self._add(name, values[observed])

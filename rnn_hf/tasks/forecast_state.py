@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from rnn_hf.data.calendar import time_features
 from rnn_hf.data.series_rows import Series
 from rnn_hf.errors import InputError
 from rnn_hf.loading import input_device
@@ -43,7 +42,7 @@ def read_series_state(model: Any, series: Sequence[Series], state: RNNSeriesStat
     values = torch.from_numpy(np.stack([known.standardized(each) for each in series]).astype("float32"))
     inputs: dict[str, Any] = {"values": values.to(device)} | _about(model, known, series)
     if model.config.num_time_features:
-        features = [time_features(each.times(), each.frequency.features) for each in series]
+        features = [known.step_features(each, 0, len(each.target)) for each in series]
         inputs["time_features"] = torch.from_numpy(np.stack(features)).to(device)
     try:
         with torch.no_grad():
@@ -54,10 +53,8 @@ def read_series_state(model: Any, series: Sequence[Series], state: RNNSeriesStat
 
 def _about(model: Any, known: KnownSeries, series: Sequence[Series]) -> dict[str, torch.Tensor]:
     """Which series they are, for the model."""
-    if not model.config.num_static_categorical_features:
-        return {}
-    places = torch.tensor([[known.place(each.item_id)] for each in series], device=input_device(model))
-    return {"static_categorical_features": places}
+    about = known.about(series, model.config)
+    return {name: torch.from_numpy(rows).to(input_device(model)) for name, rows in about.items()}
 
 
 def save_state(model: Any, state: RNNSeriesState, series: Sequence[Series], path: Path) -> None:
@@ -121,5 +118,5 @@ def forecast_of_state(
     origins = [len(each.target) for each in series]
     inputs: dict[str, Any] = {"state": state} | _about(model, known, series)
     if model.config.num_time_features:
-        inputs["future_time_features"] = later_features(series, origins, length)
+        inputs["future_time_features"] = later_features(known, series, origins, length)
     return told(model, [replace(each) for each in series], origins, inputs, length, seed)

@@ -1,6 +1,6 @@
 """Windows of time series as batches of a model, standardised, and what undoes that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +26,9 @@ class KnownSeries:
         std: Its standard deviation.
         seasonal_error: Of each, the mean absolute difference of training values a season apart, after
             standardisation: what MASE divides by.
+        cardinality: Number of categories of each kind of `Series.categories`.
+        reals: Of each of `Series.reals` the mean and deviation over the series.
+        features: Of each of `Series.features` the mean and deviation over the training steps of all series.
     """
 
     frequency: str
@@ -33,6 +36,9 @@ class KnownSeries:
     mean: list[float]
     std: list[float]
     seasonal_error: list[float] = field(default_factory=list)
+    cardinality: list[int] = field(default_factory=list)
+    reals: list[list[float]] = field(default_factory=list)
+    features: list[list[float]] = field(default_factory=list)
 
     @staticmethod
     def of(data: SeriesData, standardize: bool) -> "KnownSeries":
@@ -60,7 +66,17 @@ class KnownSeries:
             means.append(mean)
             deviations.append(deviation)
             errors.append(float(np.nanmean(changes)) if np.isfinite(changes).any() else 0.0)
-        return KnownSeries(str(data.frequency), [each.item_id for each in data.series], means, deviations, errors)
+        categories = np.array([each.categories for each in data.series], dtype=int)
+        steps = [
+            each.features[slice(*own.get("train", (0, 0)))]
+            for each, own in zip(data.series, data.bounds, strict=True)
+            if each.features is not None
+        ]
+        return KnownSeries(
+            str(data.frequency), [each.item_id for each in data.series], means, deviations, errors,
+            (categories.max(axis=0) + 1).tolist(), _moments(np.array([each.reals for each in data.series])),
+            _moments(np.concatenate(steps)) if steps else [],
+        )  # fmt: skip
 
     @staticmethod
     def of_config(config: Any) -> "KnownSeries":
@@ -89,6 +105,69 @@ class KnownSeries:
             raise InputError(f"the model knows no series {item_id!r}, only {few}: name those by `target_columns`")
         return self.item_ids.index(item_id)
 
+    def about(self, series: Sequence[Series], config: Any) -> dict[str, np.ndarray]:
+        """What a model is told of series as a whole: its static features, `(series, number)` each, where it has some.
+
+        The first category is which series it is, if the model asks for one more kind than the series have.
+
+        Raises:
+            InputError: Other kinds of categories or numbers than in training, or a category that was not there.
+        """
+        about, kinds = {}, len(self.cardinality)
+        for each in series:
+            for key, given, count in (
+                ("feat_static_cat", each.categories, kinds), ("feat_static_real", each.reals, len(self.reals)),
+            ):  # fmt: skip
+                if len(given) != count:
+                    raise InputError(f"{each.item_id} must have {count} of `{key}` as in training, got {len(given)}")
+            if any(value >= most for value, most in zip(each.categories, self.cardinality, strict=True)):
+                raise InputError(
+                    f"`feat_static_cat` of {each.item_id} must be below {self.cardinality}, got {each.categories}"
+                )
+        if config.num_static_categorical_features:
+            which = config.num_static_categorical_features > kinds
+            rows = [[*([self.place(each.item_id)] if which else []), *each.categories] for each in series]
+            about["static_categorical_features"] = np.array(rows)
+        if config.num_static_real_features:
+            rows = [_standardized(np.array(each.reals), self.reals) for each in series]
+            about["static_real_features"] = np.stack(rows).astype("float32")
+        return about
+
+    def step_features(self, series: Series, begin: int, end: int, needed: int | None = None) -> np.ndarray:
+        """What is known of steps beforehand: their times, and features of the series.
+
+        Args:
+            series: That has them.
+            begin: First step; those before 0, and features that are missing, are as in the mean.
+            end: The one behind the last.
+            needed: The one behind the last of which features must be known; `end` if it is not given.
+
+        Returns:
+            `(end - begin, time features + F)` float32.
+
+        Raises:
+            InputError: Other features than in training, or they end before `needed`.
+        """
+        times = time_features(series.times(begin, end), series.frequency.features)
+        given = np.zeros((0, 0)) if series.features is None else series.features
+        if given.shape[1] != len(self.features):
+            raise InputError(
+                f"{series.item_id} must have {len(self.features)} of `feat_dynamic_real` as in training, got "
+                f"{given.shape[1]}"
+            )
+        if not self.features:
+            return times
+        needed = end if needed is None else needed
+        if len(given) < needed:
+            raise InputError(
+                f"`feat_dynamic_real` of {series.item_id} must be known of all steps to predict, {needed} in all, got "
+                f"{len(given)}"
+            )
+        values = np.zeros((end - begin, len(self.features)))
+        first, last = max(begin, 0), min(end, len(given))
+        values[first - begin : last - begin] = np.nan_to_num(_standardized(given[first:last], self.features))
+        return np.concatenate([times, values.astype("float32")], axis=1)
+
     def check_frequency(self, frequency: Frequency) -> None:
         """Refuse series with other steps.
 
@@ -109,6 +188,18 @@ class KnownSeries:
         return values * self.std[index] + self.mean[index]
 
 
+def _moments(values: np.ndarray) -> list[list[float]]:
+    """Mean and deviation of each column, `(n, columns)`; of a constant one the deviation is 1."""
+    return [
+        [float(np.nanmean(column)), float(np.nanstd(column)) or 1.0] if np.isfinite(column).any() else [0.0, 1.0]
+        for column in values.T
+    ]
+
+
+def _standardized(values: np.ndarray, moments: Sequence[Sequence[float]]) -> np.ndarray:
+    return (values - [mean for mean, _ in moments]) / [deviation for _, deviation in moments]
+
+
 class Windows(Dataset):
     """All windows of a split: so many steps, and those that followed.
 
@@ -122,11 +213,12 @@ class Windows(Dataset):
         past_length: Steps before.
         prediction_length: Steps that followed.
         with_features: Whether a batch has time features.
-        with_categories: Whether it has the index of each series.
+        about: Static features of each series in `data`, as of `KnownSeries.about`.
         stride: Steps from window to window.
         with_truth: Whether windows of which nothing that followed is known are left out.
 
     Attributes:
+        in_known: `(series,)`, the index of each series of `data` in `known`.
         places: `(N,)`, of each window the index of its series in `data`.
         origins: `(N,)`, the first step that followed.
 
@@ -136,12 +228,13 @@ class Windows(Dataset):
 
     def __init__(
         self, data: SeriesData, known: KnownSeries, split: str, past_length: int, prediction_length: int,
-        with_features: bool = False, with_categories: bool = False, stride: int = 1, with_truth: bool = True,
+        with_features: bool = False, about: Mapping[str, np.ndarray] | None = None, stride: int = 1,
+        with_truth: bool = True,
     ):  # fmt: skip
         known.check_frequency(data.frequency)
         self.data, self.known, self.past_length, self.prediction_length = data, known, past_length, prediction_length
-        self.categories = np.array([known.place(each.item_id) for each in data.series])
-        self.with_categories, self.with_truth = with_categories, with_truth
+        self.in_known = np.array([known.place(each.item_id) for each in data.series])
+        self.about, self.with_truth = dict(about or {}), with_truth
         parts, features, places, origins, starts, offset = [], [], [], [], [], 0
         for index, series in enumerate(data.series):
             values = known.standardized(series)
@@ -151,8 +244,9 @@ class Windows(Dataset):
             starts.append(offset + own)
             parts += [np.full(past_length, np.nan), values, np.full(prediction_length, np.nan)]
             if with_features:
-                times = series.times(-past_length, len(values) + prediction_length)
-                features.append(time_features(times, data.frequency.features))
+                needed = int(own.max()) + prediction_length if len(own) else 0
+                ends = (-past_length, len(values) + prediction_length)
+                features.append(known.step_features(series, *ends, needed))
             offset += past_length + len(values) + prediction_length
         self.places, self.origins, self._starts = (np.concatenate(each) for each in (places, origins, starts))
         if not len(self.places):
@@ -196,8 +290,8 @@ class Windows(Dataset):
 
         Returns:
             `past_values` `(B, past_length)` and `future_values` `(B, prediction_length)`, 0 where
-            `past_observed_mask` and `future_observed_mask` are false; time features `(B, length, features)` and
-            `static_categorical_features` `(B, 1)` where there are some.
+            `past_observed_mask` and `future_observed_mask` are false; time features `(B, length, features)` and static
+            features `(B, number)` where there are some.
         """
         chosen = np.asarray(indices)
         values = torch.from_numpy(self._values[self._starts[chosen]])
@@ -210,9 +304,8 @@ class Windows(Dataset):
         if self._features is not None:
             features = torch.from_numpy(self._features[self._starts[chosen]]).transpose(1, 2)
             batch |= {"past_time_features": features[:, :past], "future_time_features": features[:, past:]}
-        if self.with_categories:
-            batch["static_categorical_features"] = torch.from_numpy(self.categories[self.places[chosen]])[:, None]
-        return batch
+        places = self.places[chosen]
+        return batch | {name: torch.from_numpy(rows[places]) for name, rows in self.about.items()}
 
     def counts(self) -> dict[str, int]:
         """How many windows there are, of how many series, and how many rows are that in all.

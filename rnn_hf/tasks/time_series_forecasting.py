@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from rnn_hf.data.calendar import time_features
 from rnn_hf.data.series import SeriesData, load_series
 from rnn_hf.data.series_rows import Columns, Series, read_series
 from rnn_hf.errors import InputError
@@ -285,12 +284,9 @@ def told(
     ]  # fmt: skip
 
 
-def later_features(series: Sequence[Series], origins: Sequence[int], length: int) -> torch.Tensor:
-    """The time features of steps from `origins` on, `(B, length, features)`."""
-    parts = [
-        time_features(each.times(origin, origin + length), each.frequency.features)
-        for each, origin in zip(series, origins, strict=True)
-    ]
+def later_features(known: KnownSeries, series: Sequence[Series], origins: Sequence[int], length: int) -> torch.Tensor:
+    """What is known of steps from `origins` on, `(B, length, features)`; errors as of `known.step_features`."""
+    parts = [known.step_features(each, origin, origin + length) for each, origin in zip(series, origins, strict=True)]
     return torch.from_numpy(np.stack(parts))
 
 

@@ -1,11 +1,12 @@
 """Time series read from files of every kind, and split: no step in two splits, none lost."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas
 import pytest
-from series_files import HOURLY, START, some_series, wave, write_entries, write_table
+from series_files import HOURLY, START, some_series, wave, with_features, write_entries, write_table
 
 from rnn_hf.data.series import joined_series, load_series, split_series
 from rnn_hf.data.series_rows import Columns, Series, read_series, series_of_table
@@ -66,13 +67,18 @@ def test_years_and_days_may_be_numbers(times, first, frequency):
 def test_entries_of_gluonts_and_monash_are_read(tmp_path):
     path = tmp_path / "a.jsonl"
     rows = [
-        {"start": "2020-03-02 00:00:00", "target": [1, None, "NaN", 4], "item_id": 7, "feat_static_cat": [0]},
-        {"start": "2020-03-02T01:00:00", "target": [[1.5, 2], [3, 4]]},
-    ]
+        {"start": "2020-03-02 00:00:00", "target": [1, None, "NaN", 4], "item_id": 7, "feat_static_cat": [0],
+         "feat_static_real": [1.5], "feat_dynamic_real": [[1, 2, None, 4, 5], [6, 7, 8, 9, 10]]},
+        {"start": "2020-03-02T01:00:00", "target": [[1.5, 2], [3, 4]], "feat_static_cat": [3],
+         "feat_static_real": [2], "feat_dynamic_real": [[1, 2], [3, 4]], "feat_dynamic_cat": None},
+    ]  # fmt: skip
     path.write_text("\n".join(map(json.dumps, rows)))
     read = read_series(str(path), Columns(frequency="1H"))
     assert [each.item_id for each in read] == ["7", "T2_0", "T2_1"]
     np.testing.assert_array_equal(read[0].target, [1, np.nan, np.nan, 4])
+    assert [each.categories for each in read] == [(0,), (3,), (3,)] and read[2].reals == (2.0,)
+    np.testing.assert_array_equal(read[0].features, [[1, 6], [2, 7], [np.nan, 8], [4, 9], [5, 10]])
+    assert read[1].features.tolist() == read[2].features.tolist() == [[1, 3], [2, 4]]
     assert read[1].target.tolist() == [1.5, 2] and read[2].start == START + 3600 and read[2].frequency == HOURLY
 
 
@@ -114,6 +120,15 @@ def test_a_table_that_is_wrong_is_refused_by_what_is(tmp_path, text, columns, me
         ('{"start": "2020-01-01", "freq": "h", "target": [1], "item_id": "a"}\n' * 2, "and 1 are there again"),
         ('{"start": "2020-01-01", "freq": "h", "target": [1]}\n{"start": "2020-01-01", "freq": "D", "target": [1]}',
          "series of several frequencies"),
+        *((f'{{"start": "2020-01-01", "freq": "h", "target": [1, 2], {given}}}', message) for given, message in (
+            ('"feat_static_cat": [0.5]', r"`feat_static_cat` must be whole numbers from 0 on.*got \[0.5\]"),
+            ('"feat_static_cat": [-1]', r"`feat_static_cat` must be whole numbers from 0 on.*got \[-1\]"),
+            ('"feat_static_real": ["x"]', "`feat_static_real` numbers"),
+            ('"feat_dynamic_real": [[1, 2], [1]]', "`feat_dynamic_real` rows of numbers of one length"),
+            ('"feat_dynamic_real": [[1]]', "`feat_dynamic_real` has 1 steps, and `target` has 2"),
+        )),
+        ('{"start": "2020-01-01", "freq": "h", "target": [1], "feat_static_cat": [1]}\n'
+         '{"start": "2020-01-01", "freq": "h", "target": [1]}', r"`feat_static_cat` must be of one length.*\[0, 1\]"),
         ("[1]", "line 1 holds no entry"),
         ("{", "line 1 is no JSON"),
         ("", "has no entries"),
@@ -226,6 +241,22 @@ def test_the_split_of_the_field_is_that_of_the_transformer_data(tmp_path):
     write_table(tmp_path / "ETTh1.csv", series)
     data = load_series(dataset_name="etth1", dataset_dir=str(tmp_path))
     assert data.bounds[0] == {"train": (0, 8640), "validation": (8640, 11520), "test": (11520, 14400)}
+
+
+def test_features_of_several_splits_are_those_of_the_whole():
+    whole = with_features(60, 66)
+    for first, second in ((40, 0), (40, 40)):
+        parts = {
+            "train": [replace(each, target=each.target[:first], features=each.features[:first]) for each in whole],
+            "test": [
+                replace(each, start=each.times(second, second + 1)[0], target=each.target[second:],
+                        features=each.features[second:])
+                for each in whole
+            ],
+        }  # fmt: skip
+        for one, other in zip(joined_series(parts).series, whole, strict=True):
+            np.testing.assert_array_equal(one.target, other.target)
+            np.testing.assert_array_equal(one.features, other.features)
 
 
 def test_a_data_set_of_the_hub_has_entries_or_a_table(monkeypatch):

@@ -1,14 +1,20 @@
 """Windows of series: every one there is once, with the right steps before, behind and around it."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from series_files import some_series, wave, write_entries
+from series_files import some_series, wave, with_features, write_entries
 
 from rnn_hf.data.calendar import time_features
 from rnn_hf.data.series import SeriesData, load_series, split_series
 from rnn_hf.data.series_rows import Series
+from rnn_hf.errors import InputError
+from rnn_hf.tasks.forecast_runs import configuration_of, windows_for
 from rnn_hf.tasks.forecast_windows import KnownSeries, Windows
+from rnn_hf.tasks.time_series_forecasting import later_features
 
 
 def windows_of(data, split="validation", past=24, horizon=6, known=None, **options):
@@ -37,7 +43,8 @@ def test_a_day_apart_there_are_as_many_windows_as_days_begin_one():
 def test_a_batch_is_the_steps_around_its_origins_standardised_by_the_training_steps():
     series = some_series(200, missing=(5, 130, 131, 150))
     data = split_series(series, "120,40,40")
-    windows = windows_of(data, with_features=True, with_categories=True)
+    about = {"static_categorical_features": np.array([[1], [0]])}
+    windows = windows_of(data, with_features=True, about=about)
     batch = windows.batch(range(len(windows)))
     for row in range(0, len(windows), 7):
         place, origin = windows.places[row], windows.origins[row]
@@ -47,7 +54,7 @@ def test_a_batch_is_the_steps_around_its_origins_standardised_by_the_training_st
         observed = torch.cat([batch["past_observed_mask"][row], batch["future_observed_mask"][row]]).numpy()
         np.testing.assert_array_equal(observed, np.isfinite(expected))
         np.testing.assert_allclose(values, np.nan_to_num(expected), rtol=1e-6, atol=1e-6)
-        assert batch["static_categorical_features"][row].tolist() == [place]
+        assert batch["static_categorical_features"][row].tolist() == [1 - place]
         features = torch.cat([batch["past_time_features"][row], batch["future_time_features"][row]]).numpy()
         times = series[place].times(origin - 24, origin + 6)
         np.testing.assert_array_equal(features, time_features(times, ("hour", "weekday")))
@@ -128,3 +135,53 @@ def test_other_series_and_other_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no series has the 30 steps for validation that `prediction_length` wants"):
         windows_of(data, horizon=30)
     assert wave(3).shape == (3,)
+
+
+def test_features_of_entries_reach_the_model_standardised_and_at_their_steps():
+    series = with_features(200, 230)
+    series[0].features[7, 1] = np.nan
+    data = split_series(series, "120,40,40")
+    known = KnownSeries.of(data, True)
+    config = configuration_of(2, 4, 0.1, known.cardinality, 1, context_length=24)
+    assert config.cardinality == [2, 2, 3] and config.num_time_features == 4 and config.num_static_real_features == 1
+    train = windows_for(data, known, "train", config, prediction_length=6)
+    batch, before = train.batch(range(len(train))), train.past_length
+    steps = np.concatenate([each.features[:120] for each in series])
+    expected = [(each.features - np.nanmean(steps, axis=0)) / np.nanstd(steps, axis=0) for each in series]
+    for row, (place, origin) in enumerate(zip(train.places, train.origins, strict=True)):
+        told = torch.cat([batch["past_time_features"][row], batch["future_time_features"][row]])[:, 2:].numpy()
+        own = np.nan_to_num(expected[place][origin - before : origin + 6])
+        np.testing.assert_allclose(told, own, rtol=1e-5, atol=1e-6)
+        assert batch["static_categorical_features"][row].tolist() == [place, *series[place].categories]
+        assert batch["static_real_features"][row].tolist() == [2 * place - 1]
+    later = later_features(known, series, [200, 200], 30)
+    np.testing.assert_allclose(later[1, :, 2:], expected[1][200:], rtol=1e-5, atol=1e-6)
+    assert not known.step_features(series[0], -5, 0)[:, 2:].any()  # before the first step: as in the mean
+    # Without the series itself, and for a direct head, which reads neither numbers nor steps.
+    plain = configuration_of(2, 4, 0.1, known.cardinality, 1, embedding_dimension=0)
+    assert known.about(series, plain)["static_categorical_features"].tolist() == [[0, 2], [1, 1]]
+    direct = configuration_of(2, 4, 0.1, known.cardinality, 1, prediction_head="direct", embedding_size=8)
+    assert list(known.about(series, direct)) == ["static_categorical_features"] and not direct.num_time_features
+    assert KnownSeries(**json.loads(json.dumps(known.to_dict()))) == known
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"categories": (1,)}, "a must have 2 of `feat_static_cat` as in training, got 1"),
+        ({"categories": (2, 0)}, r"`feat_static_cat` of a must be below \[2, 3\], got \(2, 0\)"),
+        ({"reals": ()}, "a must have 1 of `feat_static_real` as in training, got 0"),
+        ({"features": None}, "a must have 2 of `feat_dynamic_real` as in training, got 0"),
+        (
+            {"features": np.ones((205, 2))},
+            "`feat_dynamic_real` of a must be known of all steps to predict, 206 in all",
+        ),
+    ],
+)
+def test_features_that_the_model_does_not_know_are_refused(change, message):
+    known = KnownSeries.of(split_series(with_features(200, 230), "120,40,40"), True)
+    config = configuration_of(2, 4, 0.1, known.cardinality, 1, prediction_length=6)
+    series = [replace(with_features(200, 230)[0], **change)]
+    data = SeriesData(series, [{"forecast": (200, 206)}])
+    with pytest.raises(InputError, match=message):
+        windows_for(data, known, "forecast", config, with_truth=False)

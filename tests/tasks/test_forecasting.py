@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from forecasters import HEADS, SIZES, make_forecaster, split_for_tests
-from series_files import HOURLY, START, some_series, write_entries, write_table
+from series_files import HOURLY, START, some_series, with_features, write_entries, write_table
 
 from rnn_hf import RNNForTimeSeriesPrediction
-from rnn_hf.data.series_rows import Series
+from rnn_hf.errors import InputError
 from rnn_hf.tasks import forecast_baselines
 from rnn_hf.tasks import time_series_forecasting as task
 from rnn_hf.tasks.forecast_baselines import score_baselines
@@ -35,7 +35,11 @@ def autoregressive():
 
 
 def cut(series, begin, end):
-    return [Series(each.item_id, each.times(begin, begin + 1)[0], HOURLY, each.target[begin:end]) for each in series]
+    return [
+        replace(each, start=each.times(begin, begin + 1)[0], target=each.target[begin:end],
+                features=None if each.features is None else each.features[begin:])
+        for each in series
+    ]  # fmt: skip
 
 
 def assert_same(one, other, **tolerance):
@@ -145,6 +149,28 @@ def test_a_state_that_goes_on_is_reading_all_again(autoregressive, tmp_path, pie
     rows = [[row["time"] for row in forecast_rows(each)] for each in (gone_on, again)]
     assert rows[0] == rows[1] and rows[0][0] == str(START + 230 * 3600).replace("T", " ")
     assert sorted(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("length", [1, 30])
+def test_features_of_steps_and_series_are_read_by_pieces_as_they_are_at_once(tmp_path, length):
+    """And they matter: other features give other forecasts."""
+    series, path = with_features(230, 260), tmp_path / "s.safetensors"
+    model = make_forecaster("autoregressive", split_for_tests(series))
+    state = read_series_state(model, cut(series, 0, 100))
+    save_state(model, state, cut(series, 0, 100), path)
+    last = cut(series, 100, 230)
+    state = read_series_state(model, last, load_state(model, path, last))
+    again = forecast_of_state(model, read_series_state(model, series), series, length)
+    assert_same(forecast_of_state(model, state, last, length), again, rtol=1e-4)
+    changed = np.concatenate([series[0].features[:230], series[0].features[230:] + 1])
+    for change in ({"categories": (1, 2)}, {"reals": (5.0,)}, {"features": changed[100:]}):
+        other = forecast_of_state(model, state, [replace(last[0], **change), last[1]], length)
+        assert np.abs(other[0].mean - again[0].mean).max() > 1e-4
+        np.testing.assert_allclose(other[1].mean, again[1].mean, rtol=1e-3)
+    with pytest.raises(InputError, match="must be known of all steps to predict, 161 in all, got 160"):
+        forecast_of_state(model, state, last, 31)
+    with pytest.raises(InputError, match="must be known of all steps to predict, 261 in all, got 260"):
+        task.predict(model, series, 31)
 
 
 def test_a_state_of_other_series_times_or_models_is_refused(autoregressive, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from run_files import history, state_of
 from safetensors.torch import load_file
-from series_files import some_series, write_table
+from series_files import some_series, with_features, write_entries, write_table
 from transformers import AutoModelForTimeSeriesPrediction
 
 from rnn_hf.hub.cards import render_card
@@ -157,6 +157,24 @@ def test_the_example_of_the_card_runs_and_its_table_is_that_of_the_scores(traine
     exec(block.replace("USER/NAME", str(directory)), namespace)
     shape = (1, 12) if "direct" in str(directory) else (1, 100, 12)
     assert tuple(namespace.get("forecast", namespace.get("paths")).shape) == shape
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_entries_with_features_train_score_predict_and_have_a_card(run, head, tmp_path, capsys):
+    file = write_entries(tmp_path / "a.jsonl", with_features(400, 412))
+    record = run("a", head, train_file=file, max_steps=2, disable_tqdm=False)
+    assert ("`feat_dynamic_real` are not read" in capsys.readouterr().out) == (head == "direct")
+    directory = str(tmp_path / "a")
+    evaluated = task.evaluate(directory, ["validation"], {})["validation"]
+    metric = record["metric"]
+    assert evaluated.values[metric] == pytest.approx(record["result"][f"best_validation_{metric}"], rel=0.3)
+    model = task.load_forecaster(directory)
+    assert [len(each.mean) for each in task.predict(model, task.read_known(model, file))] == [12, 12]
+    (block,) = re.findall(r"^```python\n(.*?)^```$", render_card(tmp_path / "a", model_id="USER/NAME"), re.S | re.M)
+    exec(block.replace("USER/NAME", directory), {})
+    with pytest.raises(ValueError, match="another run: `train_sha1` was"):
+        other = write_entries(tmp_path / "b.jsonl", with_features(400, 412, seed=1))
+        run("a", head, train_file=other, resume_from_checkpoint="last")
 
 
 def test_the_configuration_has_what_undoes_standardising_and_strangers_load_it(trained):
