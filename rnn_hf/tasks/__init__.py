@@ -122,6 +122,9 @@ OF_SERIES = (
     Metric("coverage", "inside of the 90 % interval", higher_is_better=True, is_share=True, digits=1),
 )  # fmt: skip
 
+BLEU = Metric("bleu", "BLEU", higher_is_better=True)
+OF_TRANSLATIONS = (Metric("chrf", "chrF", higher_is_better=True),)
+
 LANGUAGE_MODELING = Task("language-modeling", "Language modeling", "text-generation", "RNNForCausalLM", PERPLEXITY)
 TEXT_CLASSIFICATION = Task(
     "text-classification", "Text classification", "text-classification", "RNNForSequenceClassification", ACCURACY,
@@ -139,10 +142,15 @@ FORECASTING = Task(
     "time-series-forecasting", "Time series forecasting", "time-series-forecasting", "RNNForTimeSeriesPrediction", MSE,
     OF_SERIES,
 )  # fmt: skip
+TRANSLATION = Task(
+    "translation", "Translation", "translation", "RNNForConditionalGeneration", BLEU, OF_TRANSLATIONS
+)  # fmt: skip
 TASKS = {
     task.name: task
-    for task in (LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SPEECH_RECOGNITION, FORECASTING)
-}
+    for task in (
+        LANGUAGE_MODELING, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION, SPEECH_RECOGNITION, FORECASTING, TRANSLATION,
+    )
+}  # fmt: skip
 METRICS = {metric.name: metric for task in TASKS.values() for metric in task.metrics}
 
 

@@ -17,6 +17,7 @@ from rnn_hf.training.data_arguments import (
     ForecastDataArguments,
     LabelledDataArguments,
     SpeechDataArguments,
+    TranslationDataArguments,
     check_at_least,
     check_finite,
     check_fraction,
@@ -36,6 +37,7 @@ OF_CLASSIFIERS = {
     "max_word_characters", "rare_word_dropout",
 }  # fmt: skip
 OF_TEXTS = {"embedding_dropout", "reads_backward"}
+OF_SIDES = {"decoder_vocab_size", "decoder_start_token_id", "is_encoder_decoder", "label_smoothing"}
 OF_SERIES = {  # by the data, or lists, which are texts here
     "num_time_features", "num_static_categorical_features", "num_static_real_features", "cardinality",
     "scale_floor", "embedding_dimension", "lags_sequence", "quantiles", "scaling",
@@ -45,8 +47,10 @@ OF_SERIES = {  # by the data, or lists, which are texts here
 def _described(docstring: str | None) -> dict[str, str]:
     """What the Args section of a docstring says of each argument; nothing under `python -OO`."""
     section = inspect.cleandoc(docstring or "").partition("\nArgs:\n")[2].partition("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()).replace("%", "%%") for name, text in entries}
+    entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
+    return {
+        name: " ".join(text.split()).replace("%", "%%") for names, text in entries for name in names.split(", ")
+    }  # fmt: skip
 
 
 def _config_class(name: str) -> ast.ClassDef:
@@ -54,6 +58,7 @@ def _config_class(name: str) -> ast.ClassDef:
     files = {
         "RNNSpeechConfig": "configuration_rnn_speech.py",
         "RNNTimeSeriesConfig": "configuration_rnn_time_series.py",
+        "RNNSeq2SeqConfig": "configuration_rnn_seq2seq.py",
     }
     file = files.get(name, "configuration_rnn.py")
     body = ast.parse((MODELS / file).read_text(encoding="utf-8")).body
@@ -95,6 +100,7 @@ NetworkOfForecasts: Any = _model_arguments(
     OF_LANGUAGE_MODELS | OF_CLASSIFIERS - {"classifier_dropout"} | OF_TEXTS | OF_SERIES,
     "RNNConfig", "RNNTimeSeriesConfig",
 )  # fmt: skip
+NetworkOfTranslations: Any = _model_arguments("NetworkOfTranslations", OF_SIDES, "RNNSeq2SeqConfig")
 
 
 @dataclass
@@ -111,6 +117,15 @@ class ForecastArguments(NetworkOfForecasts):
     embedding_dimension: int | None = field(
         default=None,
         metadata={"help": "width of the embedding of which series it is; 0: none; default: by their number"},
+    )
+
+
+@dataclass
+class TranslationArguments(NetworkOfTranslations):
+    """The shape and the dropouts of a network that translates."""
+
+    attention: Literal["dot", "general", "additive", "multihead", "none"] = field(
+        default="general", metadata={"help": "how the decoder finds what it looks at in the source"}
     )
 
 
@@ -342,6 +357,23 @@ class ForecastTrainingArguments(ExampleTrainingArguments):
 
 
 @dataclass
+class TranslationTrainingArguments(ExampleTrainingArguments):
+    """How a network learns to translate."""
+
+    num_train_epochs: int = field(default=30, metadata={"help": "passes over the pairs; the schedule's length"})
+    per_device_train_batch_size: int = field(
+        default=64, metadata={"help": "pairs of a batch in the mean: batches have about as many tokens each"}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "pairs when validating"})
+    learning_rate: float = field(default=2e-3, metadata={"help": "peak learning rate"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layer_decay != 1 or self.unfreeze_epochs:
+            raise InputError("`layer_decay` and `unfreeze_epochs` are for classifiers: leave them out")
+
+
+@dataclass
 class Arguments:
     """A whole run: its task, model, data and training arguments, and the recipe that they came from."""
 
@@ -363,4 +395,5 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
     "token-classification": (TaggerArguments, LabelledDataArguments, LabelledTrainingArguments),
     "automatic-speech-recognition": (SpeechArguments, SpeechDataArguments, SpeechTrainingArguments),
     "time-series-forecasting": (ForecastArguments, ForecastDataArguments, ForecastTrainingArguments),
+    "translation": (TranslationArguments, TranslationDataArguments, TranslationTrainingArguments),
 }

@@ -263,3 +263,52 @@ class ForecastDataArguments:
 
     def __post_init__(self) -> None:
         check_percentage(self.validation_split_percentage)
+
+
+@dataclass
+class TranslationDataArguments:
+    """Which texts with translations, and how they become pieces."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "multi30k, or a data set of the Hub"})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of a data set of the Hub"})
+    dataset_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of a data set"})
+    dataset_dir: str | None = field(default=None, metadata={"help": "folder with the files of multi30k"})
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "DIR/train for DIR/train.en and DIR/train.de, a table of two columns (.tsv), or .jsonl"},
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "the same to validate on"})
+    test_file: str | None = field(default=None, metadata={"help": "the same to test on"})
+    source_lang: str | None = field(
+        default=None, metadata={"help": "language to translate from, as files and columns call it"}
+    )
+    target_lang: str | None = field(default=None, metadata={"help": "language to translate into"})
+    lowercase: bool = field(default=False, metadata={"help": "lower-case the texts"})
+    validation_split_percentage: int = field(
+        default=5, metadata={"help": "share of the training pairs to validate on where there is no such split"}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many pairs"})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "an existing tokenizer; default: one is built from the training text"}
+    )
+    tokenizer_vocab_size: int = field(
+        default=4000, metadata={"help": "types of a tokenizer that is built, of both languages together"}
+    )
+    min_frequency: int = field(default=2, metadata={"help": "rarer pairs of pieces are not joined to one"})
+    max_length: int = field(default=128, metadata={"help": "pairs with more pieces on a side are not trained on"})
+    word_dropout: float = field(
+        default=0.0, metadata={"help": "probability that a piece to read is hidden, drawn anew each epoch"}
+    )
+    bleu_tokenize: Literal["none", "13a", "intl", "char"] | None = field(
+        default=None,
+        metadata={
+            "help": "how BLEU splits words; none: at spaces, for tokenised text; default: 13a, or a corpus' own"
+        },
+    )
+
+    def __post_init__(self) -> None:
+        check_percentage(self.validation_split_percentage)
+        check_at_least(self, {1: "min_frequency tokenizer_vocab_size", 2: "max_length"})
+        if self.max_train_samples is not None:
+            check_at_least(self, {1: "max_train_samples"})
+        check_fraction("word_dropout", self.word_dropout)

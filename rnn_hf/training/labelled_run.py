@@ -53,6 +53,7 @@ FLOORS = {
     "wer": "the most frequent word",
     "mse": "what was a season before",
     "crps": "what was a season before",
+    "bleu": "the source itself",
 }
 
 
@@ -372,8 +373,8 @@ def closing_lines(record: dict[str, Any]) -> list[str]:
             against = f"; always {FLOORS[metric.name]} has {metric.text(floor)}"
         lines.append(f"best validation {metric.label(value)} at step {result['best_step']:,}{against}")
         if against and not metric.is_better(value, floor):
-            without = {"wer": "hearing nothing", "mse": "no network", "crps": "no network"}.get(metric.name)
-            without = without or "looking at no text"
+            no_network = dict.fromkeys(("mse", "crps", "bleu"), "no network")
+            without = ({"wer": "hearing nothing"} | no_network).get(metric.name, "looking at no text")
             lines.append(
                 f"warning: this is no better than {without}: try more `num_train_epochs`, another `learning_rate`, or "
                 "more examples"

@@ -163,7 +163,8 @@ def run_lines(record: dict[str, Any]) -> list[str]:
         steps += f", of which --max_steps {training['max_steps']:,}"
     if record["first_step"]:
         steps += f", going on at step {record['first_step']:,}"
-    network = f"{CELL_NAMES[model['cell_type']]}, {model['num_hidden_layers']} x {model['hidden_size']}"
+    layers = model.get("num_hidden_layers") or f"{model['num_encoder_layers']} and {model['num_decoder_layers']}"
+    network = f"{CELL_NAMES[model['cell_type']]}, {layers} x {model['hidden_size']}"
     if model.get("bidirectional"):
         network = f"bidirectional {network}"
     elif model.get("reads_backward"):

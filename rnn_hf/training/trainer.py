@@ -1,5 +1,6 @@
 """Training on labelled examples: transformers' Trainer, with the files and the way to end of every run here."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer, TrainerState
 from transformers import TrainingArguments as TrainerArguments
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -65,6 +66,26 @@ class LengthSampler(Sampler[int]):
         return iter([index for batch in [*batches, *last] for index in batch])
 
 
+class EpochBatches(Sampler[list[int]]):
+    """The batches of each epoch, of examples that know how to make them.
+
+    Args:
+        examples: Whose `batches` gives the indices of those of an epoch.
+        number: Of batches an epoch, of all processes.
+        epoch: Says which epoch begins.
+        by_length: Whether lengths count.
+    """
+
+    def __init__(self, examples: Any, number: int, epoch: Callable[[], int], by_length: bool):
+        self.examples, self.number, self.epoch, self.by_length = examples, number, epoch, by_length
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.examples.batches(self.epoch(), self.number, self.by_length))
+
+
 class DrawnSampler(LengthSampler):
     """The same of examples that are drawn anew for each epoch, and so have other lengths.
 
@@ -85,6 +106,8 @@ class DrawnSampler(LengthSampler):
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of a model from the head down: head, recurrent layers from the last one on, embeddings."""
     backbone: Any = model.model
+    if not hasattr(backbone, "layers"):  # of two sides, neither of which is below the other
+        return [list(model.parameters())]
     layers = [list(layer.parameters()) for layer in reversed(backbone.layers)]
     within = {id(parameter) for group in layers for parameter in group}
     below = [parameter for parameter in backbone.parameters() if id(parameter) not in within]
@@ -158,7 +181,8 @@ class LabelledTrainer(Trainer):
 
     def __init__(self, run: Any, options: ExampleTrainingArguments, trackers: list[str], **keywords: Any):
         self.run, self.options = run, options
-        if options.label_smoothing_factor:
+        smooths = getattr(keywords["model"].config, "label_smoothing", 0.0)  # by itself
+        if options.label_smoothing_factor and not smooths:
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
         elif getattr(options, "teachers", None):
             keywords["compute_loss_func"] = soft_loss
@@ -170,6 +194,20 @@ class LabelledTrainer(Trainer):
         self.add_callback(run)
         self.average = WeightAverage(cast(nn.Module, self.model), options.average_decay)
         self.states: dict[str, Any] = {}  # by file of the checkpoint that is taken up
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As Trainer's, of examples that make their own batches too."""
+        dataset: Any = self.train_dataset
+        if not hasattr(dataset, "batches"):
+            return super().get_train_dataloader()
+        processes = self.args.world_size
+        number = math.ceil(len(dataset) / (self.args.train_batch_size * processes)) * processes
+        self.accelerator.even_batches = False  # there is one for each process, and none has a fixed size
+        loader = DataLoader(
+            dataset, batch_sampler=EpochBatches(dataset, number, self._epoch, self.options.group_by_length),
+            collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory,
+        )  # fmt: skip
+        return self.accelerator.prepare(loader)
 
     def _get_train_sampler(self, *_: Any) -> Sampler[int]:
         options, dataset = self.options, cast(Sequence, self.train_dataset)
