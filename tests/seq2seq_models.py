@@ -47,6 +47,21 @@ def make_translator(seed: int = 0, **fields) -> RNNForConditionalGeneration:
     return model
 
 
+def make_writer(**fields) -> RNNForConditionalGeneration:
+    """The same, whose next token depends on source and target alike, and is never padding."""
+    model = make_translator(**{**fields, "tie_word_embeddings": False})
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        ids = torch.randint(3, model.config.vocab_size, (32, 6), generator=generator)
+        written = torch.randint(1, model.config.output_vocab_size, (32, 8), generator=generator)
+        logits = model(ids, decoder_input_ids=written).logits
+        scale = 2.5 / (logits - logits.mean((0, 1))).std()
+        model.lm_head.weight.mul_(scale)
+        model.lm_head.bias.copy_((model.lm_head.bias - logits.mean((0, 1))) * scale)
+        model.lm_head.bias[0] = -1e4
+    return model
+
+
 def some_pairs() -> dict[str, torch.Tensor]:
     """Sources with padding on each side and within, and targets of different lengths."""
     ids = torch.tensor([[3, 4, 5, 6, 2], [7, 5, 2, 0, 0], [0, 0, 4, 3, 2], [8, 0, 3, 0, 2]])
@@ -60,3 +75,44 @@ def rows_of(pairs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         {"input_ids": ids[mask.bool()][None], "labels": labels[labels != -100][None]}
         for ids, mask, labels in zip(*pairs.values(), strict=True)
     ]
+
+
+def sources() -> torch.Tensor:
+    """Ids with padding on each side and within, for `generate`."""
+    return some_pairs()["input_ids"]
+
+
+def greedy_by_hand(model, source: torch.Tensor, length: int) -> list[int]:
+    """The tokens of one source `(1, S)` with the start token, each from the whole target so far."""
+    tokens = [model.config.decoder_start_token_id]
+    while len(tokens) < length and tokens[-1] != model.config.eos_token_id:
+        logits = model(source, decoder_input_ids=torch.tensor([tokens]), use_cache=False).logits
+        tokens.append(logits[0, -1].argmax().item())
+    return tokens
+
+
+def beams_by_hand(
+    model, source: torch.Tensor, beams: int, length: int, penalty: float
+) -> list[tuple[float, list[int]]]:
+    """Beam search for one source, as transformers defines it, each step from whole targets: scores and tokens, best
+    first."""
+    end, live, done = model.config.eos_token_id, [(0.0, [model.config.decoder_start_token_id])], []
+    for count in range(1, length):
+        logits = model(
+            source.expand(len(live), -1),
+            decoder_input_ids=torch.tensor([tokens for _, tokens in live]),
+            use_cache=False,
+        ).logits[:, -1]
+        scores = logits.log_softmax(1) + torch.tensor([score for score, _ in live], dtype=logits.dtype)[:, None]
+        values, places = scores.flatten().topk(2 * beams)
+        candidates = [
+            (value, live[place // logits.shape[1]][1] + [place % logits.shape[1]])
+            for value, place in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+        done += [(value / count**penalty, tokens) for value, tokens in candidates[:beams] if tokens[-1] == end]
+        done = sorted(done, reverse=True)[:beams]
+        live = [each for each in candidates if each[1][-1] != end][:beams]
+        if len(done) == beams and live[0][0] / count**penalty <= done[-1][0]:
+            return done
+    done += [(score / (length - 1) ** penalty, tokens) for score, tokens in live]
+    return sorted(done, reverse=True)[:beams]

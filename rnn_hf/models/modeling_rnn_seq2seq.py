@@ -22,7 +22,7 @@ from .inputs_rnn import check_extra, read_mask
 from .kernels_rnn import has_own_forward, is_own
 from .loss_rnn import linear_cross_entropy
 from .modeling_rnn import RNNPreTrainedModel, placed
-from .versions_rnn import CACHE_NAME, Seq2SeqLMOutput, one_cache
+from .versions_rnn import CACHE_NAME, CACHE_NAMES, Seq2SeqLMOutput, one_cache
 
 
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens")
@@ -275,9 +275,9 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        if any(kwargs.get(name) is not None for name in ASSISTED):
-            raise ValueError("assisted generation is not for recurrent networks that translate: nothing goes back")
         options = kwargs.get("generation_config") or self.generation_config
+        if any(kwargs.get(name, getattr(options, name, None)) is not None for name in ASSISTED):
+            raise ValueError("assisted generation is not for a recurrent network with an encoder: it gains nothing")
         keeps = kwargs.get("output_hidden_states", getattr(options, "output_hidden_states", None))
         ids = kwargs.get("input_ids") if inputs is None else inputs
         with torch.no_grad():
@@ -288,6 +288,11 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
                 kwargs.get("encoder_outputs"),
                 output_hidden_states=keeps,
             )
+        state = one_cache(*(kwargs.get(name) for name in CACHE_NAMES))
+        prompt, mask = (kwargs.get(f"decoder_{name}") for name in ("input_ids", "attention_mask"))
+        if state is not None and prompt is not None and mask is None and prompt.shape[1] > state.get_seq_length():
+            # By its length transformers knows that the prompt begins with what the state has seen.
+            kwargs["decoder_attention_mask"] = torch.ones_like(prompt)
         return super().generate(inputs, *args, **kwargs)
 
     def _can_decode_directly(self, *args: Any, **kwargs: Any) -> bool:
