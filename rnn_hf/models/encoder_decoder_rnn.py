@@ -268,8 +268,9 @@ class RNNDecoder(nn.Module):
         config, after, hidden_states = self.config, [], [embeds]
         outputs, found, weights = embeds, embeds[..., :0], None
         for index, layer in enumerate(self.layers):
-            before, cell = states[index]
-            read = torch.cat([outputs, found], dim=-1) if found.shape[2] else outputs
+            # Under autocast products have its type, and what recurs keeps that of the weights.
+            before, cell = (None if part is None else part.to(embeds) for part in states[index])
+            read = torch.cat([outputs, found.to(outputs)], dim=-1) if found.shape[2] else outputs
             raw, hidden, cell = layer(read, before, cell, padding)
             if padding is not None:
                 hidden = ends_of(raw, padding, before)
@@ -297,7 +298,7 @@ class RNNDecoder(nn.Module):
         *states, (fed, _) = states
         steps = []
         for at in range(embeds.shape[1]):
-            step = self._run(torch.cat([embeds[:, at], fed], dim=1)[:, None], states, memory, None, masks)
+            step = self._run(torch.cat([embeds[:, at], fed.to(embeds)], dim=1)[:, None], states, memory, None, masks)
             after = step.outputs[:, 0]
             if padding is not None:
                 is_over = padding[:, at, None]
