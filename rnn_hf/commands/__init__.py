@@ -30,7 +30,7 @@ CORPUS_HELP = {
 }
 # Of a recognizer of speech: arguments of `rnn_hf.tasks.speech_search.load_search`.
 SEARCH: dict[str, tuple[type, str, str]] = {
-    "num_beams": (int, "N", "hypotheses of a prefix beam search; 16 with one of the flags below"),
+    "num_beams": (int, "N", "hypotheses of a search, 16 with one of the flags below; of a translator 5"),
     "language_model": (str, "MODEL", "directory or name on the Hub of a language model that has a say in the search"),
     "language_model_weight": (float, "WEIGHT", "of its log-probabilities (0.5)"),
     "length_bonus": (float, "NATS", "for each label of a hypothesis (0)"),

@@ -94,7 +94,14 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def check(arguments: Namespace) -> Any:
     """The task of the model; what makes no sense is refused before it is loaded."""
     from rnn_hf.loading import config_of
-    from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, TEXT_CLASSIFICATION, task_of_model
+    from rnn_hf.tasks import (
+        FORECASTING,
+        LANGUAGE_MODELING,
+        SPEECH_RECOGNITION,
+        TEXT_CLASSIFICATION,
+        TRANSLATION,
+        task_of_model,
+    )
 
     if arguments.texts and arguments.file:
         raise InputError("give either texts or --file FILE")
@@ -112,6 +119,8 @@ def check(arguments: Namespace) -> Any:
             f"{arguments.model} is no classifier: `rnn-hf generate` writes text with a language model, `rnn-hf score` "
             "says how likely one is, and `rnn-hf train --init_from` makes a classifier of it"
         )
+    if task is TRANSLATION:
+        raise InputError(f"{arguments.model} is a translator: `rnn-hf translate` has it write")
     if task is FORECASTING:
         check_forecast(arguments)
         return task

@@ -16,7 +16,7 @@ from rnn_hf.runs import data_arguments
 from rnn_hf.tasks import METRICS, task_of_model
 from rnn_hf.tasks.translation_runs import TranslationWork, collate
 from rnn_hf.tasks.translation_scores import TranslationScores, bleu_of, by_length, describe, translation_values
-from rnn_hf.translation import translate
+from rnn_hf.translation import check_together, translate
 
 
 NAME, AUTO_CLASS = "translation", "AutoModelForSeq2SeqLM"
@@ -55,7 +55,8 @@ def score(
     """The scores of a model on pairs.
 
     Args:
-        model: An `RNNForConditionalGeneration`; its training mode is restored afterwards.
+        model: An `RNNForConditionalGeneration`, or several that write together, which have no loss; their training
+            mode is restored afterwards.
         tokenizer: Its own.
         pairs: Texts and their translations.
         tokenize: As of `bleu_of`.
@@ -64,18 +65,19 @@ def score(
         progress: Whether to show a progress bar.
     """
     sources, references = [pair.source for pair in pairs], [pair.target for pair in pairs]
-    loss, count = mean_loss(model, tokenizer, pairs, batch_size)
-    answers = translate(model, tokenizer, sources, num_beams, batch_size, progress)
+    loss = None if isinstance(model, list) else mean_loss(model, tokenizer, pairs, batch_size)
+    answers = translate(model, tokenizer, sources, num_beams, batch_size, progress=progress)
     values, signatures = translation_values(answers, references, tokenize)
     lengths, floor = by_length(sources, answers, references, tokenize), bleu_of(sources, references, tokenize)
+    count = sum(len(tokenizer(text_target=text).input_ids) for text in references)
     return TranslationScores(values, loss, count, len(pairs), num_beams, lengths, signatures, floor)
 
 
 @torch.no_grad()
 def mean_loss(
-    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int
-) -> tuple[float, int]:
-    """Cross entropy of references in nats a piece, without smoothing, and the number of pieces."""
+    model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int = EVALUATION_BATCH
+) -> float:
+    """Cross entropy of references in nats a piece, with the end of each, and without smoothing."""
     rows = [
         {"input_ids": tokenizer(pair.source).input_ids, "labels": tokenizer(text_target=pair.target).input_ids}
         for pair in pairs
@@ -87,18 +89,26 @@ def mean_loss(
             batch = collate(rows[start : start + batch_size], model.config.pad_token_id)
             batch = {name: tensor.to(input_device(model)) for name, tensor in batch.items()}
             total += float(model(**batch, use_cache=False, num_items_in_batch=1).loss)
-    return total / max(1, count), count
+    return total / count
 
 
 def evaluate(
     name: str, splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None, progress: bool = False,
     device: str = "cpu", batch_size: int | None = None, num_beams: int = 5,
 ) -> dict[str, TranslationScores]:  # fmt: skip
-    """The scores of a model on splits of its run's data, or of other data.
+    """The scores of a model by split; arguments as of `evaluate_models`."""
+    return evaluate_models([name], splits, given, revision, progress, device, batch_size, num_beams)[0]
+
+
+def evaluate_models(
+    names: Sequence[str], splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None,
+    progress: bool = False, device: str = "cpu", batch_size: int | None = None, num_beams: int = 5,
+) -> list[dict[str, TranslationScores]]:  # fmt: skip
+    """The scores by split of each of some models on the same pairs and, of several, behind them those of all together.
 
     Args:
-        name: Directory of the model, or its name on the Hub.
-        splits: Among those of the data.
+        names: Directories of models, or their names on the Hub. Several have one tokenizer.
+        splits: Among those of the data of the first model's run, or of other data.
         given: As of `rnn_hf.runs.data_arguments`, for `load_data`.
         revision: Branch, tag or commit on the Hub.
         progress: Whether to show a progress bar.
@@ -107,24 +117,44 @@ def evaluate(
         num_beams: Hypotheses of the search.
 
     Raises:
-        InputError: As `load_data`; the model is for another task; or there is no such split.
+        InputError: As `load_data` and `load_translators`; or there is no such split.
     """
-    own = task_of_model(config_of(name, revision).architectures).name
-    if own != NAME:
-        raise InputError(f"{name} is a model for {own}, not for {NAME}")
-    arguments = data_arguments(name, given, revision)
+    models, tokenizer = load_translators(names, revision, device)
+    arguments = data_arguments(names[0], given, revision)
     data = load_data(**arguments)
     for split in splits:
         if split not in data.splits:
             raise InputError(f"the data has no split {split!r}, only {', '.join(data.splits)}")
-    model, tokenizer = load_model(name, revision, device, AUTO_CLASS)
-    return {
-        split: score(
-            model, tokenizer, data.splits[split], tokenize_of(arguments), num_beams, batch_size or EVALUATION_BATCH,
-            progress,
-        )
-        for split in splits
-    }  # fmt: skip
+    options = (tokenize_of(arguments), num_beams, batch_size or EVALUATION_BATCH, progress)
+    return [
+        {split: score(model, tokenizer, data.splits[split], *options) for split in splits}
+        for model in [*models, *([models] if len(models) > 1 else [])]
+    ]
+
+
+def load_translators(
+    names: Sequence[str], revision: str | None = None, device: str = "cpu"
+) -> tuple[list[Any], PreTrainedTokenizerBase]:
+    """Models by directory or name on the Hub, and the tokenizer that they have in common.
+
+    Raises:
+        InputError: As `load_model`; one is for another task; or they do not have one tokenizer.
+    """
+    loaded = []
+    for name in names:
+        own = task_of_model(config_of(name, revision).architectures).name
+        if own != NAME:
+            raise InputError(f"{name} is a model for {own}, not for {NAME}")
+        loaded.append(load_model(name, revision, device, AUTO_CLASS))
+    models, tokenizers = [model for model, _ in loaded], [tokenizer for _, tokenizer in loaded]
+    for name, tokenizer in zip(names[1:], tokenizers[1:], strict=True):
+        if tokenizer.get_vocab() != tokenizers[0].get_vocab():
+            raise InputError(
+                f"{names[0]} and {name} have other vocabularies: models that translate together need one tokenizer, "
+                "by `tokenizer_name` when they are trained"
+            )
+    check_together(models)
+    return models, tokenizers[0]
 
 
 def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class TranslationScores:
 
     Attributes:
         values: `bleu` and `chrf`, from 0 to 100.
-        loss: Cross entropy of the references in nats a piece, with the end of each, and without smoothing.
+        loss: Cross entropy of the references in nats a piece, with the end of each, and without smoothing; `None` of
+            several models together.
         count: Number of pieces of the references.
         sentences: Number of them.
         num_beams: Hypotheses of the search; 1 is greedy.
@@ -29,7 +30,7 @@ class TranslationScores:
     """
 
     values: dict[str, float]
-    loss: float
+    loss: float | None
     count: int
     sentences: int
     num_beams: int = 1
@@ -41,10 +42,10 @@ class TranslationScores:
     def to_dict(self) -> dict[str, Any]:
         """What evaluation.json says of a split."""
         floor = {} if self.floor is None else {"floor": self.floor}
+        loss = {} if self.loss is None else {"loss": self.loss}
         counts = {"pieces": self.count, "sentences": self.sentences, "num_beams": self.num_beams}
         return {
-            **self.values, **floor, "loss": self.loss, **counts, "lengths": self.lengths,
-            "signatures": self.signatures,
+            **self.values, **floor, **loss, **counts, "lengths": self.lengths, "signatures": self.signatures,
         }  # fmt: skip
 
 
@@ -118,20 +119,20 @@ def describe(score: TranslationScores) -> str:
 
     >>> lengths = {"1 to 8": {"bleu": 40.0, "sentences": 2}}
     >>> print(describe(TranslationScores({"bleu": 40.0}, 1.5, 20, 2, 5, lengths, {"bleu": "tok:none"})))
-    BLEU 40.00, 5 beams, loss 1.5000, over 2 sentences of 20 pieces (BLEU|tok:none)
+    BLEU 40.00, 5 beams, loss 1.5000, over 2 sentences of 20 pieces
       words of the source   BLEU  sentences
                    1 to 8  40.00          2
+      BLEU: tok:none
     """
     parts = [METRICS[name].label(value) for name, value in score.values.items()]
-    search = "greedy" if score.num_beams == 1 else f"{score.num_beams} beams"
-    signatures = "".join(f" ({METRICS[name].title}|{text})" for name, text in score.signatures.items())
-    line = (
-        f"{', '.join(parts)}, {search}, loss {score.loss:.4f}, over {score.sentences:,} sentences of {score.count:,} "
-        f"pieces{signatures}"
-    )
+    parts.append("greedy" if score.num_beams == 1 else f"{score.num_beams} beams")
+    if score.loss is not None:
+        parts.append(f"loss {score.loss:.4f}")
+    line = f"{', '.join(parts)}, over {score.sentences:,} sentences of {score.count:,} pieces"
     if score.floor is not None:
-        line += f"; the source as its own translation has {METRICS['bleu'].label(score.floor)}"
-    return "\n".join([line, *(f"  {row}" for row in aligned(length_table(score.lengths)))])
+        line += f" (the source as its own translation: {METRICS['bleu'].label(score.floor)})"
+    signatures = [f"{METRICS[name].title}: {text}" for name, text in score.signatures.items()]
+    return "\n".join([line, *(f"  {row}" for row in [*aligned(length_table(score.lengths)), *signatures])])
 
 
 def length_table(lengths: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
