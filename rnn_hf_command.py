@@ -16,9 +16,10 @@ from typing import NoReturn
 COMMANDS = {
     "train": "train a network, by a recipe and flags",
     "recipes": "list the recipes",
-    "evaluate": "perplexity of a language model, accuracy of a classifier, word errors of a recognizer",
+    "evaluate": "perplexity of a language model, accuracy of a classifier, word errors of a recognizer, BLEU",
     "predict": "labels of texts, or of words, by a classifier; texts of recordings",
     "transcribe": "text of recordings, with --stream as they are heard",
+    "translate": "texts in another language, by one network or several",
     "generate": "write text",
     "score": "surprisal of each word",
     "adapt": "perplexity with dynamic evaluation, neural cache or temperature",

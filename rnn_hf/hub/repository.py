@@ -28,7 +28,7 @@ ANY_PATH = ""  # a word of a command that is no argument of the run
 DIRECTORIES = {corpus.directory_argument for corpus in CORPORA.values() if corpus.directory_argument}
 FILES = {"train_file", "validation_file", "test_file", "audio_dir"}
 PATHS = {ANY_PATH, "recipe", "output_dir", "resume_from_checkpoint"} | FILES | DIRECTORIES
-PATHS_OR_NAMES = ("dataset_name", "tokenizer", "init_from", "teachers")
+PATHS_OR_NAMES = ("dataset_name", "tokenizer", "tokenizer_name", "init_from", "teachers")
 
 
 def build_repository(
