@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -85,20 +86,28 @@ def python_files(root: Path, *folders: str) -> Iterator[tuple[str, ast.Module]]:
     """Path relative to `root`, and syntax tree, of each Python file under the folders."""
     for folder in folders:
         for path in sorted((root / folder).rglob("*.py")):
-            yield path.relative_to(root).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+            yield path.relative_to(root).as_posix(), parsed(path.read_text(encoding="utf-8"))
+
+
+parsed = cache(ast.parse)  # each rule reads the same files
+
+
+@cache
+def import_statements(tree: ast.AST) -> list[ast.Import | ast.ImportFrom]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """Line and dotted name of each absolute import; `from a import b` counts as `a.b`."""
-    for node in ast.walk(tree):
+    for node in import_statements(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif not node.level:
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
 def relative_imports(tree: ast.AST) -> list[ast.ImportFrom]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
+    return [node for node in import_statements(tree) if isinstance(node, ast.ImportFrom) and node.level]
 
 
 def part_of(name: str) -> str:
