@@ -27,6 +27,7 @@ from rnn_hf.models import (
     RNNSpeechConfig,
     RNNSpeechStream,
     RNNTimeSeriesConfig,
+    RNNTranslationPipeline,
 )
 
 
@@ -42,6 +43,9 @@ transformers.AutoFeatureExtractor.register(RNNSpeechConfig, RNNFeatureExtractor,
 transformers.AutoTokenizer.register(RNNSpeechConfig, RNNCTCTokenizer, exist_ok=True)
 for _part in (RNNFeatureExtractor, RNNCTCTokenizer):
     _part.register_for_auto_class()
+transformers.pipelines.PIPELINE_REGISTRY.register_pipeline(
+    "rnn-translation", RNNTranslationPipeline, transformers.AutoModelForSeq2SeqLM, type="text"
+)
 
 __all__ = [
     "RNNCTCTokenizer",
@@ -61,6 +65,7 @@ __all__ = [
     "RNNSpeechConfig",
     "RNNSpeechStream",
     "RNNTimeSeriesConfig",
+    "RNNTranslationPipeline",
     "RecurrentStateLayer",
 ]
 

@@ -24,6 +24,7 @@ from .modeling_rnn import (
 from .modeling_rnn_seq2seq import RNNForConditionalGeneration
 from .modeling_rnn_speech import RNNForCTC
 from .modeling_rnn_time_series import RNNForTimeSeriesPrediction
+from .pipeline_rnn_translation import RNNTranslationPipeline
 from .series_state_rnn import RNNSeriesState
 from .streaming_rnn import RNNSpeechStream
 from .tokenization_rnn_ctc import RNNCTCTokenizer
@@ -60,5 +61,6 @@ __all__ = [
     "RNNSpeechConfig",
     "RNNSpeechStream",
     "RNNTimeSeriesConfig",
+    "RNNTranslationPipeline",
     "RecurrentStateLayer",
 ]

@@ -6,6 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from .configuration_rnn import RNNConfig
+from .pipeline_rnn_translation import custom_pipelines
 
 
 # Where those without this package find the classes.
@@ -214,6 +215,15 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
 
     def validate_layer_type(self) -> None:
         """As of [`RNNConfig`]."""
+
+    @property
+    def custom_pipelines(self) -> dict[str, Any]:
+        """Where those without this package find the pipeline."""
+        return custom_pipelines()
+
+    @custom_pipelines.setter
+    def custom_pipelines(self, value: Any) -> None:
+        """What a pipeline writes here when it is saved is what there is."""
 
     @property
     def layer_types(self) -> list[str]:
