@@ -55,7 +55,8 @@ def test_a_saved_one_loads_by_its_directory(parts, tmp_path):
     expected = [{"translation_text": text} for text in translate(model, tokenizer, TEXTS)]
     assert again(TEXTS, num_beams=5) == expected
     again.model.save_pretrained(tmp_path / "again")
-    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), again.model.parameters(), strict=True))
+    both = zip(model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in both)
 
 
 @pytest.mark.slow
