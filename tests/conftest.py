@@ -4,6 +4,7 @@ A test that takes an argument `cell` runs once for each entry of `CELLS`. pytest
 because it holds a conftest.py and no `__init__.py`: that is how the tests find `reference`.
 """
 
+import gc
 import sys
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def run_script(monkeypatch, capsys):
         return stop.value.code, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries_are_no_garbage():
+    """Trainer collects garbage when it starts; to look through all that is loaded takes longer than a run here."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

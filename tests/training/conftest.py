@@ -3,8 +3,22 @@
 import numpy as np
 import pytest
 
+from rnn_hf.training import reporting
 from rnn_hf.training.loop import train
 from rnn_hf.training.parsing import parse_arguments
+
+
+@pytest.fixture(autouse=True)
+def _no_picture(request, monkeypatch):
+    """A run draws its curve only in tests that ask for it by `curve`, as this takes longer than all else there."""
+    if "curve" not in request.fixturenames:
+        monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+
+
+@pytest.fixture
+def curve(tmp_path):
+    """`curve(name)`: whether the picture of a run is one."""
+    return lambda name: (tmp_path / name / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from rnn_hf.hub.cards import render_card
 from rnn_hf.hub.repository import build_repository
 from rnn_hf.tasks import forecast_baselines
 from rnn_hf.tasks import time_series_forecasting as task
-from rnn_hf.training import reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.trainer import LabelledTrainer
@@ -57,9 +56,8 @@ def arguments_of(file, tmp_path):
 
 
 @pytest.fixture
-def run(arguments_of, monkeypatch):
-    """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
-    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+def run(arguments_of):
+    """Train; returns the content of run.json."""
     return lambda name, head="direct", **flags: train(arguments_of(name, head, **flags))
 
 

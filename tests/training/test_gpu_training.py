@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import evaluate
-from rnn_hf.training import loop, recording, reporting
+from rnn_hf.training import loop, recording
 
 
 pytestmark = [
@@ -32,9 +32,8 @@ DIGITS = {"float32": 1e-3, "bf16": 0.15, "fp16": 0.05}
 
 
 @pytest.fixture(autouse=True)
-def around_each_test(monkeypatch):
-    """A run sets the precision of the process, which other tests must not see; and there is no need of curves."""
-    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+def around_each_test():
+    """A run sets the precision of the process, which other tests must not see."""
     yield
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = True, False  # as torch begins
 

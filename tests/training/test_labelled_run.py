@@ -1,7 +1,6 @@
 """Training on labelled examples: resumed equals uninterrupted, what a run leaves behind is whole, loads and scores."""
 
 import csv
-import gc
 import json
 import math
 import os
@@ -29,7 +28,7 @@ from rnn_hf.hub import client as hub
 from rnn_hf.hub.client import HubError
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.tasks import TASKS, text_runs
-from rnn_hf.training import labelled_run, reporting
+from rnn_hf.training import labelled_run
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.loop import train as train_language_model
 from rnn_hf.training.parsing import parse_arguments
@@ -51,14 +50,6 @@ WITHOUT_DROPOUT = dict.fromkeys(("embedding_dropout", "hidden_dropout", "classif
 
 def tag_of(word, before):
     return f"{'after_a' if before == 'a' else 'other'}_{word in 'abc'}"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _libraries_are_no_garbage():
-    """Trainer collects garbage when it starts; to look through all that is loaded takes longer than a run here."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -103,9 +94,8 @@ def arguments_of(data, tmp_path):
 
 
 @pytest.fixture
-def run(arguments_of, monkeypatch):
-    """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
-    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+def run(arguments_of):
+    """Train; returns the content of run.json."""
     return lambda name, kind="texts", **flags: train(arguments_of(name, kind, **flags))
 
 
@@ -488,9 +478,9 @@ def test_texts_that_are_cut_for_training_are_scored_as_wholes(run, tmp_path, kin
     assert values == {name: pytest.approx(value, abs=1e-5) for name, value in told.items()}
 
 
-def test_the_curve_is_drawn_by_the_metric_that_decides(arguments_of, tmp_path):
-    train(arguments_of("a", max_steps=STEPS))
-    assert (tmp_path / "a/curve.png").read_bytes().startswith(b"\x89PNG")
+def test_the_curve_is_drawn_by_the_metric_that_decides(run, curve):
+    run("a", max_steps=STEPS)
+    assert curve("a")
 
 
 def test_with_an_average_it_is_the_average_that_stands_in_the_directory(run, tmp_path):

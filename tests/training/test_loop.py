@@ -37,7 +37,7 @@ def rows(directory):
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, text):
+def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, text, curve):
     record = run("a", num_train_epochs=5)
     result, directory = record["result"], tmp_path / "a"
     assert result["best_validation_perplexity"] < record["data"]["unigram_validation_perplexity"] / 2
@@ -49,7 +49,7 @@ def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, tex
     assert record == json.loads((directory / "run.json").read_text())
     assert record["parameters"] == model.num_parameters()
     assert record["arguments"]["training"]["seed"] == 42 and record["versions"]["torch"] == torch.__version__
-    assert (directory / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert curve("a")
     steps = [row["step"] for row in rows(directory)]
     assert steps == sorted(steps) and any("train_loss" in row for row in rows(directory))
     assert [path.name for path in directory.glob("checkpoint-*")] == [f"checkpoint-{result['steps']}"]

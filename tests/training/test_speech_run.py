@@ -14,7 +14,6 @@ from transformers import AutoModelForCTC, pipeline
 
 from rnn_hf.errors import MissingPackageError
 from rnn_hf.tasks import automatic_speech_recognition as task
-from rnn_hf.training import reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.trainer import LabelledTrainer
@@ -52,9 +51,8 @@ def arguments_of(data, tmp_path):
 
 
 @pytest.fixture
-def run(arguments_of, monkeypatch):
-    """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
-    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+def run(arguments_of):
+    """Train; returns the content of run.json."""
     return lambda name, **flags: train(arguments_of(name, **flags))
 
 
