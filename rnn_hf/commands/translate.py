@@ -6,9 +6,10 @@
     rnn-hf translate MODEL MODEL MODEL "two dogs are playing ."
     rnn-hf translate MODEL "two dogs are playing ." --attention attention.png
 
-Texts are split into words as those that the model was trained on; a file has one a line. Models of one vocabulary write
-together what the mean of their log-probabilities says: behind the first one, a directory and a name such as USER/NAME
-are further models. The picture shows for each word of the first translation where the network looked.
+Texts are split into words as those that the model was trained on; a file has one a line. Models of one vocabulary
+write together what the mean of their log-probabilities says: behind the first one, the directory of a model and a name
+such as USER/NAME are further models. The picture shows for each word of the first translation where the network
+looked.
 """
 
 import re
@@ -49,8 +50,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def is_model(word: str) -> bool:
-    """Whether a word names a model: a directory, or as repositories of the Hub are named."""
-    return Path(word).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", word) is not None
+    """Whether a word names a model: the directory of one, or as repositories of the Hub are named."""
+    is_directory = bool(word.strip()) and (Path(word) / "config.json").is_file()
+    return is_directory or re.fullmatch(r"[\w.-]+/[\w.-]+", word) is not None
 
 
 def check(arguments: Namespace) -> None:
@@ -87,7 +89,8 @@ def run(arguments: Namespace) -> int:
         sys.stderr.write("reading texts from standard input, one a line; Ctrl-D ends them\n")
     texts = arguments.texts or list(read_lines(arguments.file or "-"))
     if not any(text.strip() for text in texts):
-        raise InputError(f"there is no text in {arguments.file or 'standard input'}")
+        source = arguments.file or ("the arguments" if arguments.texts else "standard input")
+        raise InputError(f"there is no text in {source}")
     written = translate(
         models, tokenizer, texts, arguments.num_beams, arguments.batch_size, arguments.length_penalty,
         progress=bool(arguments.output) and sys.stderr.isatty(),
