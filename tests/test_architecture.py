@@ -353,7 +353,11 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize(
+    "rule",
+    [pytest.param(rule, marks=pytest.mark.slow) if rule is heavy_import else rule for rule in RULES],
+    ids=lambda rule: rule.__name__,
+)
 def test_this_repository_keeps_the_rule(rule):
     if rule is layout_against_disk and not (ROOT / ".git").exists():
         pytest.skip("needs a git checkout, to know which files belong to the project")

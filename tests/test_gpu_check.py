@@ -43,6 +43,7 @@ def read(part):
     return json.loads((part.out / f"{part.name}.json").read_text())
 
 
+@pytest.mark.slow
 def test_facts_and_speed_leave_a_row_for_all_that_they_are_to_measure(part):
     for name in ("facts", "speed"):
         run_part(part(name))

@@ -176,10 +176,9 @@ def test_readme_is_short_and_its_tables_narrow():
     assert max(line.count("|") for line in lines) <= 6  # five columns
 
 
-def test_the_tables_are_what_the_result_files_say():
-    command = [sys.executable, ROOT / "scripts" / "results.py", "--check"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+def test_the_tables_are_what_the_result_files_say(run_script):
+    status, *said = run_script("results.py", "--check")
+    assert status == 0, said
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/compatibility.md", "setup.cfg"])

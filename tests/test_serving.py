@@ -570,6 +570,7 @@ def command(name, cwd=None, **environment):
             process.kill()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_served_by_name_and_revision(checkpoint, tmp_path):
     asked = {"prompt": "the cat", "max_tokens": 12, "temperature": 0}
     with HubServer() as hub:

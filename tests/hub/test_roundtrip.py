@@ -239,11 +239,13 @@ def test_weights_with_a_wrong_byte_are_refused_and_loaded_when_fetched_again(lar
     assert large(who) == large.loaded
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_goes_on(large):
     large.server.fault("get", "drop", times=2)
     assert large() == large.loaded
 
 
+@pytest.mark.slow
 def test_weights_that_come_too_short_are_refused_and_a_second_run_finishes(large):
     large.server.fault("get", "truncate", times=100)
     assert large().startswith("refused: ")
@@ -251,6 +253,7 @@ def test_weights_that_come_too_short_are_refused_and_a_second_run_finishes(large
     assert large() == large.loaded
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_a_second_run_finishes(large):
     def half_a_megabyte():
         # The kernel then refuses to write on, as it does on a full disk.

@@ -204,6 +204,7 @@ def test_without_the_pad_token_that_generation_prepares_the_light_loop_is_not_ta
     assert model._can_decode_directly(prepared, given)
 
 
+@pytest.mark.slow
 def test_a_second_copy_of_the_code_in_the_process_leaves_the_first_one_its_state(tmp_path):
     model = RNNForCausalLM(RNNConfig(vocab_size=9, hidden_size=8)).double().eval()
     model.save_pretrained(tmp_path)

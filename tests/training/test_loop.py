@@ -216,6 +216,7 @@ def best_steps(directory):
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["step", "save", "best"])
 def test_a_run_that_is_killed_goes_on_by_the_same_command_to_the_same_end(run, tmp_path, text, when):
     flags = {**EVERYTHING, "save_steps": 20, "resume_from_checkpoint": "last"}

@@ -43,6 +43,7 @@ def test_the_perplexity_of_training_is_that_of_evaluate_and_of_a_forward_model_o
     assert any("backward LSTM" in line for line in run_lines(record))
 
 
+@pytest.mark.slow
 def test_it_trains_as_a_forward_model_does_on_a_reversed_file(run, tmp_path, text):
     run("backward", reads_backward=True)
     files = {f"{split}_file": write_reversed(text / f"{split}.txt", tmp_path / f"{split}.txt")
