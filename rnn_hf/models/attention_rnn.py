@@ -32,6 +32,12 @@ class Memory:
     values: Tensor | None
     padding: Tensor | None
 
+    @property
+    def compared(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, of a network with attention."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
+
 
 class CrossAttention(nn.Module):
     """The attention of a decoder to the outputs of an encoder, by `config.attention`."""
@@ -58,7 +64,7 @@ class CrossAttention(nn.Module):
 
         A source of padding alone gives zeros.
         """
-        keys, values = memory.keys, memory.values
+        keys, values = memory.compared
         if self.kind == "additive":
             scores = self._compare(self.q_proj(queries), keys)
         elif self.kind == "multihead":

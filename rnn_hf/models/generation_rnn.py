@@ -115,6 +115,7 @@ class RNNGenerationMixin(GenerationMixin):
     """
 
     decodes_directly = True
+    output_kind: type = GenerateDecoderOnlyOutput  # of the light loop
     config: Any
     model: Any
     lm_head: nn.Linear
@@ -208,7 +209,8 @@ class RNNGenerationMixin(GenerationMixin):
         raw: list | None = [] if keeps and generation_config.output_logits else None
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
         rows, buffer = len(input_ids), TokenBuffer(input_ids)
-        decoder = self._decoder(cache, rows, generation_config.max_length - input_ids.shape[1])
+        steps = generation_config.max_length - input_ids.shape[1]
+        decoder = self._decoder_of(generation_config, model_kwargs, cache, rows, steps)
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, rows, decoder)
         try:
             while True:
@@ -232,12 +234,16 @@ class RNNGenerationMixin(GenerationMixin):
         input_ids = input_ids.contiguous()
         if not keeps:
             return input_ids
-        return GenerateDecoderOnlyOutput(
+        return self.output_kind(
             sequences=input_ids,
             scores=None if scores is None else tuple(scores),
             logits=None if raw is None else tuple(raw),
             **{CACHE_NAME: cache},
         )
+
+    def _decoder_of(self, config: GenerationConfig, given: dict[str, Any], *arguments: Any) -> Any:
+        """`_decoder`, by what is `given` to the model besides."""
+        return self._decoder(*arguments)
 
     def _decoder(self, cache: RNNCache, rows: int, steps: int) -> "Decoder | GraphDecoder | OneRowDecoder":
         """The step of the light loop, so many times for so many rows, on from the state in `cache`."""

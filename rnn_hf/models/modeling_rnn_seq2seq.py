@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
-from transformers import GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 from transformers.utils import can_return_tuple
 
 from .cache_rnn import RNNCache, check_state
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
+from .decoding_seq2seq_rnn import BeamSearch, LightDecoder, is_plain_decoder, search_beams
 from .encoder_decoder_rnn import RNNEncoder, RNNEncoderOutput, RNNSeq2SeqModel, State
 from .generation_rnn import RNNGenerationMixin
 from .heads_rnn import label_loss
@@ -22,7 +24,15 @@ from .inputs_rnn import check_extra, read_mask
 from .kernels_rnn import has_own_forward, is_own
 from .loss_rnn import linear_cross_entropy
 from .modeling_rnn import RNNPreTrainedModel, placed
-from .versions_rnn import CACHE_NAME, CACHE_NAMES, Seq2SeqLMOutput, one_cache
+from .versions_rnn import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    HAS_BEAM_SEARCH,
+    GenerateEncoderDecoderOutput,
+    Seq2SeqLMOutput,
+    autocast_dtype,
+    one_cache,
+)
 
 
 ASSISTED = ("assistant_model", "prompt_lookup_num_tokens")
@@ -36,6 +46,7 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
 
     config_class = RNNSeq2SeqConfig
     config: RNNSeq2SeqConfig
+    output_kind = GenerateEncoderDecoderOutput
     _tied_weights_keys = {
         "lm_head.weight": "model.encoder.embed_tokens.weight",
         "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
@@ -295,8 +306,39 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
             kwargs["decoder_attention_mask"] = torch.ones_like(prompt)
         return super().generate(inputs, *args, **kwargs)
 
-    def _can_decode_directly(self, *args: Any, **kwargs: Any) -> bool:
-        return False
+    def _is_plain(self) -> bool:
+        return autocast_dtype(self.device) is None and is_plain_decoder(self)
+
+    def _decoder_of(
+        self, config: GenerationConfig, given: dict[str, Any], cache: RNNCache, rows: int, steps: int
+    ) -> LightDecoder:
+        memory = self.model.decoder.memory_of(given["encoder_outputs"], given.get("attention_mask"))
+        ends = None if config.return_dict_in_generate else config._eos_token_tensor
+        return LightDecoder(self, memory, cache, steps, frozenset(() if ends is None else ends.tolist()))
+
+    def _beam_search(
+        self,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """The light search where nothing but tokens is asked for, else `GenerationMixin._beam_search`."""
+        options = generation_config
+        is_light = (
+            HAS_BEAM_SEARCH
+            and not (args or kwargs.get("synced_gpus") or options.return_dict_in_generate or options.do_sample)
+            and not len(logits_processor)
+            and all(type(each) in (MaxLengthCriteria, EosTokenCriteria) for each in stopping_criteria)
+            and BeamSearch.of(options, input_ids.shape[1]).num_candidates <= self.config.output_vocab_size
+            and self._can_decode_directly(options, kwargs)
+            and not kwargs[CACHE_NAME].layers[0].is_initialized
+        )
+        if is_light:
+            return search_beams(self, input_ids, options, kwargs)
+        return super()._beam_search(input_ids, logits_processor, stopping_criteria, options, *args, **kwargs)
 
 
 __all__ = ["RNNForConditionalGeneration"]
