@@ -141,6 +141,9 @@ class RunArguments:
     weight_decay: float = field(default=0.0, metadata={"help": "L2 (sgd, adam) or decoupled (adamw)"})
     adam_beta1: float = field(default=0.9, metadata={"help": "of adam and adamw"})
     adam_beta2: float = field(default=0.999, metadata={"help": "of adam and adamw"})
+    average_decay: float = field(
+        default=0.0, metadata={"help": "validate and keep a running mean of the weights with this decay; 0: do not"}
+    )
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "share of a target spread over all words"})
     init_from: str | None = field(
         default=None, metadata={"help": "start from the weights of this model, of the same shape and vocabulary"}
@@ -197,7 +200,7 @@ class RunArguments:
             raise InputError(f"`learning_rate` must be positive, got {options.learning_rate}")
         if self.max_steps == 0 or self.max_steps < -1:
             raise InputError(f"`max_steps` must be positive, or -1 for all epochs, got {self.max_steps}")
-        for name in ("adam_beta1", "adam_beta2", "label_smoothing_factor"):
+        for name in ("adam_beta1", "adam_beta2", "average_decay", "label_smoothing_factor"):
             check_fraction(name, getattr(self, name))
 
 
@@ -225,7 +228,7 @@ class TrainingArguments(RunArguments):
     average_start_step: int = field(default=-1, metadata={"help": "average the weights after this step; -1: do not"})
     nonmonotone_interval: int = field(
         default=0,
-        metadata={"help": "average once validation is worse than all but the last so many (NT-ASGD has 5); 0: do not"},
+        metadata={"help": "average once validation is worse than all but the last so many (NT-ASGD has 5)"},
     )
     max_grad_norm: float = field(
         default=None,  # type: ignore[assignment]  # as of the learning rate
@@ -260,6 +263,8 @@ class TrainingArguments(RunArguments):
         check_fraction("momentum", self.momentum)
         if not 0 < self.lr_decay < 1:
             raise InputError(f"`lr_decay` is a factor in (0, 1), got {self.lr_decay}")
+        if self.average_start_step < 0 and self.average_decay and not self.nonmonotone_interval:
+            self.average_start_step = 1
 
 
 @dataclass
@@ -276,9 +281,6 @@ class ExampleTrainingArguments(RunArguments):
     lr_scheduler_type: Literal["constant", "linear", "cosine"] = field(
         default="linear", metadata={"help": "learning-rate schedule"}
     )
-    average_decay: float = field(
-        default=0.0, metadata={"help": "validate and keep a running mean of the weights with this decay; 0: do not"}
-    )
     layer_decay: float = field(
         default=1.0, metadata={"help": "rate of each layer below the head, as a factor of the one above it"}
     )
@@ -289,7 +291,6 @@ class ExampleTrainingArguments(RunArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, {0: "unfreeze_epochs"})
-        check_fraction("average_decay", self.average_decay)
         if not 0 < self.layer_decay <= 1:
             raise InputError(f"`layer_decay` is a factor in (0, 1], got {self.layer_decay}")
 

@@ -117,7 +117,7 @@ class TrainingRun:
         self.total_steps = sum(steps)
         self.steps_per_epoch = round(self.total_steps / epochs)
         self.model = model = build_model(arguments, self.corpus.tokenizer)
-        self.objective, self.average = Objective(model, options), WeightAverage(model)
+        self.objective, self.average = Objective(model, options), WeightAverage(model, options.average_decay or 1.0)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
         # optimizer: Accelerate's looks through the installed packages at each step, and waits for the GPU in float16.
         self.wrapped = self.accelerator.prepare(self.objective)

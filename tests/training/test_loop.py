@@ -164,6 +164,12 @@ def test_averaging_from_the_start_scores_and_keeps_the_mean_of_the_weights(run, 
         torch.testing.assert_close(averaged[name], torch.stack([step[name] for step in steps]).mean(0))
     raw = weights(tmp_path / "mean/checkpoint-4")
     assert_equal_weights(raw, steps[-1])
+    run("forgets", average_decay=0.5, eval_steps=4, **flags)  # half of it is always the last step
+    expected = weights(tmp_path / "each/checkpoint-1")
+    for step in (2, 3, 4):
+        last = weights(tmp_path / f"each/checkpoint-{step}")
+        expected = {name: (tensor + last[name]) / 2 for name, tensor in expected.items()}
+    torch.testing.assert_close(weights(tmp_path / "forgets"), expected)
 
 
 def test_a_run_starts_from_given_weights(run, tmp_path):
