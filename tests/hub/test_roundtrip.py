@@ -230,7 +230,8 @@ def large(pushed, tmp_path, monkeypatch):
     server.clear_faults()
 
 
-@pytest.mark.parametrize("who", [pytest.param(FRIEND, marks=pytest.mark.slow), STRANGER], ids=["friend", "stranger"])
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [FRIEND, STRANGER], ids=["friend", "stranger"])
 def test_weights_with_a_wrong_byte_are_refused_and_loaded_when_fetched_again(large, who):
     large.server.fault("get", "corrupt")
     assert large(who).startswith("refused: the weights of me/large are damaged (checksum of ")
