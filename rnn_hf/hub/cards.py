@@ -66,7 +66,7 @@ def render_card(model_dir: Path, model_id: str | None = None, license: str | Non
     weights, run = describe_weights(model_dir), read_run(model_dir / "run.json") or {}
     evaluation = read_json(model_dir / "evaluation.json") or {}
     scores = evaluation["scores"] if evaluation.get("weights") == weights else {}
-    scores = {split: scores[split] for split in SPLITS if split in scores}
+    scores = {split: scores[split] for split in [*SPLITS, *sorted(scores.keys() - set(SPLITS))] if split in scores}
     data = run.get("arguments", {}).get("data", {})
     corpus, dtype = CORPORA.get(data.get("dataset_name")), str(config.dtype).removeprefix("torch.")
     model_id = model_id or name_of(model_dir)
@@ -201,7 +201,7 @@ def _metadata(task: Task, values: dict[str, Any], license: str | None) -> ModelC
         if metric.name in score
     ]
     return ModelCardData(
-        language=corpus.language if corpus else None,
+        language=(list(corpus.languages) or corpus.language) if corpus else None,
         license=license,
         library_name="transformers",
         pipeline_tag=task.pipeline_tag,

@@ -21,6 +21,7 @@ from rnn_hf.translation import check_together, translate
 
 NAME, AUTO_CLASS = "translation", "AutoModelForSeq2SeqLM"
 EVALUATION_BATCH = 64
+BEAMS = 5  # as the `generation_config` of what is trained here
 describe_score, WORK = describe, TranslationWork
 
 
@@ -94,7 +95,7 @@ def mean_loss(
 
 def evaluate(
     name: str, splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None, progress: bool = False,
-    device: str = "cpu", batch_size: int | None = None, num_beams: int = 5,
+    device: str = "cpu", batch_size: int | None = None, num_beams: int = BEAMS,
 ) -> dict[str, TranslationScores]:  # fmt: skip
     """The scores of a model by split; arguments as of `evaluate_models`."""
     return evaluate_models([name], splits, given, revision, progress, device, batch_size, num_beams)[0]
@@ -102,7 +103,7 @@ def evaluate(
 
 def evaluate_models(
     names: Sequence[str], splits: Sequence[str], given: Mapping[str, Any], revision: str | None = None,
-    progress: bool = False, device: str = "cpu", batch_size: int | None = None, num_beams: int = 5,
+    progress: bool = False, device: str = "cpu", batch_size: int | None = None, num_beams: int = BEAMS,
 ) -> list[dict[str, TranslationScores]]:  # fmt: skip
     """The scores by split of each of some models on the same pairs and, of several, behind them those of all together.
 
@@ -167,7 +168,7 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
     Returns:
         `validation`, the scores of training's own validation, for a model that was not evaluated; `columns`, the
         metrics that were measured; `rows`, the scores by split; `lengths`, by number of words on `length_split`;
-        `languages`, from which and into which.
+        `signatures` of sacrebleu, by title of the metric; `languages`, from which and into which.
     """
     data, result = run.get("data") or {}, run.get("result") or {}
     validation = None
@@ -177,12 +178,14 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         validation |= {"floor": data["floor"], "sentences": data["rows"]["validation"], "num_beams": 1}
     rows = scores or ({"validation": validation} if validation else {})
     split = list(scores)[-1] if scores else ""
+    last = scores.get(split, {})
     return {
         "validation": validation,
         "columns": [metric for metric in METRICS.values() if any(metric.name in row for row in rows.values())],
         "rows": rows,
         "length_split": split,
-        "lengths": scores[split].get("lengths", {}) if scores else {},
+        "lengths": last.get("lengths", {}),
+        "signatures": {METRICS[name].title: text for name, text in last.get("signatures", {}).items()},
         "languages": data.get("languages"),
         "speed_unit": "sentences",
     }
