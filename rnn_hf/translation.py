@@ -54,8 +54,8 @@ def translate(
         if value < 1:
             raise InputError(f"`{name}` must be at least 1, got {value}")
     check_together(models)
-    options = {"length_penalty": length_penalty, "max_length": max_length}
-    options = {name: value for name, value in options.items() if value is not None}
+    chosen = {"length_penalty": length_penalty, "max_length": max_length}
+    options: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
     ids = [tokenizer(text).input_ids for text in texts]
     order = sorted((index for index in range(len(ids)) if texts[index].strip()), key=lambda index: len(ids[index]))
     answers = [""] * len(ids)
@@ -64,14 +64,14 @@ def translate(
             modes.enter_context(evaluating(each))
         starts = range(0, len(order), batch_size)
         for start in tqdm(starts, desc="translating", leave=False, mininterval=1, disable=not progress):
-            chosen = order[start : start + batch_size]
-            batch = source_batch([ids[index] for index in chosen], models[0].config.pad_token_id)
+            places = order[start : start + batch_size]
+            batch = source_batch([ids[index] for index in places], models[0].config.pad_token_id)
             batch = {name: tensor.to(input_device(models[0])) for name, tensor in batch.items()}
             if len(models) == 1:
                 written = models[0].generate(**batch, num_beams=num_beams, do_sample=False, **options)
             else:
-                written = search_together(models, **batch, num_beams=num_beams, **options)
-            for index, text in zip(chosen, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
+                written = search_together(models, *batch.values(), num_beams=num_beams, **options)
+            for index, text in zip(places, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 answers[index] = text
     return answers
 
@@ -129,18 +129,10 @@ def search_together(
     best_scores, is_open = torch.full_like(scores, NEVER), torch.ones(rows, 1, dtype=torch.bool, device=device)
     first_row = num_beams * torch.arange(rows, device=device)[:, None]
     for step in range(1, most + 1):
-        log_probs = torch.zeros((), device=device)
-        for index, model in enumerate(models):
-            output = model(
-                decoder_input_ids=running[:, :, -1].reshape(-1, 1), encoder_outputs=read[index], cache=caches[index],
-                use_cache=True,
-            )  # fmt: skip
-            caches[index] = output.cache
-            log_probs = log_probs + output.logits[:, -1].float().log_softmax(dim=-1) / len(models)
-        vocab_size = log_probs.shape[-1]
+        log_probs, caches = mean_log_probs(models, running[:, :, -1].reshape(-1, 1), read, caches)
         total = (scores.reshape(-1, 1) + log_probs).view(rows, -1)
-        top, index = total.topk(min((1 + len(ends_by)) * num_beams, total.shape[1]))
-        beam, token = index // vocab_size, index % vocab_size
+        top, places = total.topk(min((1 + len(ends_by)) * num_beams, total.shape[1]))
+        beam, token = places // log_probs.shape[1], places % log_probs.shape[1]
         sequences = torch.cat([of_beams(running, beam), token[..., None]], dim=-1)
         is_end = torch.isin(token, ends_by) | (step == most)
         # An end counts among the first hypotheses only, and where it can be better than what has ended.
@@ -157,6 +149,19 @@ def search_together(
         for cache in caches:
             cache.reorder_cache((first_row + parents).flatten())
     return best[:, 0, 1 : step + 1]
+
+
+def mean_log_probs(
+    models: Sequence[Any], tokens: torch.Tensor, read: Sequence[Any], caches: Sequence[Any]
+) -> tuple[torch.Tensor, list[Any]]:
+    """What several networks say of the token after `tokens` `(B, 1)`, `(B, V)`, and their states after it."""
+    steps = zip(models, read, caches, strict=True)
+    outputs = [
+        model(decoder_input_ids=tokens, encoder_outputs=own, cache=cache, use_cache=True)
+        for model, own, cache in steps
+    ]  # fmt: skip
+    log_probs = torch.stack([output.logits[:, -1].float().log_softmax(dim=-1) for output in outputs])
+    return log_probs.mean(dim=0), [output.cache for output in outputs]
 
 
 def repeated(encoder_outputs: Any, times: int) -> Any:

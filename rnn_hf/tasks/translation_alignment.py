@@ -66,7 +66,7 @@ def word_groups(tokenizer: PreTrainedTokenizerBase, encoded: Any) -> list[tuple[
         else:
             groups.append((word, [place]))
     ids: Sequence[int] = encoded.input_ids
-    return [(tokenizer.decode([ids[place] for place in places]).strip(), places) for _, places in groups]
+    return [(str(tokenizer.decode([ids[place] for place in places])).strip(), places) for _, places in groups]
 
 
 def plot_alignment(alignment: Alignment, png: Path) -> None:

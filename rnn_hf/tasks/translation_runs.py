@@ -96,7 +96,8 @@ def even_parts(sizes: Sequence[int], number: int) -> list[tuple[int, int]]:
     >>> even_parts([1, 1, 1, 3, 3, 1], 3)
     [(0, 3), (3, 4), (4, 6)]
     """
-    total, seen, ends = sum(sizes), 0, []
+    total, seen = sum(sizes), 0
+    ends: list[int] = []
     for index, size in enumerate(sizes):
         part = len(ends)
         # A part ends where its share does, but leaves one for each part behind it, which none is before.

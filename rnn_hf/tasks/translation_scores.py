@@ -101,7 +101,7 @@ def by_length(
     sources: Sequence[str], answers: Sequence[str], references: Sequence[str], tokenize: str
 ) -> dict[str, dict[str, float]]:
     """BLEU by the number of words of the source, in ranges between `EDGES`; those without a sentence are left out."""
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for first, last in zip((0, *EDGES), (*EDGES, None), strict=True):
         chosen = [
             index for index, text in enumerate(sources)
@@ -109,8 +109,8 @@ def by_length(
         ]  # fmt: skip
         if chosen:
             name = f"over {first}" if last is None else f"{first + 1} to {last}"
-            own = [[texts[index] for index in chosen] for texts in (answers, references)]
-            rows[name] = {"bleu": bleu_of(*own, tokenize), "sentences": len(chosen)}
+            own, truth = ([texts[index] for index in chosen] for texts in (answers, references))
+            rows[name] = {"bleu": bleu_of(own, truth, tokenize), "sentences": len(chosen)}
     return rows
 
 
