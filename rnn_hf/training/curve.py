@@ -54,7 +54,6 @@ def plot_curve(metrics: Path, png: Path) -> None:
     else:
         above.set(ylabel=metric.column)
         below.set(xlabel="optimizer steps", ylabel="loss")
-        below.legend()
     for axes in (axes for axes in (above, below) if axes.lines):
         if metric is PERPLEXITY:
             axes.set_yscale("log")
@@ -62,8 +61,9 @@ def plot_curve(metrics: Path, png: Path) -> None:
             axes.set_yticks(ticks, [f"{tick:,}" for tick in ticks])
             axes.set_yticks([], minor=True)
         axes.grid(alpha=0.3)
-    if above.lines:
-        above.legend()
+    for axes in (above, below):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
     save_figure(figure, png)
 
 

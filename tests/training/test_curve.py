@@ -18,7 +18,10 @@ from rnn_hf.training.reporting import Metrics
         [{"step": 1, "train_perplexity": 1e304, "grad_norm": 1e30}, {"step": 2, "validation_perplexity": math.inf}],
     ],
 )
-def test_the_curve_is_a_picture_even_of_nothing(tmp_path, rows):
+@pytest.mark.parametrize("task", ["language-modeling", "text-classification"])
+@pytest.mark.filterwarnings("error")
+def test_the_curve_is_a_picture_even_of_nothing(tmp_path, rows, task):
+    write_json(tmp_path / "run.json", {"task": task})
     metrics = Metrics(tmp_path / "metrics.jsonl")
     for row in rows:
         metrics.write(**row)
