@@ -70,7 +70,9 @@ def translate(
             if len(models) == 1:
                 written = models[0].generate(**batch, num_beams=num_beams, do_sample=False, **options)
             else:
-                written = search_together(models, *batch.values(), num_beams=num_beams, **options)
+                written = search_together(
+                    models, batch["input_ids"], batch["attention_mask"], num_beams=num_beams, **options
+                )
             for index, text in zip(places, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 answers[index] = text
     return answers
