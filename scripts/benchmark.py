@@ -1,17 +1,15 @@
 """Measure speed, always as a ratio to something that runs in turn in the same process.
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
-    python scripts/benchmark.py generate|hear|classify [--rounds 9] [--ewt_dir DIR] [--json FILE] [--plot PNG]
+    python scripts/benchmark.py generate|hear|classify|forecast [--rounds 9] [--ewt_dir DIR] [--json FILE] [--plot PNG]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
-`train` also measures padded batches, bfloat16, memory, where the time goes, and growing vocabularies; `generate` time
-and memory as the context grows, of GPT-2 and Mamba too; `classify` both directions, and words a second of the shipped
-tagger; `hear` streams of speech; `deploy` ONNX Runtime, 8 bits and the start of a process. Ctrl-C keeps what was
-measured by then.
+docs/speed.md has the tables of each, and docs/deployment.md those of `deploy`. Ctrl-C keeps what was measured by then.
 """
 
 import logging
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +17,7 @@ import torch
 
 from rnn_hf.benchmarking.classification import benchmark_classification
 from rnn_hf.benchmarking.deployment import benchmark_deployment, plot_deployment
+from rnn_hf.benchmarking.forecasting import benchmark_forecasts
 from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.record import Record, Rows, run_benchmark
@@ -26,22 +25,21 @@ from rnn_hf.benchmarking.speech import benchmark_speech
 from rnn_hf.commands import run_command
 
 
-def measure(arguments: Namespace) -> Rows:
-    """The rows of one benchmark, each with the name of its table."""
-    rounds, root = arguments.rounds, Path(__file__).parents[1]
-    ways = {
-        "train": lambda: benchmark_training(rounds, arguments.device, arguments.peer),
-        "generate": lambda: benchmark_generation(rounds),
-        "classify": lambda: benchmark_classification(rounds, arguments.ewt_dir, root),
-        "hear": lambda: benchmark_speech(rounds, root),
-        "deploy": lambda: benchmark_deployment(rounds, arguments.ptb_dir, root),
-    }
-    return ways[arguments.what]()
+ROOT = Path(__file__).parents[1]
+# The rows of each benchmark, with the name of their table.
+BENCHMARKS: dict[str, Callable[[Namespace], Rows]] = {
+    "train": lambda given: benchmark_training(given.rounds, given.device, given.peer),
+    "generate": lambda given: benchmark_generation(given.rounds),
+    "classify": lambda given: benchmark_classification(given.rounds, given.ewt_dir, ROOT),
+    "hear": lambda given: benchmark_speech(given.rounds, ROOT),
+    "forecast": lambda given: benchmark_forecasts(given.rounds),
+    "deploy": lambda given: benchmark_deployment(given.rounds, given.ptb_dir, ROOT),
+}
 
 
 def main() -> int:
     parser = ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("what", choices=["train", "generate", "classify", "hear", "deploy"])
+    parser.add_argument("what", choices=BENCHMARKS)
     parser.add_argument("--rounds", type=int, default=9, help="in each a candidate runs twice, the second is timed")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of train")
     parser.add_argument(
@@ -68,7 +66,9 @@ def main() -> int:
         logging.getLogger(name).setLevel(logging.INFO)
     record = Record(arguments.json)
     say = partial(print, flush=True)
-    signal_number = run_benchmark(measure(arguments), record, arguments.rounds, arguments.device, say)
+    signal_number = run_benchmark(
+        BENCHMARKS[arguments.what](arguments), record, arguments.rounds, arguments.device, say
+    )
     if signal_number is not None:
         return 128 + signal_number
     if arguments.plot and arguments.what != "train":

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.benchmarking import forecasting as benchmarking_forecasting
 from rnn_hf.benchmarking import generation as benchmarking_generation
 from rnn_hf.benchmarking import loops as benchmarking_loops
 from rnn_hf.benchmarking import machine as benchmarking_machine
@@ -34,6 +35,7 @@ from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded
 from rnn_hf.benchmarking.record import Record, collect, run_benchmark
 from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
+from rnn_hf.models import paths_rnn
 from rnn_hf.tasks.automatic_speech_recognition import load_recognizer
 from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
 from rnn_hf.training.setup import keep_freed_memory
@@ -155,6 +157,33 @@ def test_speech_by_hand_is_heard_alike(steps):
     samples = steps * parts[0].config.inputs_to_logits_ratio
     by_stream, by_hand = (run() for run in benchmarking_speech.streams(parts, samples).values())
     assert by_stream == by_hand and len(by_stream.split()) > 3
+
+
+def test_a_training_step_of_a_forecast_by_hand_is_that_of_the_package(monkeypatch):
+    without_dropout = benchmarking_forecasting.DIRECT | {"classifier_dropout": 0}
+    monkeypatch.setattr(benchmarking_forecasting, "DIRECT", without_dropout)
+    ways = benchmarking_forecasting.training_steps()
+    for _ in range(3):
+        ours, by_hand = (run() for run in ways.values())
+        torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_paths_by_hand_are_those_of_the_package():
+    """With a draw that chance has no part in: the center of each distribution."""
+    model, given, _ = benchmarking_forecasting.drawn_paths()
+    by_hand = benchmarking_forecasting.paths_by_hand(model, given["state"], given["known"], 3, lambda said: said[:, 1])
+    drawn = []
+
+    def center(kind, parameters, loc, scale, generator):
+        drawn.append(parameters[1] * scale + loc)
+        return drawn[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths_rnn, "draw", center)
+        later = {name: given[name] for name in ("future_time_features", "static_categorical_features")}
+        ours = model.generate(state=given["state"], num_parallel_samples=3, **later).sequences
+    assert len(drawn) == 96
+    torch.testing.assert_close(ours, by_hand, rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_under_autocast_is_compared_with_one_without(monkeypatch):
