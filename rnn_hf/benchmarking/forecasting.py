@@ -16,7 +16,7 @@ from rnn_hf.timing import in_turn, ratio
 
 # The shapes of the recipes etth1_gru_96 and etth1_deepar_96: seven series, the next 96 hours.
 SERIES, PATHS, ROWS = 7, 100, 448  # rows are windows of a training step
-OF_SERIES = {"num_static_categorical_features": 1, "cardinality": [SERIES], "prediction_length": 96}
+OF_SERIES: dict[str, Any] = {"num_static_categorical_features": 1, "cardinality": [SERIES], "prediction_length": 96}
 DIRECT = OF_SERIES | {
     "prediction_head": "direct", "context_length": 720, "segment_length": 48, "scaling": "last", "loss": "mae",
     "cell_type": "gru", "num_hidden_layers": 1, "hidden_size": 256, "embedding_size": 256, "classifier_dropout": 0.5,
