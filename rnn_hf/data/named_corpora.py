@@ -230,8 +230,8 @@ MULTI30K = NamedCorpus(
   booktitle = {Proceedings of the 5th Workshop on Vision and Language}, pages = {70--74}, year = {2016}
 }""",
     published={
-        "any": "on test_2016 from text alone, lower-cased and tokenised: 41.0 for a small transformer (Wu et al., "
-        "2021), 38.1 for a GRU with attention (Caglayan et al., 2017; the mean of five seeds, as others quote it).",
+        "any": "on test_2016 from text alone, lower-cased and tokenised, 41.0 for a small transformer (Wu et al., "
+        "2021). That a GRU with attention has 38.1 (Caglayan et al., 2017) could not be confirmed.",
     },
 )
 
