@@ -4,7 +4,8 @@
 
 OUT is a new directory, or that of an export, which is replaced. A language model has its state as inputs and outputs;
 a classifier takes padded batches; of a recognizer of speech there is a file of either kind. A network that forecasts
-takes windows with marks of what is missing or, if it is autoregressive, lags and its state. `--int8` adds files in 8
+takes windows with marks of what is missing or, if it is autoregressive, lags and its state. One that translates has a
+file for its encoder and one for steps of its decoder. `--int8` adds files in 8
 bits, but for forecasts, and compares the two on the validation split of the model's own data or of the one that is
 named.
 """
@@ -18,7 +19,7 @@ from typing import Any
 from rnn_hf.commands import Parser, add_corpus_flags, add_model_argument, corpus_of
 from rnn_hf.data.corpora import lines_of
 from rnn_hf.errors import InputError
-from rnn_hf.onnx import INT8_FILE, MODEL_FILE, STREAM_FILE
+from rnn_hf.onnx import INT8_FILE, MODEL_FILE, SECOND_FILES
 
 
 # By task what a model is, and which of the flags that are not for all say something to it.
@@ -28,7 +29,11 @@ KINDS = {
     "token-classification": ("classifier", ("dataset_dir", "label_column")),
     "automatic-speech-recognition": ("recognizer of speech", ("dataset_dir",)),
     "time-series-forecasting": ("network that forecasts", ()),
+    "translation": ("network that translates", ()),
 }
+
+
+OTHERS = ("logits", "keys", "values")  # outputs that are no forecasts
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -58,7 +63,7 @@ def run(arguments: Namespace) -> int:
         if getattr(arguments, name) and name not in own:
             raise InputError(f"--{name} does not go with {arguments.model}, which is a {kind}")
     quantize = None
-    if arguments.int8 and kind == "network that forecasts":
+    if arguments.int8 and kind in ("network that forecasts", "network that translates"):
         raise InputError(f"--int8 does not go with {arguments.model}, which is a {kind}")
     if arguments.int8:
         quantizers = {"language model": text_quantizer, "recognizer of speech": speech_quantizer}
@@ -70,8 +75,9 @@ def run(arguments: Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     show_file(Path(arguments.out) / MODEL_FILE, report, report["opset"])
-    if "stream" in report:
-        show_file(Path(arguments.out) / STREAM_FILE, report["stream"], report["opset"])
+    for file, name in SECOND_FILES.items():
+        if name in report:
+            show_file(Path(arguments.out) / file, report[name], report["opset"])
     if int8:
         show_int8(int8)
     return 0
@@ -82,7 +88,8 @@ def show_file(path: Path, about: dict[str, Any], opset: int) -> None:
     names = [value["name"] for value in about["interface"]["outputs"]]
     groups = {
         "logits": [name for name in names if name == "logits"],
-        "forecasts": [name for name in names if name != "logits" and not name.startswith("present.")],
+        "forecasts": [name for name in names if name not in OTHERS and not name.startswith("present.")],
+        "keys and values": [name for name in names if name in ("keys", "values")],
         "state": [name for name in names if name.startswith("present.")],
     }
     groups = {name: members for name, members in groups.items() if members}

@@ -12,6 +12,7 @@ from rnn_hf.hub.cards import CELL_NAMES, MARK, license_of, read_card
 from rnn_hf.onnx import REPORT_FILE
 from rnn_hf.onnx.forecast_graph import FORECASTING
 from rnn_hf.onnx.speech_graph import SPEECH
+from rnn_hf.onnx.translation_graph import TRANSLATION
 
 
 CARD = """\
@@ -152,6 +153,38 @@ python {client} FOLDER series.csv
 
 A forecast goes on as the series of its training did; what has not happened there, it does not foresee.
 """
+TRANSLATION_CARD = """\
+{mark}
+
+# {name}
+
+A network that writes a text from another one ({cell}) as two ONNX files, made of {source} by rnn_hf \
+{versions[rnn_hf]}: `encoder.onnx` reads, and `model.onnx` is a step of the decoder with its state as inputs and \
+outputs. ONNX Runtime {versions[onnxruntime]} ran each at {sizes} sizes of batch and sequence with padding anywhere; \
+what they give differs from PyTorch's by {largest:.1e} at most, relative to values above 1.
+
+## Use
+
+The docs of rnn_hf have a program that searches with beams by onnxruntime, tokenizers and NumPy alone, \
+`onnx_translation_client.py`, for sentences a line:
+
+```bash
+python onnx_translation_client.py FOLDER sentences.txt --num_beams 5
+```
+
+## Interface of encoder.onnx
+
+{encoder}
+
+## Interface of model.onnx
+
+{interface}
+
+The first `past` is what the encoder gives as `present`; each `present` of a step is the next step's `past`. Beams of \
+one source are rows with the same `keys`, `values` and mask. The first token is {start}.
+
+A translation may be fluent and wrong.
+"""
 # By the kind of head: the program, and what its graph takes.
 OF_HEADS = {
     "direct": (
@@ -236,6 +269,10 @@ def write_onnx_card(folder: Path, interface: dict[str, Any], model_id: str, lice
     elif report.get("task") == FORECASTING:
         client, about = OF_HEADS[config["prediction_head"]]
         text = FORECAST_CARD.format(client=client, about=about, **values)
+    elif report.get("task") == TRANSLATION:
+        values["largest"] = max(values["largest"], largest_of(report["encoder"]))
+        encoder, start = table(report["encoder"]["interface"]), config["decoder_start_token_id"]
+        text = TRANSLATION_CARD.format(encoder=encoder, start=start, **values)
     elif "task" in report:
         text = _classifier_card(values, report["task"], config.get("problem_type"))
     else:

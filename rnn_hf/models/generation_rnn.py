@@ -208,8 +208,8 @@ class RNNGenerationMixin(GenerationMixin):
         scores: list | None = [] if keeps and generation_config.output_scores else None
         raw: list | None = [] if keeps and generation_config.output_logits else None
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
-        rows, buffer = len(input_ids), TokenBuffer(input_ids)
-        steps = generation_config.max_length - input_ids.shape[1]
+        rows, steps = len(input_ids), generation_config.max_length - input_ids.shape[1]
+        buffer = TokenBuffer(input_ids)
         decoder = self._decoder_of(generation_config, model_kwargs, cache, rows, steps)
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, rows, decoder)
         try:
@@ -231,11 +231,10 @@ class RNNGenerationMixin(GenerationMixin):
             decoder.close()
         if streamer is not None:
             streamer.end()
-        input_ids = input_ids.contiguous()
         if not keeps:
-            return input_ids
+            return input_ids.contiguous()
         return self.output_kind(
-            sequences=input_ids,
+            sequences=input_ids.contiguous(),
             scores=None if scores is None else tuple(scores),
             logits=None if raw is None else tuple(raw),
             **{CACHE_NAME: cache},

@@ -14,10 +14,11 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList,
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 from transformers.utils import can_return_tuple
 
+from .attention_rnn import Memory
 from .cache_rnn import RNNCache, check_state
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .decoding_seq2seq_rnn import BeamSearch, LightDecoder, is_plain_decoder, search_beams
-from .encoder_decoder_rnn import RNNEncoder, RNNEncoderOutput, RNNSeq2SeqModel, State
+from .encoder_decoder_rnn import DecoderOutput, RNNEncoder, RNNEncoderOutput, RNNSeq2SeqModel, State
 from .generation_rnn import RNNGenerationMixin
 from .heads_rnn import label_loss
 from .inputs_rnn import check_extra, read_mask
@@ -129,8 +130,11 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
         """What the decoder needs of a source, read once: to be given as `encoder_outputs` as often as it is needed.
 
         Args:
-            input_ids, attention_mask, inputs_embeds, output_hidden_states: As in `forward`.
-            encoder_outputs: What the encoder said, in place of ids and embeddings.
+            input_ids: `(B, S)`; or
+            inputs_embeds: `(B, S, E)`; or
+            encoder_outputs: What the encoder or this method returned, or a tuple that begins with outputs `(B, S, H)`.
+            attention_mask: `(B, S)`, 1 at real tokens, anywhere; by default those that are not `config.pad_token_id`.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
         """
         read = encoder_outputs
         if read is None:
@@ -169,76 +173,83 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
         """Read sources, and predict the next token at each position of targets.
 
         Args:
-            input_ids: Sources, `(B, S)`.
-            attention_mask: `(B, S)`, 1 at real tokens, which may stand anywhere; by default those that are not
-                `config.pad_token_id`.
+            input_ids, attention_mask, inputs_embeds, encoder_outputs: Sources, as in `encode`.
             decoder_input_ids: Targets, `(B, T)`, from the start token on; by default from `labels`.
-            decoder_attention_mask: `(B, T)` or longer, 1 at real tokens, by default all; of a longer one the last T
-                columns count. It matters for padding before or between tokens, and for the state of short rows.
-            encoder_outputs: What `encode` or the encoder returned, in place of `input_ids`.
-            cache: State of the decoder to go on from; an empty one begins from the source.
-            inputs_embeds: `(B, S, E)`, in place of `input_ids`.
+            decoder_attention_mask: `(B, T)` or longer, of which the last T columns count, 1 at real tokens, by default
+                all. It matters for padding before or between tokens, and for the state of short rows.
+            cache: State of the decoder to go on from; an empty one begins from the source. `past_key_values` is its
+                name before transformers 5.24.
             labels: `(B, T)`, the target without the start token and with its end token, -100 to ignore.
             use_cache: Whether to return the state; default `config.use_cache`, or no with `labels`.
-            output_attentions: Whether to return the weights of attention.
-            output_hidden_states: Whether to return the embeddings and each layer's output, of both sides.
-            skip_logits: With labels, compute the loss part by part and return no logits: less memory and time. By
-                default so in training.
-            past_key_values: The name of `cache` before transformers 5.24.
+            output_attentions, output_hidden_states: Whether to return these, of both sides.
+            skip_logits: With labels, compute the loss in parts and return no logits; by default so in training.
             num_items_in_batch: Divides the summed loss in place of the number of labels.
-            kwargs: What transformers passes to every model. Other names give a warning.
 
         Returns:
-            `loss` (mean negative log-likelihood in nats, in training with `config.label_smoothing`), `logits`
-            `(B, T, V)`, `cache`, `cross_attentions` (one tensor `(B, heads, T, S)`), `encoder_last_hidden_state` and
-            hidden states.
+            `loss` (nats a label, in training with `config.label_smoothing`), `logits` `(B, T, V)`, `cache`,
+            `cross_attentions` (one tensor `(B, heads, T, S)`) and what the encoder said.
 
         Raises:
             ValueError: No source or no target; ids, masks or a state that do not fit; `skip_logits` without labels.
         """
         check_extra(kwargs, None)
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError(
-                    "pass `decoder_input_ids` or `labels`. Where Trainer's `label_smoothing_factor` took the labels "
-                    "away, give `DataCollatorForSeq2Seq` the model, or set `label_smoothing` in its configuration"
-                )
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        keeps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        use_cache = (self.config.use_cache and labels is None) if use_cache is None else use_cache
+        ids, skips = self._read_target(decoder_input_ids, labels, skip_logits)
+        given = (input_ids, attention_mask, inputs_embeds, keeps)
+        encoder_outputs = self.model.encoder(*given) if encoder_outputs is None else encoder_outputs
+        memory = self.model.decoder.memory_of(encoder_outputs, attention_mask)
+        cache = one_cache(cache, past_key_values)
+        run = self._decode(encoder_outputs, memory, ids, decoder_attention_mask, cache, keeps)
+        logits = None if skips else self.lm_head(run.outputs)
+        shows = self.config.output_attentions if output_attentions is None else output_attentions
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else self.compute_loss(run.outputs, labels, logits, num_items_in_batch),
+            logits=logits,
+            decoder_hidden_states=run.hidden_states if keeps else None,
+            cross_attentions=(run.weights,) if shows and run.weights is not None else None,
+            encoder_last_hidden_state=memory.states,
+            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
+            **{CACHE_NAME: self._write_state(cache, run.states, ids.shape[1]) if use_cache else None},
+        )
+
+    def _read_target(self, ids: Tensor | None, labels: Tensor | None, skip_logits: bool | None) -> tuple[Tensor, bool]:
+        """What the decoder reads, and whether there shall be no logits."""
+        if ids is None and labels is None:
+            raise ValueError(
+                "pass `decoder_input_ids` or `labels`. Where Trainer's `label_smoothing_factor` took the labels away, "
+                "give `DataCollatorForSeq2Seq` the model, or set `label_smoothing` in its configuration"
+            )
         if skip_logits and labels is None:
             raise ValueError("`skip_logits=True` needs `labels`: there is nothing else to return")
         skips = self.training and labels is not None if skip_logits is None else skip_logits
-        keeps = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        use_cache = (self.config.use_cache and labels is None) if use_cache is None else use_cache
-        cache, decoder = one_cache(cache, past_key_values), self.model.decoder
-        if encoder_outputs is None:
-            encoder_outputs = self.model.encoder(input_ids, attention_mask, inputs_embeds, keeps)
-        memory = decoder.memory_of(encoder_outputs, attention_mask)
-        if decoder_input_ids.ndim != 2 or len(decoder_input_ids) != len(memory.states):
+        return self.prepare_decoder_input_ids_from_labels(labels) if ids is None else ids, skips
+
+    def _decode(
+        self,
+        encoder_outputs: Any,
+        memory: Memory,
+        ids: Tensor,
+        mask: Tensor | None,
+        cache: RNNCache | None,
+        keeps: bool,
+    ) -> DecoderOutput:
+        """The decoder over targets `(B, T)` with their mask, from a state on or from the beginning."""
+        if ids.ndim != 2 or len(ids) != len(memory.states):
             raise ValueError(
                 f"`decoder_input_ids` must be ({len(memory.states)}, time), a row for each source, got "
-                f"{tuple(decoder_input_ids.shape)}"
+                f"{tuple(ids.shape)}"
             )
-        states = self._read_state(cache, len(decoder_input_ids), memory.states)
+        states = self._read_state(cache, len(ids), memory.states)
         if states is None:
-            states = decoder.initial_state(encoder_outputs, memory)
-        mask = read_mask(decoder_attention_mask, decoder_input_ids)
-        run = decoder(decoder_input_ids, states, memory, mask, keeps)
-        if use_cache:
-            cache = RNNCache(self.config) if cache is None else cache
-            for layer, (hidden, cell) in zip(cache.layers, run.states, strict=True):
-                layer.update(hidden, cell, decoder_input_ids.shape[1])
-        logits = None if skips else self.lm_head(run.outputs)
-        loss = None if labels is None else self.compute_loss(run.outputs, labels, logits, num_items_in_batch)
-        attentions = self.config.output_attentions if output_attentions is None else output_attentions
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            decoder_hidden_states=run.hidden_states if keeps else None,
-            cross_attentions=(run.weights,) if attentions and run.weights is not None else None,
-            encoder_last_hidden_state=memory.states,
-            encoder_hidden_states=getattr(encoder_outputs, "hidden_states", None),
-            **{CACHE_NAME: cache if use_cache else None},
-        )
+            states = self.model.decoder.initial_state(encoder_outputs, memory)
+        return self.model.decoder(ids, states, memory, read_mask(mask, ids), keeps)
+
+    def _write_state(self, cache: RNNCache | None, states: list[State], num_tokens: int) -> RNNCache:
+        cache = RNNCache(self.config) if cache is None else cache
+        for layer, (hidden, cell) in zip(cache.layers, states, strict=True):
+            layer.update(hidden, cell, num_tokens)
+        return cache
 
     def _read_state(self, cache: RNNCache | None, rows: int, like: Tensor) -> list[State] | None:
         """What is in a state, in the type and on the device of the network; `None` of an empty one."""

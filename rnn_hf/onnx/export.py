@@ -18,17 +18,20 @@ from rnn_hf.models import (
     RNNCache,
     RNNFeatureExtractor,
     RNNForCausalLM,
+    RNNForConditionalGeneration,
     RNNForCTC,
     RNNForTimeSeriesPrediction,
     RNNModel,
 )
 from rnn_hf.onnx import (
+    ENCODER_FILE,
     INT8_FILE,
     MEL_FILE,
     MODEL_FILE,
     REPORT_FILE,
+    SECOND_FILES,
+    SECOND_INT8_FILES,
     STREAM_FILE,
-    STREAM_INT8_FILE,
     TRTEXEC_FILE,
 )
 from rnn_hf.onnx.classifier_graph import build_classifier_graph
@@ -36,6 +39,12 @@ from rnn_hf.onnx.forecast_graph import build_forecast_graph, random_series, run_
 from rnn_hf.onnx.graph import IR_VERSION, OPSET, build_graph, import_onnx
 from rnn_hf.onnx.session import import_onnxruntime, open_session
 from rnn_hf.onnx.speech_graph import build_speech_graph, build_stream_graph
+from rnn_hf.onnx.translation_graph import (
+    build_decoder_graph,
+    build_encoder_graph,
+    random_translation,
+    run_translator,
+)
 
 
 SIZES = ((1, 1), (2, 7), (5, 3), (1, 64), (3, 130))  # (batch, sequence) at which a file is run before it is kept
@@ -48,11 +57,16 @@ ROUNDING = 10
 
 KINDS = {
     "AutoModelForCausalLM": "language model", "AutoModelForCTC": "recognizer of speech",
-    "AutoModelForTimeSeriesPrediction": "network that forecasts",
+    "AutoModelForSeq2SeqLM": "network that translates", "AutoModelForTimeSeriesPrediction": "network that forecasts",
 }  # others are classifiers  # fmt: skip
+# What a file is run with, and what PyTorch makes of that, where neither is ids or features alone.
+OWN_INPUTS: dict[type, tuple[Any, Any]] = {
+    RNNForTimeSeriesPrediction: (random_series, run_forecaster),
+    RNNForConditionalGeneration: (random_translation, run_translator),
+}
 # What not every export has.
 SOME_FILES = (
-    INT8_FILE, STREAM_FILE, STREAM_INT8_FILE, MEL_FILE, TRTEXEC_FILE, "generation_config.json",
+    INT8_FILE, *SECOND_FILES, *SECOND_INT8_FILES, MEL_FILE, TRTEXEC_FILE, "generation_config.json",
     "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
 )  # fmt: skip
 
@@ -81,6 +95,7 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
     [`rnn_hf.onnx.classifier_graph.build_classifier_graph`], [`rnn_hf.onnx.speech_graph.build_speech_graph`],
     [`rnn_hf.onnx.forecast_graph.build_forecast_graph`] and in its metadata.
 
+    Of a translator `model.onnx` is the decoder and `encoder.onnx` the encoder, see `rnn_hf.onnx.translation_graph`.
     A recognizer in one direction has a second file, `stream.onnx`, with its state as inputs and outputs, checked from
     random states. `preprocessor_config.json` and `mel_filters.json` say how its features are made.
 
@@ -92,7 +107,7 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
 
     Returns:
         The content of `export.json`: size and checksum of the file, sizes tried, largest differences, versions; of
-        the second file under `stream`.
+        a second file under `stream` or `encoder`.
 
     Raises:
         InputError: `out_dir` is in use for something else; there is no such model, it has no head, or a recognizer
@@ -119,13 +134,12 @@ def export_onnx(name: str | Path, out_dir: str | Path, *, last_logits_only: bool
         "tolerance": TOLERANCE,
         "versions": {"rnn_hf": __version__} | {module.__name__: str(module.__version__) for module in modules},
     }
-    if STREAM_FILE in files:
-        report["stream"] = files[STREAM_FILE][1]
+    report |= {name: files[file][1] for file, name in SECOND_FILES.items() if file in files}
 
     def write(folder: Path) -> None:
         for file, (content, _) in files.items():
             (folder / file).write_bytes(content)
-            about = report["stream"] if file == STREAM_FILE else report
+            about = report[SECOND_FILES[file]] if file in SECOND_FILES else report
             about.update(bytes=len(content), sha256=sha256_of(folder / file))
         write_rest(folder, model, tokenizer, extractor, report["interface"])
         write_json(folder / REPORT_FILE, report)
@@ -142,6 +156,8 @@ def build_graphs(model: Any, last_logits_only: bool) -> dict[str, Any]:
         return graphs if model.config.bidirectional else graphs | {STREAM_FILE: build_stream_graph(model)}
     if isinstance(model, RNNForTimeSeriesPrediction):
         return {MODEL_FILE: build_forecast_graph(model)}
+    if isinstance(model, RNNForConditionalGeneration):
+        return {MODEL_FILE: build_decoder_graph(model), ENCODER_FILE: build_encoder_graph(model)}
     is_language_model = isinstance(model, RNNForCausalLM)
     return {MODEL_FILE: build_graph(model, last_logits_only) if is_language_model else build_classifier_graph(model)}
 
@@ -192,10 +208,13 @@ def write_rest(
     if tokenizer is None:  # numbers need none
         return
     tokenizer.save_pretrained(folder)
-    if isinstance(model, RNNForCausalLM):
+    if model.can_generate():
         model.generation_config.save_pretrained(folder)  # generation_config.json
+    if isinstance(model, RNNForCausalLM):
         write_text(folder / TRTEXEC_FILE, trtexec_command(interface))
-    elif extractor is None:  # transformers leaves out the names that it gives to two labels without any
+    elif (
+        extractor is None and not model.can_generate()
+    ):  # transformers leaves out the names that it gives to two labels without any
         labels = {"id2label": {str(index): label for index, label in config.id2label.items()}}
         write_json(folder / "config.json", read_json(folder / "config.json") | labels)
 
@@ -271,11 +290,11 @@ def random_inputs(
 ) -> dict[str, torch.Tensor]:
     """Ids or features, and states or a mask: for a classifier with padding anywhere, for a recognizer on the right.
 
-    The first row of several has none. Without a mask features are so many steps, with it so many frames. Of series as
-    `random_series` says.
+    The first row of several has none. Without a mask features are so many steps, with it so many frames. Of series and
+    translations as `random_series` and `random_translation` say.
     """
-    if isinstance(model, RNNForTimeSeriesPrediction):
-        return random_series(model.config, interface, batch, sequence, generator)
+    if type(model) in OWN_INPUTS:
+        return OWN_INPUTS[type(model)][0](model.config, interface, batch, sequence, generator)
     names = [value["name"] for value in interface["inputs"]]
     inputs: dict[str, torch.Tensor] = {}
     for value in interface["inputs"]:
@@ -314,8 +333,8 @@ def run_session(session: Any, inputs: dict[str, torch.Tensor], names: list[str])
 
 def run(model: Any, inputs: dict[str, torch.Tensor], last_logits_only: bool) -> dict[str, np.ndarray]:
     """What PyTorch makes of the inputs of an ONNX file, by the names of its outputs."""
-    if isinstance(model, RNNForTimeSeriesPrediction):
-        return {name: tensor.numpy() for name, tensor in run_forecaster(model, inputs).items()}
+    if type(model) in OWN_INPUTS:
+        return {name: tensor.numpy() for name, tensor in OWN_INPUTS[type(model)][1](model, inputs).items()}
     if "attention_mask" in inputs:
         # At padding a recognizer has the least number there is, which float32 has not from float64.
         return {"logits": model(**inputs).logits.clamp(min=torch.finfo(torch.float32).min).numpy()}
@@ -365,8 +384,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     if report is None or not path.is_file():
         raise FileNotFoundError(f"no export in {folder}: it needs {MODEL_FILE} and {REPORT_FILE}")
     int8 = report.get("int8", {})
-    reports = {MODEL_FILE: report, INT8_FILE: int8, STREAM_FILE: report.get("stream", {})}
-    reports[STREAM_INT8_FILE] = int8.get("stream", {})
+    reports = {MODEL_FILE: report, INT8_FILE: int8}
+    reports |= {file: report.get(name, {}) for file, name in SECOND_FILES.items()}
+    reports |= {file: int8.get(name, {}) for file, name in SECOND_INT8_FILES.items()}
     files = [file for file in reports if (folder / file).is_file()]
     for file in files:
         if sha256_of(folder / file) != reports[file].get("sha256"):
