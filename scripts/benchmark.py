@@ -1,7 +1,7 @@
 """Measure speed, always as a ratio to something that runs in turn in the same process.
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
-    python scripts/benchmark.py generate|hear|classify|forecast [--rounds 9] [--ewt_dir DIR] [--json FILE] [--plot PNG]
+    python scripts/benchmark.py generate|hear|classify|forecast|translate [--rounds 9] [--ewt_dir DIR] [--json FILE]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
 docs/speed.md has the tables of each, and docs/deployment.md those of `deploy`. Ctrl-C keeps what was measured by then.
@@ -22,6 +22,7 @@ from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.record import Record, Rows, run_benchmark
 from rnn_hf.benchmarking.speech import benchmark_speech
+from rnn_hf.benchmarking.translation import benchmark_translation
 from rnn_hf.commands import run_command
 
 
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Namespace], Rows]] = {
     "classify": lambda given: benchmark_classification(given.rounds, given.ewt_dir, ROOT),
     "hear": lambda given: benchmark_speech(given.rounds, ROOT),
     "forecast": lambda given: benchmark_forecasts(given.rounds),
+    "translate": lambda given: benchmark_translation(given.rounds),
     "deploy": lambda given: benchmark_deployment(given.rounds, given.ptb_dir, ROOT),
 }
 
@@ -47,9 +49,7 @@ def main() -> int:
     )
     parser.add_argument("--ewt_dir", type=Path, help="directory with validation.tsv of ewt_pos; of classify")
     parser.add_argument("--ptb_dir", type=Path, help="directory with ptb.{train,valid,test}.txt; of deploy")
-    parser.add_argument(
-        "--json", type=Path, help="also write the result to this file; until then to FILE.partial.json"
-    )
+    parser.add_argument("--json", type=Path, help="also write the result here; until then to FILE.partial.json")
     parser.add_argument("--plot", type=Path, help="also draw the figure to this PNG file; of generate and deploy")
     arguments = parser.parse_args()
     if arguments.rounds < 1:

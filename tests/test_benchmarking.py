@@ -25,6 +25,7 @@ from rnn_hf.benchmarking import machine as benchmarking_machine
 from rnn_hf.benchmarking import padding as benchmarking_padding
 from rnn_hf.benchmarking import speech as benchmarking_speech
 from rnn_hf.benchmarking import training as benchmarking_training
+from rnn_hf.benchmarking import translation as benchmarking_translation
 from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.benchmarking.classification import benchmark_tagging, bidirectional_passes
 from rnn_hf.benchmarking.deployment import deployed_runs
@@ -430,3 +431,16 @@ def test_a_system_that_lists_no_processors_still_has_a_name_and_cores(tmp_path, 
     assert cpu_model() and physical_cores() == os.cpu_count()
     monkeypatch.setattr(platform, "processor", lambda: "")
     assert cpu_model() == platform.machine()
+
+
+@pytest.mark.parametrize("cell_type", ["gru", "lstm"])
+def test_a_translator_by_hand_is_that_of_the_package(monkeypatch, cell_type):
+    small = {"vocab_size": 40, "embedding_size": 6, "hidden_size": 8, "initializer_range": 1.0}
+    shape = benchmarking_translation.SHAPE | small | {"input_dropout": 0.0, "output_dropout": 0.0}
+    monkeypatch.setattr(benchmarking_translation, "SHAPE", shape)
+    ways = benchmarking_translation.training_steps(cell_type)
+    losses = [[way() for _ in range(2)] for way in ways.values()]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-5)
+    for beams in (1, benchmarking_translation.BEAMS):
+        written = [way() for way in benchmarking_translation.searches(cell_type, 3, beams).values()]
+        assert torch.equal(written[0], written[1]) and torch.equal(written[0], written[2])
