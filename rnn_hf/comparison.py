@@ -76,11 +76,12 @@ def describe_run(directory: Path) -> dict[str, Any]:
     loss = result.get("best_validation_loss") or min(losses, default=None)
     is_of_characters = data.get("tokenizer") == "char" or (run.get("data") or {}).get("unit") == "character"
     recipe = run["arguments"].get("recipe")
+    sides = [str(model[name]) for name in ("num_encoder_layers", "num_decoder_layers") if name in model]
     return {
         "run": directory.name or str(directory),
         "recipe": Path(recipe).stem if recipe else None,
         "cell": model.get("cell_type"),
-        "size": f"{model.get('num_hidden_layers')} x {model.get('hidden_size')}",
+        "size": f"{' + '.join(sides) or model.get('num_hidden_layers')} x {model.get('hidden_size')}",
         "parameters": run.get("parameters"),
         "epochs": result.get("epochs", rows[-1].get("epoch") if rows else None),
         "epochs_planned": training.get("num_train_epochs"),

@@ -16,6 +16,7 @@ from rnn_hf.benchmarking.results import (
     runs,
     speech,
     summary,
+    translations,
     unfinished,
 )
 from rnn_hf.files import read_json
@@ -166,7 +167,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
     "README.md": {"summary": summary},
     "docs/results.md": {
         "results": perplexities, "runs": runs, "classification": classification, "speech": speech,
-        "forecasts": forecasts,
+        "forecasts": forecasts, "translations": translations,
         "unfinished": unfinished,
         "budget": budget, "adapted": adapted,
     },

@@ -1,7 +1,7 @@
 """The tables of the recipes: how good their models are, and what the runs took, from the files of the runs."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,6 +18,7 @@ from rnn_hf.tasks import (
     TASKS,
     TEXT_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
+    TRANSLATION,
     Metric,
     Task,
     metric_of_run,
@@ -128,6 +129,12 @@ SPEECH = {
     "WER of strings, %": ("string_wer", "validation"),
     "single recordings right, %": ("isolated_accuracy", "validation"),
 }
+TRANSLATIONS = {
+    "test_2016 BLEU": ("bleu", "test_2016"),
+    "test_2017 BLEU": ("bleu", "test_2017"),
+    "validation BLEU": ("bleu", "validation"),
+    "validation chrF": ("chrf", "validation"),
+}
 FORECASTS = {
     "test MSE": ("mse", "test"),
     "test MAE": ("mae", "test"),
@@ -140,12 +147,22 @@ FORECASTS = {
 
 def classification(root: Path) -> str:
     """One row a classifier's recipe that was run to its end, and one for each ensemble of its runs."""
+    return with_ensembles(finished(root, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION), CLASSIFICATION)
+
+
+def translations(root: Path) -> str:
+    """One row a translator's recipe that was run to its end, and one for each ensemble of its runs."""
+    return with_ensembles(finished(root, TRANSLATION), TRANSLATIONS)
+
+
+def with_ensembles(recipes: Iterable[Recipe], columns: Mapping[str, tuple[str, str]]) -> str:
+    """One row a recipe, and one for each ensemble of its runs, with these columns of `score_cells`."""
     rows = []
-    for recipe in finished(root, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION):
-        rows.append(scored(recipe, CLASSIFICATION))
+    for recipe in recipes:
+        rows.append(scored(recipe, columns))
         for number, scores in recipe.ensembles.items():
             row = {"recipe": f"`{recipe.name}`, ensemble of {number}", "runs": number}
-            cells = score_cells([scores], CLASSIFICATION)
+            cells = score_cells([scores], columns)
             rows.append(row | cells | {"parameters": number * recipe.runs[0]["parameters"]})
     return table(rows) if rows else NONE_FINISHED
 
