@@ -29,7 +29,7 @@ KINDS = {
     "token-classification": ("classifier", ("dataset_dir", "label_column")),
     "automatic-speech-recognition": ("recognizer of speech", ("dataset_dir",)),
     "time-series-forecasting": ("network that forecasts", ()),
-    "translation": ("network that translates", ()),
+    "translation": ("network that translates", ("dataset_dir",)),
 }
 
 
@@ -63,10 +63,14 @@ def run(arguments: Namespace) -> int:
         if getattr(arguments, name) and name not in own:
             raise InputError(f"--{name} does not go with {arguments.model}, which is a {kind}")
     quantize = None
-    if arguments.int8 and kind in ("network that forecasts", "network that translates"):
+    if arguments.int8 and kind == "network that forecasts":
         raise InputError(f"--int8 does not go with {arguments.model}, which is a {kind}")
     if arguments.int8:
-        quantizers = {"language model": text_quantizer, "recognizer of speech": speech_quantizer}
+        quantizers = {
+            "language model": text_quantizer,
+            "network that translates": translation_quantizer,
+            "recognizer of speech": speech_quantizer,
+        }
         quantize = quantizers.get(kind, classifier_quantizer)(arguments, task)
     try:
         report = export_onnx(arguments.model, arguments.out, last_logits_only=arguments.last_logits_only)
@@ -155,6 +159,28 @@ def speech_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[str, 
     return lambda: quantize_recognizer(arguments.out, [row.features for row in rows], score)
 
 
+def translation_quantizer(arguments: Namespace, task: Any) -> Callable[[], dict[str, Any]]:
+    """What writes the 8 bits of a network that translates, whose pairs are loaded here."""
+    from transformers import AutoTokenizer
+
+    from rnn_hf.onnx.quantization import quantize_translator
+    from rnn_hf.runs import data_arguments
+    from rnn_hf.tasks.translation_scores import translation_values
+
+    given = data_arguments(arguments.model, data_of(arguments, task))
+    data = task.module.load_data(**given)
+    if "validation" not in data.splits:
+        raise InputError("--int8 needs pairs for validation: add --validation_file FILE")
+    pairs, tokenizer = data.splits["validation"], AutoTokenizer.from_pretrained(arguments.model)
+
+    def score(written: list[list[int]]) -> dict[str, float]:
+        answers = tokenizer.batch_decode(written, skip_special_tokens=True)
+        values, _ = translation_values(answers, [pair.target for pair in pairs], task.module.tokenize_of(given))
+        return {**values, "texts": len(pairs)}
+
+    return lambda: quantize_translator(arguments.out, [tokenizer(pair.source).input_ids for pair in pairs], score)
+
+
 def data_of(arguments: Namespace, task: Any) -> dict[str, str]:
     """The flags that name data, of those that were given."""
     _, own = KINDS[task.name]
@@ -178,6 +204,10 @@ def show_int8(int8: dict[str, Any]) -> None:
     print(f"int8 is {int8['speedup']:.2f} times as fast, on one thread")
     if "steps" in int8:
         show_steps(int8)
+    if "encoder" in int8:
+        sizes = int8["encoder"]["bytes"]
+        print(f"encoder: {sizes['float32']:,} bytes, in 8 bits {sizes['int8']:,}")
+        print(f"{100 * int8['equal_texts']:.1f} % of the translations are the same")
     if "stream" in int8:
         sizes, times = int8["stream"]["bytes"], int8["stream"]["milliseconds"]
         for name in ("float32", "int8"):

@@ -1,5 +1,6 @@
 """The configuration of a network that reads a text and writes another one: translation, transcription of letters."""
 
+import copy
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -209,9 +210,14 @@ class RNNSeq2SeqConfig(PreTrainedConfig):
                 "`tie_word_embeddings=False`"
             )
 
-    def get_text_config(self, *args: Any, **kwargs: Any) -> "RNNSeq2SeqConfig":
-        """The configuration itself, of either side: transformers' own would cut names that begin with `decoder_`."""
-        return self
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> "RNNSeq2SeqConfig":
+        """The configuration, with the vocabulary that is written as `vocab_size`, which transformers' searches go by,
+        unless the `encoder` is asked for. Transformers' own would cut names that begin with `decoder_`."""
+        if self.decoder_vocab_size is None or (encoder and not decoder):
+            return self
+        written = copy.copy(self)
+        written.vocab_size = self.decoder_vocab_size
+        return written
 
     def validate_layer_type(self) -> None:
         """As of [`RNNConfig`]."""

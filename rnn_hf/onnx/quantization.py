@@ -14,11 +14,20 @@ from transformers import AutoTokenizer
 from rnn_hf.data.tokenization import encode_stream, start_id
 from rnn_hf.evaluation import evaluate
 from rnn_hf.files import read_json, sha256_of, write_into, write_json
-from rnn_hf.onnx import INT8_FILE, MODEL_FILE, REPORT_FILE, STREAM_FILE, STREAM_INT8_FILE
+from rnn_hf.onnx import (
+    ENCODER_FILE,
+    ENCODER_INT8_FILE,
+    INT8_FILE,
+    MODEL_FILE,
+    REPORT_FILE,
+    SECOND_FILES,
+    STREAM_FILE,
+    STREAM_INT8_FILE,
+)
 from rnn_hf.onnx.export import check_folder
 from rnn_hf.onnx.graph import OPERATORS, import_onnx, untie
 from rnn_hf.onnx.model import RNNONNXForCausalLM
-from rnn_hf.onnx.session import RNNONNXClassifier, RNNONNXRecognizer, open_session
+from rnn_hf.onnx.session import RNNONNXClassifier, RNNONNXRecognizer, RNNONNXTranslator, open_session
 from rnn_hf.timing import in_turn, ratio
 
 
@@ -129,22 +138,67 @@ def quantize_recognizer(
         logits = [way() for way in ways.values()]
         return {**_differences(*logits), **_times(ways, len(logits[0]))}
 
-    return _quantize(folder, compare, compare_streams if (folder / STREAM_FILE).is_file() else None)
+    streams = (STREAM_FILE, STREAM_INT8_FILE, compare_streams)
+    return _quantize(folder, compare, streams if (folder / STREAM_FILE).is_file() else None)
+
+
+def quantize_translator(
+    folder: str | Path, sources: Sequence[Sequence[int]], score: Callable[[list[list[int]]], Mapping[str, float]]
+) -> dict[str, Any]:
+    """As `quantize_classifier`, for a network that translates, both of whose files are quantised.
+
+    Args:
+        folder: Of an export.
+        sources: Ids of texts, which greedy search translates one by one; the first 100 are timed.
+        score: What to compare of the translations of all, ids without the start token.
+
+    Returns:
+        What `export.json` then says under `int8`: as of `quantize_classifier`, with `milliseconds` a translation and
+        the share of translations that are the same, `equal_texts`; sizes of the encoder under `encoder`.
+
+    Raises:
+        OSError: `folder` is no export or not whole, or the disk is full.
+        MissingPackageError: onnx or onnxruntime is not installed.
+    """
+    import_onnx()
+    folder = Path(folder)
+    check_folder(folder)
+    config, generation = (read_json(folder / f"{name}.json") or {} for name in ("config", "generation_config"))
+
+    def compare(files: dict[str, str]) -> dict[str, Any]:
+        encoders = {name: file.replace("model", "encoder") for name, file in files.items()}
+        most = generation.get("max_length") or 100
+        models = {
+            name: RNNONNXTranslator(str(folder / encoders[name]), str(folder / file), config, most)
+            for name, file in files.items()
+        }
+        written = {name: [model(ids) for ids in sources] for name, model in models.items()}
+        equal = [one == other for one, other in zip(*written.values(), strict=True)]
+        ways = {name: partial(translate_alone, model, sources[:STEPS]) for name, model in models.items()}
+        scores = {name: dict(score(texts)) for name, texts in written.items()}
+        share = round(sum(equal) / len(equal), 5)
+        return {"scores": scores, "equal_texts": share, **_times(ways, len(sources[:STEPS]))}
+
+    return _quantize(folder, compare, (ENCODER_FILE, ENCODER_INT8_FILE, lambda files: {}))
 
 
 def _quantize(
     folder: Path,
     compare: Callable[[dict[str, str]], dict[str, Any]],
-    compare_streams: Callable[[dict[str, str]], dict[str, Any]] | None = None,
+    second: tuple[str, str, Callable[[dict[str, str]], dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    """Write the files in 8 bits and the report, with what is said of both files of a kind, by name in the folder."""
+    """Write the files in 8 bits and the report, with what is said of both files of a kind, by name in the folder.
+
+    A second file is named as it is and in 8 bits, and written first.
+    """
     comparison: dict[str, Any] = {}
 
     def write(draft: Path) -> None:
-        comparison.update(_write_and_compare(folder, MODEL_FILE, draft / INT8_FILE, compare))
-        if compare_streams is not None:
-            target = draft / STREAM_INT8_FILE
-            comparison["stream"] = _write_and_compare(folder, STREAM_FILE, target, compare_streams)
+        others = {}
+        if second is not None:
+            source, file, compare_second = second
+            others[SECOND_FILES[source]] = _write_and_compare(folder, source, draft / file, compare_second)
+        comparison.update(_write_and_compare(folder, MODEL_FILE, draft / INT8_FILE, compare) | others)
         write_json(draft / REPORT_FILE, read_json(folder / REPORT_FILE) | {"int8": comparison})
 
     write_into(folder, write)
@@ -220,6 +274,12 @@ def run_alone(model: RNNONNXClassifier, texts: Sequence[Sequence[int]]) -> None:
     for ids in texts:
         row = torch.tensor([ids], dtype=torch.long, device="cpu")
         model(row, torch.ones_like(row))
+
+
+def translate_alone(model: RNNONNXTranslator, sources: Sequence[Sequence[int]]) -> None:
+    """Each source by itself."""
+    for ids in sources:
+        model(ids)
 
 
 def hear_alone(model: RNNONNXRecognizer, recordings: Sequence[torch.Tensor]) -> np.ndarray:

@@ -1,9 +1,11 @@
 """ONNX Runtime: the module, its providers by name, and sessions on exported files."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.modeling_outputs import CausalLMOutput, SequenceClassifierOutput
 
@@ -116,6 +118,40 @@ class RNNONNXRecognizer(torch.nn.Module):
     def _get_feat_extract_output_lengths(self, input_lengths: int) -> int:
         """How many steps so many frames give."""
         return input_lengths // self.frame_stack
+
+
+class RNNONNXTranslator:
+    """An exported network that translates: greedy search for one source at a time.
+
+    Args:
+        encoder, decoder: Paths of its two files.
+        config: Its configuration, as `config.json` has it.
+        max_length: Most tokens of a translation, with the start token.
+
+    Raises:
+        OSError, MissingPackageError: As `open_session`.
+    """
+
+    def __init__(self, encoder: str, decoder: str, config: dict[str, Any], max_length: int):
+        self.encoder, self.decoder = (open_session(path, "cpu", 1) for path in (encoder, decoder))
+        ends = config["eos_token_id"]
+        self.start, self.ends = config["decoder_start_token_id"], ends if isinstance(ends, list) else [ends]
+        self.max_length = max_length
+        self.read, self.said = ([value.name for value in part.get_outputs()] for part in (self.encoder, self.decoder))
+        self.wanted = [value.name for value in self.decoder.get_inputs()]
+
+    def __call__(self, ids: Sequence[int]) -> list[int]:
+        """The tokens for a source, without the start token."""
+        source = np.array([ids], dtype=np.int64)
+        given = {"input_ids": source, "attention_mask": np.ones_like(source)}
+        given |= dict(zip(self.read, self.encoder.run(self.read, given), strict=True))
+        tokens = [self.start]
+        while len(tokens) < self.max_length and (len(tokens) == 1 or tokens[-1] not in self.ends):
+            given["input_ids"] = np.array([tokens[-1:]], dtype=np.int64)
+            inputs = {name: given[name.replace("past.", "present.")] for name in self.wanted}
+            given |= dict(zip(self.said, self.decoder.run(self.said, inputs), strict=True))
+            tokens.append(int(given["logits"][0, -1].argmax()))
+        return tokens[1:]
 
 
 def run(session: Any, **inputs: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,12 @@ def test_defaults_follow_from_the_other_fields():
     assert (plain.readout_size, plain.attention_size, plain.output_size, plain.context_size) == (None, None, 10, 0)
 
 
+def test_searches_see_the_vocabulary_that_is_written():
+    config = RNNSeq2SeqConfig(vocab_size=12, decoder_vocab_size=9)
+    assert config.get_text_config().vocab_size == config.get_text_config(decoder=True).vocab_size == 9
+    assert config.get_text_config(encoder=True) is config and config.vocab_size == 12
+
+
 def test_widths_follow_from_the_other_fields():
     config = RNNSeq2SeqConfig(**{"embedding_size": 6, "hidden_size": 8, "cell_type": "lstm"}, **KINDS["deep-fed"])
     assert config.decoder_layer_sizes == [(6 + 6, 8), (8 + 12, 8)] and config.encoder_layer_sizes == [(6, 4)]

@@ -177,6 +177,21 @@ def test_a_dictionary_has_weights_of_attention_and_the_state_by_both_names(kind,
 
 
 @some_kinds
+@pytest.mark.parametrize("beams", [1, 3])
+def test_scores_of_transitions_add_up(kind, beams):
+    model = make_writer(**KINDS[kind])
+    options = {"return_dict_in_generate": True, "output_scores": True, "length_penalty": 0.0}
+    output = generate(model, sources(), num_beams=beams, **options)
+    indices = output.beam_indices if beams > 1 else None
+    transitions = model.compute_transition_scores(output.sequences, output.scores, indices, normalize_logits=True)
+    written = output.sequences
+    is_new = (written[:, 1:] == 2).cumsum(1) - (written[:, 1:] == 2).long() == 0
+    logits = model(sources(), decoder_input_ids=written[:, :-1]).logits.log_softmax(-1)
+    expected = (logits.gather(2, written[:, 1:, None])[..., 0] * is_new).sum(1)
+    torch.testing.assert_close((transitions * is_new).sum(1).double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@some_kinds
 def test_sampling_is_of_the_distribution_of_the_model(kind):
     model = make_writer(**KINDS[kind])
     source = sources()[:1]

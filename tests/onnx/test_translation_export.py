@@ -72,6 +72,20 @@ def test_the_command_says_what_was_checked_and_the_card_what_goes_in(save, tmp_p
         assert all(f"`{value['name']}`" in card for side in interface.values() for value in side)
 
 
+def test_8_bits_are_written_of_both_halves_and_compared(save, tmp_path, capsys):
+    _, _, path = save("general")
+    lines = ["\t".join(pair) for pair in some_pairs(6)]
+    (tmp_path / "validation.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    out, flags = tmp_path / "onnx", ["--int8", "--validation_file", str(tmp_path / "validation.tsv")]
+    assert command.run(command.parse([path, str(out), *flags])) == 0
+    said, int8 = capsys.readouterr().out, read_json(out / "export.json")["int8"]
+    assert "encoder: " in said and "% of the translations are the same" in said and "ms a text" in said
+    for file, about in (("model_int8.onnx", int8), ("encoder_int8.onnx", int8["encoder"])):
+        assert about["bytes"]["int8"] == (out / file).stat().st_size and about["sha256"] == sha256_of(out / file)
+    assert int8["scores"]["float32"]["texts"] == 6 and 0 <= int8["equal_texts"] <= 1
+    check_folder(out)
+
+
 @some_kinds
 @pytest.mark.parametrize("beams", [1, 3])
 def test_the_client_writes_what_pytorch_does(save, tmp_path, monkeypatch, capsys, kind, beams):
