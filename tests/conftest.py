@@ -1,7 +1,8 @@
 """What all tests share: the list of cells, tiny models, and settings of the property-based tests.
 
-A test that takes an argument `cell` runs once for each entry of `CELLS`. pytest puts this folder on the import path,
-because it holds a conftest.py and no `__init__.py`: that is how the tests find `reference`.
+A test that takes an argument `cell` runs once for each entry of `CELLS`, for some of them in the slow suite only. pytest
+puts this folder on the import path, because it holds a conftest.py and no `__init__.py`: that is how the tests find
+`reference`.
 """
 
 import gc
@@ -37,11 +38,14 @@ CELLS = {
     "elman-sigmoid": {"cell_type": "rnn", "hidden_act": "sigmoid"},
     "lstm-projected": {"cell_type": "lstm", "projection_size": 3},
 }
+USUAL_CELLS = ("lstm", "gru", "elman-tanh")  # of the default suite; the others are for the slow one
 
 
 def pytest_generate_tests(metafunc):
     if "cell" in metafunc.fixturenames:
-        metafunc.parametrize("cell", CELLS.values(), ids=CELLS.keys())
+        marks = {name: pytest.mark.slow for name in CELLS if name not in USUAL_CELLS}
+        cells = [pytest.param(cell, id=name, marks=marks.get(name, ())) for name, cell in CELLS.items()]
+        metafunc.parametrize("cell", cells)
 
 
 @pytest.fixture(scope="session")

@@ -366,6 +366,7 @@ def test_prompt_look_up_gives_the_greedy_continuation_and_the_state_of_it(model)
     torch.testing.assert_close(found.cache.layers[-1].keys, state.layers[-1].keys)
 
 
+@pytest.mark.slow
 def test_a_drafted_sample_is_of_the_models_distribution(model, make_model):
     ids, draft = some_ids(1), draft_of(make_model)
     torch.manual_seed(0)

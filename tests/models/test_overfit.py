@@ -6,6 +6,7 @@ import torch
 from rnn_hf import RNNConfig, RNNForCausalLM
 
 
+@pytest.mark.slow
 def test_a_cell_learns_a_tiny_batch_by_heart(cell):
     """In 300 steps of Adam, as there, the loss falls by 90 %, and where that is not close, the gradient's norm too."""
     if cell.get("projection_size"):

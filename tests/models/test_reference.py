@@ -171,6 +171,7 @@ def test_reference_gradients_equal_finite_differences(make_model, cell):
     check_gradients(network_of(model), random_state(model, 2, rng), rng)
 
 
+@pytest.mark.slow
 def test_reference_gradients_of_both_directions_equal_finite_differences(make_model, cell):
     _, network = bidirectional_network(make_model, cell, vocab_size=4, hidden_size=4)
     check_gradients(network, network.zero_states(2), np.random.default_rng(1))
