@@ -1,6 +1,6 @@
 """What all tests share: the list of cells, tiny models, and settings of the property-based tests.
 
-A test that takes an argument `cell` runs once for each entry of `CELLS`, for some of them in the slow suite only. pytest
+A test that takes an argument `cell` runs once for each entry of `CELLS`, for some in the slow suite only. pytest
 puts this folder on the import path, because it holds a conftest.py and no `__init__.py`: that is how the tests find
 `reference`.
 """
