@@ -14,6 +14,8 @@ UNITS = {
     "elman-relu": {"cell_type": "rnn", "hidden_act": "relu"},
     "elman-sigmoid": {"cell_type": "rnn", "hidden_act": "sigmoid"},
 }
+# Those that differ in their state and in how padding is passed over.
+SOME_UNITS = ["lstm", "gru", "elman-sigmoid"]
 # Each attention, bridge, depth and way to share vocabularies and embeddings.
 KINDS = {
     "general": {},

@@ -7,7 +7,7 @@ import torch
 from networks import assert_same_gradients, gradients_of
 from safetensors.torch import load_file
 from seq2seq_equations import Equations
-from seq2seq_models import CLOSE, KINDS, UNITS, make_translator, rows_of, some_pairs
+from seq2seq_models import CLOSE, KINDS, SOME_UNITS, UNITS, make_translator, rows_of, some_pairs
 from strangers import told_by_a_stranger
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM
@@ -17,6 +17,7 @@ from rnn_hf import RNNCache, RNNForConditionalGeneration, RNNSeq2SeqConfig
 
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
 every_unit = pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+some_units = pytest.mark.parametrize("unit", [UNITS[name] for name in SOME_UNITS], ids=SOME_UNITS)
 
 
 # Against the equations
@@ -46,7 +47,7 @@ def test_an_additive_attention_is_the_same_in_any_parts(monkeypatch):
 # Padding, masks, the state
 
 
-@every_unit
+@some_units
 @every_kind
 def test_a_row_in_a_padded_batch_is_the_row_alone(unit, fields):
     model, pairs = make_translator(**unit, **fields), some_pairs()
@@ -83,7 +84,7 @@ def test_a_mask_is_made_where_sources_are_padded_and_none_is_given(fields):
         torch.testing.assert_close(model(encoder_outputs=given, labels=pairs["labels"]).logits, expected, **CLOSE)
 
 
-@every_unit
+@some_units
 @every_kind
 def test_padding_of_the_target_stands_anywhere(unit, fields):
     model, pairs = make_translator(**unit, **fields), some_pairs()
@@ -103,7 +104,7 @@ def test_padding_of_the_target_stands_anywhere(unit, fields):
             torch.testing.assert_close(weights, alone.cross_attentions[0][0], **CLOSE)
 
 
-@every_unit
+@some_units
 @every_kind
 def test_steps_with_the_state_are_the_whole_target(unit, fields):
     model, pairs = make_translator(**unit, **fields), some_pairs()
