@@ -65,12 +65,12 @@ def check(arguments: Namespace) -> None:
         if getattr(arguments, flag) < 1:
             raise InputError(f"--{flag} must be at least 1, got {getattr(arguments, flag)}")
     check_file("output", arguments.output)
-    check_picture("attention", arguments.attention)
     if arguments.attention and len(arguments.models) > 1:
         raise InputError("--attention is of one model, and there are several")
     config = config_of(arguments.model, arguments.revision)
     if arguments.attention and getattr(config, "attention", None) is None:
         raise InputError(f"--attention needs a network with attention, and {arguments.model} has none")
+    check_picture("attention", arguments.attention)
 
 
 def run(arguments: Namespace) -> int:

@@ -1,14 +1,17 @@
 """A tokenizer of both languages of a translator: pieces of words by byte-pair encoding, saved for AutoTokenizer."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
+from random import Random
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from rnn_hf.errors import InputError
 
 
 PAD, START, END, UNKNOWN = SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+MOST_DRAWN = 8  # ways to split a word that are drawn at a time
 SPACE = "▁"  # stands before each word, and is a space where a text has it
 
 
@@ -61,3 +64,68 @@ def build_bpe(
         tokenizer_object=tokenizer, pad_token=PAD, bos_token=START, eos_token=END, unk_token=UNKNOWN,
         padding_side="right", clean_up_tokenization_spaces=False, model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
+
+
+class PieceDropout:
+    """Words in other pieces each time: joins of byte-pair encoding are left out at random (Provilkov et al., 2020).
+
+    A draw depends on nothing but its generator, so that a run that is resumed sees what it would have seen.
+
+    Args:
+        tokenizer: By `build_bpe`.
+        texts: That will be split.
+        probability: Of a join, each time it is next, to be left out.
+
+    Raises:
+        InputError: A tokenizer of another kind.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], probability: float):
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None or not isinstance(backend.model, models.BPE) or backend.normalizer is None:
+            raise InputError("`bpe_dropout` needs a tokenizer that is built here: leave `tokenizer_name` out")
+        merges = json.loads(backend.to_str())["model"]["merges"]
+        self.ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        self.ids, self.unknown, self.end = tokenizer.get_vocab(), tokenizer.unk_token_id, tokenizer.eos_token_id
+        self.probability = probability
+        numbers: dict[str, int] = {}
+        normalize, split = backend.normalizer.normalize_str, backend.pre_tokenizer.pre_tokenize_str
+        self.texts = [
+            [numbers.setdefault(word, len(numbers)) for word, _ in split(normalize(text))] for text in texts
+        ]  # fmt: skip
+        self.words, self.counts = list(numbers), [0] * len(numbers)
+        for text in self.texts:
+            for number in text:
+                self.counts[number] += 1
+
+    def draw(self, generator: Random) -> list[list[int]]:
+        """Ids of all texts, with the end token. A word that is frequent is split in a few ways, anew at each draw."""
+        ways = [
+            [self.split(word, generator.random) for _ in range(min(count, MOST_DRAWN))]
+            for word, count in zip(self.words, self.counts, strict=True)
+        ]
+        random, rows = generator.random, []
+        for text in self.texts:
+            row: list[int] = []
+            for number in text:
+                own = ways[number]
+                row += own[int(random() * len(own))]
+            rows.append([*row, self.end])
+        return rows
+
+    def split(self, word: str, random: Callable[[], float]) -> list[int]:
+        """Ids of the pieces of a word."""
+        pieces, ranks = list(word), self.ranks
+        while len(pieces) > 1:
+            joins = [
+                (rank, place)
+                for place, pair in enumerate(zip(pieces, pieces[1:], strict=False))
+                if (rank := ranks.get(pair)) is not None and random() >= self.probability
+            ]
+            if not joins:
+                break
+            _, place = min(joins)
+            pieces[place : place + 2] = ["".join(pieces[place : place + 2])]
+        ids = [self.ids.get(piece, self.unknown) for piece in pieces]
+        # Several unknown characters in a row are one.
+        return [own for own, before in zip(ids, [None, *ids], strict=False) if not own == before == self.unknown]

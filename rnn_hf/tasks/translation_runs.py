@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, set_seed
 
-from rnn_hf.data.bpe import build_bpe
+from rnn_hf.data.bpe import PieceDropout, build_bpe
 from rnn_hf.data.parallel import ParallelData
 from rnn_hf.data.tokenization import vocab_size_of
 from rnn_hf.errors import InputError
@@ -47,14 +47,15 @@ class TranslationExamples(Dataset):
         seed: Of the run.
         word_dropout: Probability that a piece of a source is read as `unknown`, drawn anew each epoch.
         unknown: Id of it.
+        pieces: Split both sides in other pieces each epoch; `None` keeps them as they are.
     """
 
     def __init__(
         self, sources: Sequence[list[int]], targets: Sequence[list[int]], seed: int = 0, word_dropout: float = 0.0,
-        unknown: int | None = None,
+        unknown: int | None = None, pieces: tuple[PieceDropout, PieceDropout] | None = None,
     ):  # fmt: skip
         self.sources, self.targets = sources, targets
-        self.seed, self.word_dropout, self.unknown = seed, word_dropout, unknown
+        self.seed, self.word_dropout, self.unknown, self.pieces = seed, word_dropout, unknown, pieces
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -78,6 +79,9 @@ class TranslationExamples(Dataset):
             by_length: Whether a batch has texts of about one length; else it has them at random.
         """
         self.epoch = epoch
+        if self.pieces is not None:
+            draws = random.Random(f"pieces {self.seed} {epoch}")
+            self.sources, self.targets = (side.draw(draws) for side in self.pieces)
         generator = random.Random(f"batches {self.seed} {epoch}")
         order = list(range(len(self)))
         generator.shuffle(order)
@@ -166,15 +170,20 @@ class TranslationWork:
         if not kept:
             raise InputError(f"no pair of train has at most `max_length` {options.max_length} pieces on both sides")
         self.too_long = len(train) - len(kept)
+        pieces = None
+        if options.bpe_dropout:
+            sides = [[train[index].source for index in kept], [train[index].target for index in kept]]
+            first, second = (PieceDropout(tokenizer, side, options.bpe_dropout) for side in sides)
+            pieces = (first, second)
         examples = TranslationExamples(
             [sources[index] for index in kept], [targets[index] for index in kept], seed, options.word_dropout,
-            tokenizer.unk_token_id,
+            tokenizer.unk_token_id, pieces,
         )  # fmt: skip
         self.prepared = PreparedPairs(data, tokenizer, {"train": examples, "validation": data.splits["validation"]})
         self.tokenize = self.module.tokenize_of(asdict(options))
         validation = data.splits["validation"]
-        sides = ([pair.source for pair in validation], [pair.target for pair in validation])
-        self.floor = bleu_of(*sides, self.tokenize)
+        texts, references = [pair.source for pair in validation], [pair.target for pair in validation]
+        self.floor = bleu_of(texts, references, self.tokenize)
 
     def _tokenizer(self, data: ParallelData) -> PreTrainedTokenizerBase:
         options, source = self.arguments.data, self.arguments.training.init_from

@@ -299,6 +299,10 @@ class TranslationDataArguments:
     word_dropout: float = field(
         default=0.0, metadata={"help": "probability that a piece to read is hidden, drawn anew each epoch"}
     )
+    bpe_dropout: float = field(
+        default=0.0,
+        metadata={"help": "probability that a join of pieces is left out, on both sides, drawn anew each epoch"},
+    )
     bleu_tokenize: Literal["none", "13a", "intl", "char"] | None = field(
         default=None,
         metadata={
@@ -312,3 +316,4 @@ class TranslationDataArguments:
         if self.max_train_samples is not None:
             check_at_least(self, {1: "max_train_samples"})
         check_fraction("word_dropout", self.word_dropout)
+        check_fraction("bpe_dropout", self.bpe_dropout)

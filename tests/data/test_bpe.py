@@ -1,4 +1,6 @@
-"""The tokenizer of both languages: words come back, the end token, unknown characters, the same each time it is built."""
+"""The tokenizer of both languages: words come back, the end, unknown characters, the same each time; dropped joins."""
+
+import random
 
 import pytest
 from hypothesis import given
@@ -6,7 +8,8 @@ from hypothesis import strategies as st
 from parallel_files import some_pairs
 from transformers import AutoTokenizer
 
-from rnn_hf.data.bpe import build_bpe
+from rnn_hf.data.bpe import PieceDropout, build_bpe
+from rnn_hf.data.tokenization import build_tokenizer
 from rnn_hf.errors import InputError
 
 
@@ -67,3 +70,37 @@ def test_what_makes_no_vocabulary_is_refused():
     with pytest.raises(InputError, match="`tokenizer_vocab_size` 6 is too small: the text has 4 characters"):
         build_bpe(["abc"], 6)
     assert len(build_bpe(["abc"], 8)) == 8
+
+
+TEXTS = [*LINES, "漢字 dog", "", "  two   dot"]
+
+
+def test_without_dropout_pieces_are_those_of_the_tokenizer(tokenizer):
+    assert PieceDropout(tokenizer, TEXTS, 0.0).draw(random.Random(0)) == tokenizer(TEXTS).input_ids
+
+
+@given(st.integers(0, 2**20), st.floats(0.01, 0.99))
+def test_dropped_joins_give_other_pieces_of_the_same_words(tokenizer, seed, probability):
+    dropout = PieceDropout(tokenizer, TEXTS, probability)
+    rows = dropout.draw(random.Random(seed))
+    assert rows == dropout.draw(random.Random(seed))
+    for text, row in zip(TEXTS, rows, strict=True):
+        assert row[-1] == 2 and len(row) >= len(tokenizer(text).input_ids)
+        if "漢" not in text:
+            assert tokenizer.decode(row, skip_special_tokens=True) == " ".join(text.split())
+
+
+def test_the_share_of_dropped_joins_is_the_probability_and_each_draw_is_another_one(tokenizer):
+    joined = build_bpe(["ab"] * 9, 20)  # two joins: the mark with a, that with b
+    generator, dropout = random.Random(0), PieceDropout(joined, ["ab"], 0.25)
+    lengths = [len(dropout.split("▁ab", generator.random)) for _ in range(4000)]
+    whole = joined.convert_tokens_to_ids("▁ab") != joined.unk_token_id and lengths.count(1) / 4000
+    # Of two joins one is next and then the other; each is left out a quarter of the times, or the first by the second.
+    assert whole == pytest.approx(0.75 * 0.75, abs=0.03)
+    draws = PieceDropout(tokenizer, LINES, 0.5)
+    assert draws.draw(generator) != draws.draw(generator)
+
+
+def test_only_tokenizers_that_are_built_here_have_joins_to_drop():
+    with pytest.raises(InputError, match="`bpe_dropout` needs a tokenizer that is built here"):
+        PieceDropout(build_tokenizer(["a b"]), ["a"], 0.1)
