@@ -40,10 +40,12 @@ FOR = {
     "label_column": (CLASSIFIER,), "dataset_dir": (CLASSIFIER, RECOGNIZER, FORECASTER, TRANSLATOR),
     "audio_dir": (RECOGNIZER,), "transcript_pattern": (RECOGNIZER,), "alignment": (RECOGNIZER,),
     **dict.fromkeys(SEARCH, (RECOGNIZER,)), "num_beams": (RECOGNIZER, TRANSLATOR),
-    **dict.fromkeys(("source_lang", "target_lang"), (TRANSLATOR,)),
+    **dict.fromkeys(("source_lang", "target_lang", "bleu_tokenize"), (TRANSLATOR,)),
 }  # fmt: skip
 # Besides those of a corpus of text.
-OF_DATA = ("dataset_dir", "label_column", "audio_dir", "transcript_pattern", "source_lang", "target_lang")
+OF_DATA = (
+    "dataset_dir", "label_column", "audio_dir", "transcript_pattern", "source_lang", "target_lang", "bleu_tokenize",
+)  # fmt: skip
 # Some corpora have several sets to test on.
 ALL_SPLITS = list(dict.fromkeys([*SPLITS, *(split for corpus in CORPORA.values() for split in corpus.files)]))
 
@@ -74,6 +76,10 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser.add_argument("--transcript_pattern", metavar="REGEX", help="of names of files of audio, as in training")
     parser.add_argument("--source_lang", metavar="LANGUAGE", help="to translate from, as files and columns call it")
     parser.add_argument("--target_lang", metavar="LANGUAGE", help="to translate into")
+    parser.add_argument(
+        "--bleu_tokenize", choices=("none", "13a", "intl", "char"),
+        help="how BLEU splits words, none for tokenised text; default: as for the run's own text, or 13a",
+    )  # fmt: skip
     add_search_flags(parser)
     add_device_flag(parser)
     return parser.parse_args(argv)

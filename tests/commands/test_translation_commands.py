@@ -77,6 +77,7 @@ def test_evaluate_says_what_score_says_of_each_and_of_all(directories, loaded, t
     assert [row["model"] for row in rows] == [*directories[:2], directories[:2]]
     status, printed, _ = run_script("evaluate.py", directories[0], *flags)
     assert status == 0 and "5 beams" in printed and "words of the source" in printed and "tok:13a" in printed
+    assert "tok:none" in run_script("evaluate.py", directories[0], *flags, "--bleu_tokenize", "none")[1]
 
 
 def test_mistakes_are_named(directories, tmp_path, run_script):
