@@ -60,6 +60,8 @@ def test_beams_are_a_search_by_hand_over_rows_alone(fields, penalty):
     options = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": penalty}
     options |= {"return_dict_in_generate": True, "output_scores": True}
     output = generate(model, sources(), **options)
+    del options["return_dict_in_generate"], options["output_scores"]
+    assert torch.equal(generate(model, sources(), **options), output.sequences)  # by the light search
     sequences, scores = output.sequences.unflatten(0, (4, 3)), output.sequences_scores.unflatten(0, (4, 3))
     for row, score, source in zip(sequences, scores, rows(), strict=True):
         expected = beams_by_hand(model, source, 3, LENGTH, penalty)
@@ -93,6 +95,19 @@ def test_without_a_state_the_tokens_are_the_same(fields, way):
     if not way.get("do_sample"):
         model.decodes_directly = False
         assert torch.equal(generate(model, sources(), **way), expected)
+
+
+@pytest.mark.parametrize("penalty", [-1.0, 0.0, 1.0, 3.0])
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+def test_the_light_search_ends_where_that_of_transformers_does(early_stopping, penalty):
+    for seed in range(3):
+        model = make_writer(seed=seed, cell_type="lstm")
+        with torch.no_grad():
+            model.lm_head.bias[2] += 2  # sequences of many lengths
+        options = {"num_beams": 3, "num_return_sequences": 3, "early_stopping": early_stopping, "max_length": 20}
+        found = generate(model, sources(), length_penalty=penalty, **options)
+        model.decodes_directly = False
+        assert torch.equal(generate(model, sources(), length_penalty=penalty, **options), found)
 
 
 @every_way

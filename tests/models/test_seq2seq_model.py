@@ -89,11 +89,11 @@ def test_a_mask_is_made_where_sources_are_padded_and_none_is_given(fields):
 def test_padding_of_the_target_stands_anywhere(unit, fields):
     model, pairs = make_translator(**unit, **fields), some_pairs()
     source = {name: pairs[name][:3] for name in ("input_ids", "attention_mask")}
-    ids = torch.tensor([[1, 4, 5, 0, 0], [0, 0, 1, 4, 5], [1, 0, 4, 0, 5]])
+    ids = torch.tensor([[1, 4, 0, 0, 0], [0, 0, 1, 4, 5], [1, 0, 4, 0, 0]])
     mask = ids != 0
     together = model(**source, decoder_input_ids=ids, decoder_attention_mask=mask, output_attentions=True)
     for index, row in enumerate(rows_of({**pairs, "labels": pairs["labels"]})[:3]):
-        alone = model(row["input_ids"], decoder_input_ids=torch.tensor([[1, 4, 5]]), output_attentions=True)
+        alone = model(row["input_ids"], decoder_input_ids=ids[index][mask[index]][None], output_attentions=True)
         torch.testing.assert_close(together.logits[index, mask[index]], alone.logits[0], **CLOSE)
         for layer, expected in zip(together.cache.layers, alone.cache.layers, strict=True):
             torch.testing.assert_close(layer.keys[index], expected.keys[0], **CLOSE)
