@@ -46,6 +46,7 @@ FROM_RUNS = {
     "classification",
     "speech",
     "forecasts",
+    "translations",
     "unfinished",
     "budget",
     "adapted",
