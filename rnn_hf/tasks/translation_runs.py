@@ -263,7 +263,9 @@ class TranslationWork:
     def counts(self) -> dict[str, Any]:
         """What run.json says of the data: sizes, languages, the floor of copying the source, a checksum."""
         examples, data = self.training_examples(), self.prepared.data
-        checksum = sha1(repr((examples.sources, examples.targets)).encode())
+        options = self.arguments.data
+        drawn = (options.word_dropout, options.bpe_dropout)  # with others a resumed run would read something else
+        checksum = sha1(repr((examples.sources, examples.targets, drawn)).encode())
         return {
             "rows": {"train": len(examples), "validation": len(data.splits["validation"])},
             "pieces": {"source": sum(map(len, examples.sources)), "target": sum(map(len, examples.targets))},

@@ -8,7 +8,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rnn_hf.errors import InputError
 from rnn_hf.tasks import translation as task
-from rnn_hf.training import reporting
 from rnn_hf.training.labelled_run import LabelledRun, closing_lines, train
 from rnn_hf.training.parsing import parse_arguments
 from rnn_hf.training.trainer import LabelledTrainer
@@ -46,9 +45,8 @@ def arguments_of(folder, tmp_path):
 
 
 @pytest.fixture
-def run(arguments_of, monkeypatch):
-    """Train; returns the content of run.json. The picture is left out, as it takes longer than the rest."""
-    monkeypatch.setattr(reporting, "plot_curve", lambda *paths: None)
+def run(arguments_of):
+    """Train; returns the content of run.json."""
     return lambda name, **flags: train(arguments_of(name, **flags))
 
 
@@ -68,6 +66,13 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, flags
         assert resumed["first_step"] == stop_at and resumed["result"]["is_complete"]
         assert state_of(tmp_path / "whole") == state_of(tmp_path / name)
         assert history(tmp_path / "whole") == history(tmp_path / name)
+
+
+def test_a_checkpoint_of_other_data_or_of_other_pieces_dropped_is_refused(run):
+    run("a", max_steps=2)
+    for name, value in {"word_dropout": 0.3, "bpe_dropout": 0.2, "max_train_samples": 30}.items():
+        with pytest.raises(ValueError, match="another run: `(train_sha1|vocab_size)` was"):
+            run("a", resume_from_checkpoint="last", **{name: value})
 
 
 def test_each_epoch_sees_each_pair_once_in_batches_of_its_own(run, monkeypatch, arguments_of):
