@@ -6,7 +6,7 @@ Shapes in comments: B batch, P past, C context, H horizon, F time features, T ti
 first layer reads, Q quantiles, S samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -146,6 +146,17 @@ class RNNForTimeSeriesPrediction(RNNPreTrainedModel):
             loss = negative_log_likelihood(kind, params, loc, scale, values, observed, num_items_in_batch)
         cache = state.cache if (self.config.use_cache if use_cache is None else use_cache) else None
         return RNNTimeSeriesOutput(loss=loss, params=params, loc=loc, scale=scale, cache=cache)
+
+    def count_targets(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The number of values that the loss of `forward` on a batch is a mean over, a scalar.
+
+        Args:
+            batch: Arguments of `forward` by name, with both masks.
+        """
+        count = batch["future_observed_mask"].sum()
+        if self.config.prediction_head == "direct":
+            return count
+        return count + batch["past_observed_mask"][:, -self.config.context_length :].sum()
 
     def output_distribution(self, params: Parameters, loc: Tensor, scale: Tensor) -> Distribution:
         """The distribution of values, in their units, by `params`, `loc` and `scale` of `forward`.

@@ -178,7 +178,7 @@ class RNNCache(Cache):
         # Several GPUs in one process: torch's `gather` builds the state of the whole batch from what `__iter__` gives.
         if isinstance(config, PreTrainedConfig):
             config.check_has_state("RNNCache")
-            super().__init__(layers=[RecurrentStateLayer() for _ in range(config.num_hidden_layers)])
+            super().__init__(layers=[RecurrentStateLayer() for _ in config.state_sizes])
             return
         parts = list(config)
         super().__init__(layers=[RecurrentStateLayer() for _ in parts])

@@ -115,6 +115,7 @@ class RNNGenerationMixin(GenerationMixin):
     """
 
     decodes_directly = True
+    output_kind: type = GenerateDecoderOnlyOutput  # of the light loop
     config: Any
     model: Any
     lm_head: nn.Linear
@@ -127,7 +128,7 @@ class RNNGenerationMixin(GenerationMixin):
 
     @wraps(GenerationMixin.generate)
     def generate(self, *args: Any, **kwargs: Any) -> Any:
-        if self.config.reads_backward:
+        if getattr(self.config, "reads_backward", False):
             raise ValueError("a language model with `reads_backward=True` does not generate: it would write backward")
         check_contract()
         return answering_to_either(super().generate(*args, **rename_cache(kwargs)))
@@ -207,8 +208,9 @@ class RNNGenerationMixin(GenerationMixin):
         scores: list | None = [] if keeps and generation_config.output_scores else None
         raw: list | None = [] if keeps and generation_config.output_logits else None
         sampler = Sampler(logits_processor, generation_config.do_sample, scores is not None)
-        rows, buffer = len(input_ids), TokenBuffer(input_ids)
-        decoder = self._decoder(cache, rows, generation_config.max_length - input_ids.shape[1])
+        rows, steps = len(input_ids), generation_config.max_length - input_ids.shape[1]
+        buffer = TokenBuffer(input_ids)
+        decoder = self._decoder_of(generation_config, model_kwargs, cache, rows, steps)
         finished = Finished(stopping_criteria, generation_config._pad_token_tensor, rows, decoder)
         try:
             while True:
@@ -229,15 +231,18 @@ class RNNGenerationMixin(GenerationMixin):
             decoder.close()
         if streamer is not None:
             streamer.end()
-        input_ids = input_ids.contiguous()
         if not keeps:
-            return input_ids
-        return GenerateDecoderOnlyOutput(
-            sequences=input_ids,
+            return input_ids.contiguous()
+        return self.output_kind(
+            sequences=input_ids.contiguous(),
             scores=None if scores is None else tuple(scores),
             logits=None if raw is None else tuple(raw),
             **{CACHE_NAME: cache},
         )
+
+    def _decoder_of(self, config: GenerationConfig, given: dict[str, Any], *arguments: Any) -> Any:
+        """`_decoder`, by what is `given` to the model besides."""
+        return self._decoder(*arguments)
 
     def _decoder(self, cache: RNNCache, rows: int, steps: int) -> "Decoder | GraphDecoder | OneRowDecoder":
         """The step of the light loop, so many times for so many rows, on from the state in `cache`."""

@@ -113,10 +113,12 @@ def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor 
     return label_loss(logits.flatten(0, 1), labels, num_items_in_batch)
 
 
-def label_loss(logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> Tensor:
+def label_loss(
+    logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None, label_smoothing: float = 0.0
+) -> Tensor:
     """The mean cross entropy in nats of `(N, L)` logits and N labels, of which those of -100 do not count."""
     labels = labels.flatten().long().to(logits.device)
-    total = F.cross_entropy(at_least_float32(logits), labels, reduction="sum")
+    total = F.cross_entropy(at_least_float32(logits), labels, reduction="sum", label_smoothing=label_smoothing)
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -125,4 +127,4 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-__all__ = ["pool", "pooled_size", "text_loss", "token_loss"]
+__all__ = ["label_loss", "pool", "pooled_size", "text_loss", "token_loss"]

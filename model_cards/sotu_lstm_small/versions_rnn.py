@@ -84,12 +84,17 @@ def with_either_name(kind: type[ModelOutput]) -> type[Any]:
 
 BaseModelOutputWithPast = with_either_name(modeling_outputs.BaseModelOutputWithPast)
 CausalLMOutputWithPast = with_either_name(modeling_outputs.CausalLMOutputWithPast)
+Seq2SeqLMOutput = with_either_name(modeling_outputs.Seq2SeqLMOutput)
 GenerateDecoderOnlyOutput = with_either_name(generation.GenerateDecoderOnlyOutput)
 GenerateBeamDecoderOnlyOutput = with_either_name(generation.GenerateBeamDecoderOnlyOutput)
+
+GenerateEncoderDecoderOutput = with_either_name(generation.GenerateEncoderDecoderOutput)
 
 GENERATE_OUTPUTS: dict[type, type[Any]] = {
     generation.GenerateDecoderOnlyOutput: GenerateDecoderOnlyOutput,
     generation.GenerateBeamDecoderOnlyOutput: GenerateBeamDecoderOnlyOutput,
+    generation.GenerateEncoderDecoderOutput: GenerateEncoderDecoderOutput,
+    generation.GenerateBeamEncoderDecoderOutput: with_either_name(generation.GenerateBeamEncoderDecoderOutput),
 }
 
 
@@ -109,6 +114,11 @@ def has_method(owner: type, name: str, parameters: str) -> bool:
 HAS_SAMPLE = has_method(
     GenerationMixin, "_sample", "input_ids logits_processor stopping_criteria generation_config synced_gpus streamer"
 ) and has_method(GenerationMixin, "_prefill", "input_ids generation_config model_kwargs is_first_iteration")
+
+# The same of the beam search of networks with an encoder.
+HAS_BEAM_SEARCH = has_method(
+    GenerationMixin, "_beam_search", "input_ids logits_processor stopping_criteria generation_config synced_gpus"
+)
 
 
 def register_static_layer(kind: type) -> None:
@@ -141,11 +151,14 @@ def without_autocast(device: torch.device) -> Any:
 __all__ = [
     "CACHE_NAME",
     "CACHE_NAMES",
+    "HAS_BEAM_SEARCH",
     "HAS_SAMPLE",
     "BaseModelOutputWithPast",
     "CausalLMOutputWithPast",
     "GenerateBeamDecoderOnlyOutput",
     "GenerateDecoderOnlyOutput",
+    "GenerateEncoderDecoderOutput",
+    "Seq2SeqLMOutput",
     "answering_to_either",
     "autocast_dtype",
     "one_cache",

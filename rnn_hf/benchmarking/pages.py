@@ -186,6 +186,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
             "hear", "streams", piece="piece", milliseconds="ms, {}", ratio="vs {}", real_time_factor="real-time factor"
         ),
         "whole speech": part("hear", "whole", seconds="seconds", real_time_factor="real-time factor"),
+        "translation speed": part("translate", "translation", case="case", milliseconds="ms, {}", ratio="vs {}"),
         "forecast speed": part("forecast", "forecasts", case="case", milliseconds="ms, {}", ratio="vs {}"),
         "memory": part("generate", "memory", is_timed=False, **MEMORY),
     },

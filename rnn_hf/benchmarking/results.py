@@ -174,15 +174,19 @@ def speech(root: Path) -> str:
 
 
 def forecasts(root: Path) -> str:
-    """One row a forecaster's recipe that was run to its end, and the forecasts without a network next to the last."""
-    forecasters = list(finished(root, FORECASTING))
-    if not forecasters:
-        return NONE_FINISHED
-    rows, scores = [scored(recipe, FORECASTS) for recipe in forecasters], forecasters[-1].scores[0]
-    for name in scores["test"]["baselines"]:
-        values = {split: of_split["baselines"][name] for split, of_split in scores.items()}
-        rows.append({"recipe": name} | score_cells([values], FORECASTS))
-    return table(rows)
+    """Of each number of steps one row a forecaster's recipe that was run to its end, and the forecasts without a
+    network as they stand next to the one with the most windows."""
+    by_steps: dict[int, list[Recipe]] = {}
+    for recipe in finished(root, FORECASTING):
+        by_steps.setdefault(recipe.runs[0]["arguments"]["model"]["prediction_length"], []).append(recipe)
+    rows = []
+    for steps, recipes in sorted(by_steps.items()):
+        rows += [scored(recipe, FORECASTS) | {"steps": steps} for recipe in recipes]
+        scores = max((recipe.scores[0] for recipe in recipes), key=lambda of_run: of_run["test"]["windows"])
+        for name in scores["test"]["baselines"]:
+            values = {split: of_split["baselines"][name] for split, of_split in scores.items()}
+            rows.append({"recipe": name, "steps": steps} | score_cells([values], FORECASTS))
+    return table([{"recipe": row["recipe"], "steps": row["steps"]} | row for row in rows]) if rows else NONE_FINISHED
 
 
 def scored(recipe: Recipe, columns: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
