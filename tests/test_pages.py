@@ -19,6 +19,7 @@ from rnn_hf.benchmarking.results import (
     runs,
     speech,
     summary,
+    translations,
     unfinished,
 )
 
@@ -121,7 +122,7 @@ def test_each_recipe_with_a_published_figure_has_a_row_among_those_run_to_their_
         rows_of(made(ROOT)) for made in (perplexities, runs, classification, unfinished)
     )
     assert complete.keys() == details.keys() and not complete.keys() & classifiers.keys()
-    complete |= classifiers | rows_of(speech(ROOT)) | rows_of(forecasts(ROOT))
+    complete |= classifiers | rows_of(speech(ROOT)) | rows_of(forecasts(ROOT)) | rows_of(translations(ROOT))
     assert not complete.keys() & stopped.keys()
     stored = {recipe.name: recipe for recipe in recipes(ROOT)}
     for file in (ROOT / "scripts" / "recipes").glob("*.yaml"):

@@ -1,5 +1,6 @@
 """Translation: texts in one language to texts in another one."""
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
@@ -184,7 +185,7 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         "columns": [metric for metric in METRICS.values() if any(metric.name in row for row in rows.values())],
         "rows": rows,
         "length_split": split,
-        "lengths": last.get("lengths", {}),
+        "lengths": dict(sorted(last.get("lengths", {}).items(), key=lambda item: int(re.findall(r"\d+", item[0])[0]))),
         "signatures": {METRICS[name].title: text for name, text in last.get("signatures", {}).items()},
         "languages": data.get("languages"),
         "speed_unit": "sentences",

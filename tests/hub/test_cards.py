@@ -13,6 +13,7 @@ import pytest
 import torch
 from classifiers import REVIEWS, SENTENCES, SPANS, write_texts, write_words
 from huggingface_hub import ModelCard
+from transformers import AutoConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from rnn_hf import RNNConfig, RNNForCausalLM
@@ -24,7 +25,7 @@ from rnn_hf.hub.cards import CELL_CITATIONS, MARK, render_card, verify_card, wri
 from rnn_hf.hub.repository import build_repository
 from rnn_hf.models import modeling_rnn
 from rnn_hf.runs import describe_weights, save_scores
-from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, Task, task_of_model
+from rnn_hf.tasks import FORECASTING, LANGUAGE_MODELING, SPEECH_RECOGNITION, TRANSLATION, Task, task_of_model
 from rnn_hf.training.labelled_run import train
 from rnn_hf.training.parsing import parse_arguments
 
@@ -35,7 +36,7 @@ NUMBER = r"(?<![\w.])\d[\d,]*(?:\.\d+)?(?:e-?\d+)?(?![\w])"
 
 
 def task_of(model_dir: Path) -> Task:
-    return task_of_model(RNNConfig.from_pretrained(ROOT / model_dir).architectures)
+    return task_of_model(AutoConfig.from_pretrained(ROOT / model_dir).architectures)
 
 
 LANGUAGE_MODELS = [path for path in STORED if task_of(path) is LANGUAGE_MODELING]
@@ -48,7 +49,7 @@ def in_the_source_directory(monkeypatch):
 
 
 def test_there_is_a_model_of_each_cell_and_one_of_the_offline_corpus():
-    configs = [RNNConfig.from_pretrained(path).cell_type for path in STORED]
+    configs = [AutoConfig.from_pretrained(path).cell_type for path in STORED]
     assert {"lstm", "gru", "rnn"} <= set(configs)
     assert any(path.name.startswith("sotu") for path in STORED)
 
@@ -65,6 +66,7 @@ def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_di
     starts = {
         FORECASTING: ("modeling_rnn_time_series",),
         SPEECH_RECOGNITION: ("modeling_rnn_speech", "tokenization_rnn_ctc"),
+        TRANSLATION: ("modeling_rnn_seq2seq", "pipeline_rnn_translation"),
     }.get(task, ("modeling_rnn",))  # fmt: skip
     code = set()
     for start in starts:
@@ -72,7 +74,8 @@ def test_a_stored_model_is_a_complete_repository_with_the_packages_code(model_di
         code |= {Path(file).name for file in (model, *get_relative_import_files(model))}
     files = {
         FORECASTING: set(), SPEECH_RECOGNITION: {"tokenizer_config.json", "preprocessor_config.json", "vocab.json"},
-        LANGUAGE_MODELING: {"tokenizer_config.json", "tokenizer.json", "generation_config.json"},
+        **dict.fromkeys((LANGUAGE_MODELING, TRANSLATION), {"tokenizer_config.json", "tokenizer.json",
+                                                           "generation_config.json"}),
     }.get(task, {"tokenizer_config.json", "tokenizer.json"})  # fmt: skip
     assert names == code | files | {"README.md", "config.json", "curve.png", "evaluation.json", "metrics.jsonl",
                                     "model.safetensors", "run.json"}  # fmt: skip
@@ -96,9 +99,9 @@ def test_unknown_words_stay_in_the_text_of_a_stored_model(model_dir):
 
 
 def numbers_in(content):
-    """All numbers in JSON content, and those in its strings."""
+    """All numbers in JSON content, and those in its names and strings."""
     if isinstance(content, dict):
-        return [number for value in content.values() for number in numbers_in(value)]
+        return [number for item in content.items() for part in item for number in numbers_in(part)]
     if isinstance(content, list):
         return [number for value in content for number in numbers_in(value)]
     if isinstance(content, bool) or content is None:

@@ -482,6 +482,7 @@ def test_paths_of_the_machine_stay_here():
     assert clean["data"] == {"unknown": {"train": 0.5}}
 
 
+@pytest.mark.slow
 def test_the_script_lists_what_would_go_and_pushes_nothing_and_then_pushes(lfs_server, model_dir, tmp_path):
     def script(*argv):
         command = [sys.executable, ROOT / "scripts" / "push_to_hub.py", *argv]

@@ -181,6 +181,7 @@ for name, token in (("me/missing", ""), ("me/gru", "hf_nonsense"), ("me/secret",
 """
 
 
+@pytest.mark.slow
 def test_a_name_that_does_not_load_says_what_to_do(pushed, tmp_path, monkeypatch):
     server, _ = pushed
     server.connect(monkeypatch)
