@@ -129,8 +129,8 @@ class KnownSeries:
             rows = [[*([self.place(each.item_id)] if which else []), *each.categories] for each in series]
             about["static_categorical_features"] = np.array(rows)
         if config.num_static_real_features:
-            rows = [_standardized(np.array(each.reals), self.reals) for each in series]
-            about["static_real_features"] = np.stack(rows).astype("float32")
+            reals = [_standardized(np.array(each.reals), self.reals) for each in series]
+            about["static_real_features"] = np.stack(reals).astype("float32")
         return about
 
     def step_features(self, series: Series, begin: int, end: int, needed: int | None = None) -> np.ndarray:

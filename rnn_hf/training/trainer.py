@@ -229,9 +229,10 @@ class LabelledTrainer(Trainer):
     def get_batch_samples(self, *arguments: Any) -> tuple[list, Any]:
         """The batches of a step, and how many targets they have, which Trainer counts only where they are `labels`."""
         batches, count = super().get_batch_samples(*arguments)
-        if batches and hasattr(self.model, "count_targets"):
-            count = sum(self.model.count_targets(batch) for batch in batches)
-            count = self.accelerator.gather(count.to(self.args.device)).sum()
+        model: Any = self.model
+        if batches and hasattr(model, "count_targets"):
+            counts = torch.stack([model.count_targets(batch) for batch in batches])
+            count = self.accelerator.gather(counts.sum().to(self.args.device)).sum()
         return batches, count
 
     def freeze_below(self, depth: int) -> None:
