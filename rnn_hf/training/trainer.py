@@ -186,7 +186,11 @@ class LabelledTrainer(Trainer):
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
         elif getattr(options, "teachers", None):
             keywords["compute_loss_func"] = soft_loss
+        config = keywords["model"].config
+        keeps_state = config.use_cache
         super().__init__(args=trainer_arguments(options, trackers), **keywords)
+        if config.is_encoder_decoder:  # Trainer turns it off for good, and with labels there is no state anyway
+            config.use_cache = keeps_state
         self.args.output_dir = options.output_dir  # where trackers write
         for callback in list(self.callback_handler.callbacks):
             if type(callback).__name__ in ("PrinterCallback", "ProgressCallback"):

@@ -155,6 +155,7 @@ def test_a_toy_language_is_learned_and_the_best_model_scores_what_its_step_says(
     assert scores.loss == pytest.approx(record["result"]["best_validation_loss"], rel=1e-4)
     assert scores.floor == record["data"]["floor"] and "always the source itself has" in closing_lines(record)[0]
     model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
+    assert model.config.use_cache  # which Trainer turns off
     texts = ["two small dog", "cat", "red  bird sees tree"]
     alone = [translate(model, tokenizer, [text])[0] for text in texts]
     assert translate(model, tokenizer, texts) == alone == [translation_of(text) for text in texts]
