@@ -43,8 +43,10 @@ USUAL_CELLS = ("lstm", "gru", "elman-tanh")  # of the default suite; the others 
 
 def pytest_generate_tests(metafunc):
     if "cell" in metafunc.fixturenames:
-        marks = {name: pytest.mark.slow for name in CELLS if name not in USUAL_CELLS}
-        cells = [pytest.param(cell, id=name, marks=marks.get(name, ())) for name, cell in CELLS.items()]
+        cells = [
+            pytest.param(cell, id=name, marks=() if name in USUAL_CELLS else pytest.mark.slow)
+            for name, cell in CELLS.items()
+        ]
         metafunc.parametrize("cell", cells)
 
 

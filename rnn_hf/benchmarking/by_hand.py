@@ -1,5 +1,8 @@
 """The network that one writes by hand, to compare with."""
 
+from collections.abc import Callable
+
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,3 +38,18 @@ class BareLanguageModel(nn.Module):
         if loss == "plain":
             return F.cross_entropy(self.output(hidden), targets), state
         return linear_cross_entropy(hidden, self.output.weight, self.output.bias, targets) / len(targets), state
+
+
+def adam_step(module: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+    """A step of Adam with a clipped gradient, of which each call returns the loss before it."""
+    optimizer = torch.optim.Adam(module.train().parameters(), lr=1e-3, fused=True)
+
+    def run() -> torch.Tensor:
+        value = loss()
+        value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.detach()
+
+    return run

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import AffineTransform, Distribution, StudentT, TransformedDistribution
 from torch.nn import functional as F
 
+from rnn_hf.benchmarking.by_hand import adam_step
 from rnn_hf.models import RNNForTimeSeriesPrediction, RNNTimeSeriesConfig
 from rnn_hf.timing import in_turn, ratio
 
@@ -65,27 +66,14 @@ class SegRNN(nn.Module):
 def training_steps() -> dict[str, Callable[[], Tensor]]:
     """A step of Adam by the package and by hand, on the same windows; each call returns the loss before it."""
     torch.manual_seed(0)
-    model = RNNForTimeSeriesPrediction(RNNTimeSeriesConfig(**DIRECT)).train()
-    by_hand = SegRNN(model).train()
+    model = RNNForTimeSeriesPrediction(RNNTimeSeriesConfig(**DIRECT))
+    by_hand = SegRNN(model)
     past, future, which = torch.randn(ROWS, 720), torch.randn(ROWS, 96), torch.arange(ROWS) % SERIES
-
-    def step(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
-
-        def run() -> Tensor:
-            value = loss()
-            value.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            return value.detach()
-
-        return run
 
     inputs = {"past_values": past, "static_categorical_features": which[:, None], "future_values": future}
     return {
-        "package": step(model, lambda: model(**inputs).loss),
-        "by hand": step(by_hand, lambda: by_hand(past, which, future)),
+        "package": adam_step(model, lambda: model(**inputs).loss),
+        "by hand": adam_step(by_hand, lambda: by_hand(past, which, future)),
     }
 
 

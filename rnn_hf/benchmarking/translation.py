@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rnn_hf.benchmarking.by_hand import adam_step
 from rnn_hf.models import RNNForConditionalGeneration, RNNSeq2SeqConfig
 from rnn_hf.models.layers_rnn import CELLS
 from rnn_hf.timing import in_turn, ratio
@@ -153,22 +154,9 @@ def training_steps(cell_type: str) -> dict[str, Callable[[], Tensor]]:
     (ids, mask), (labels, real) = some_sources(SENTENCES), some_sources(SENTENCES)
     labels = labels.masked_fill(~real, -100)
 
-    def step(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        optimizer = torch.optim.Adam(module.train().parameters(), lr=1e-3, fused=True)
-
-        def run() -> Tensor:
-            value = loss()
-            value.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            return value.detach()
-
-        return run
-
     return {
-        "package": step(model, lambda: model(ids, attention_mask=mask, labels=labels).loss),
-        "by hand": step(by_hand, lambda: by_hand.loss(ids, mask, labels)),
+        "package": adam_step(model, lambda: model(ids, attention_mask=mask, labels=labels).loss),
+        "by hand": adam_step(by_hand, lambda: by_hand.loss(ids, mask, labels)),
     }
 
 

@@ -1,20 +1,22 @@
 """Named corpora: Penn Treebank, the offline one, text files, any data set of the Hub by `datasets`."""
 
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from rnn_hf.data.named_corpora import PENN_TREEBANK, SPLITS
+from rnn_hf.data.named_corpora import CORPORA, PENN_TREEBANK, SPLITS, NamedCorpus
 from rnn_hf.errors import InputError, MissingPackageError
 
 
 # Of each split the column `text`: a `datasets.Dataset`, or a dictionary, for which that package is not needed.
 Texts = dict[str, Mapping[str, Sequence[str]]]
 
+Item = TypeVar("Item")
 TEXT = ("string", "large_string", "string_view")  # types of a column
 PTB_PARQUET = "penn_treebank/{split}/0000.parquet"
 
@@ -209,3 +211,39 @@ def split_off_validation(dataset: Mapping[str, Sequence[str]], percentage: int) 
     if not kept:
         raise InputError("too few lines of text to set some aside for validation: give `validation_file`")
     return {"train": {"text": lines[:kept]}, "validation": {"text": lines[kept:]}}
+
+
+def check_sources(
+    task: str, dataset_name: str | None, dataset_dir: str | None, files: Mapping[str, str]
+) -> NamedCorpus | None:
+    """The corpus by its name, if it has one here; arguments that do not go together are refused.
+
+    Raises:
+        InputError: Both or neither of files and a name; a corpus for another task; or a directory of another data set.
+    """
+    corpus = CORPORA.get(dataset_name or "")
+    if bool(files) == bool(dataset_name):
+        raise InputError("give either `train_file` and its like or `dataset_name`")
+    if corpus is not None and corpus.task != task:
+        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {task}")
+    if dataset_dir and corpus is None:
+        known = ", ".join(name for name, each in CORPORA.items() if each.task == task)
+        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {known}; got {dataset_name!r}")
+    return corpus
+
+
+def set_aside(rows: Sequence[Item], percentage: int, seed: int, what: str = "rows") -> tuple[list[Item], list[Item]]:
+    """Rows to train on, and `percentage` of a hundred of them for validation.
+
+    They are drawn at random, as files are often sorted; each part keeps the order of the rows. The draw depends on
+    nothing but the number of rows, `percentage` and `seed`.
+
+    Raises:
+        InputError: There are too few of `what`.
+    """
+    number = len(rows) * percentage // 100
+    if not 0 < number < len(rows):
+        raise InputError(f"too few {what} to set some aside for validation: give `validation_file`")
+    drawn = set(random.Random(seed).sample(range(len(rows)), number))
+    kept = [row for index, row in enumerate(rows) if index not in drawn]
+    return kept, [rows[index] for index in sorted(drawn)]

@@ -1,7 +1,6 @@
 """Labelled text: whole texts with a class, several or a number, and sentences with a class for each word."""
 
 import math
-import random
 import re
 import warnings
 from collections import Counter
@@ -9,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rnn_hf.data.corpora import set_aside
 from rnn_hf.data.rows import TASKS, TEXTS, WORDS, Row, read_file, read_hub
 from rnn_hf.errors import InputError
 
@@ -114,21 +114,8 @@ def problem_type_of(labels: Iterable[Any]) -> str:
 
 
 def split_off_validation(data: LabelledData, percentage: int, seed: int) -> LabelledData:
-    """The same data with some rows of `train`, `percentage` of a hundred, as `validation`.
-
-    Rows are drawn at random, as files are often sorted by label; each part keeps the order of the file. The draw
-    depends on nothing but the number of rows, `percentage` and `seed`.
-
-    Raises:
-        InputError: There are too few rows.
-    """
-    rows = data.splits["train"]
-    number = len(rows) * percentage // 100
-    if not 0 < number < len(rows):
-        raise InputError("too few rows to set some aside for validation: give `validation_file`")
-    drawn = set(random.Random(seed).sample(range(len(rows)), number))
-    train = [row for index, row in enumerate(rows) if index not in drawn]
-    validation = [rows[index] for index in sorted(drawn)]
+    """The same data with some rows of `train` as `validation`; arguments and errors as of `set_aside`."""
+    train, validation = set_aside(data.splits["train"], percentage, seed)
     return replace(data, splits={**data.splits, "train": train, "validation": validation})
 
 

@@ -2,15 +2,14 @@
 
 import csv
 import json
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnn_hf.data.corpora import from_hub
-from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
+from rnn_hf.data.corpora import check_sources, from_hub, set_aside
+from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
 
 
@@ -77,7 +76,7 @@ def load_parallel(
     """
     named = zip(SPLITS, (train_file, validation_file, test_file), strict=True)
     files = {split: file for split, file in named if file is not None}
-    corpus = _check_sources(dataset_name, dataset_dir, files)
+    corpus = check_sources(TASK, dataset_name, dataset_dir, files)
     if corpus is not None:
         source_lang, target_lang = source_lang or corpus.languages[0], target_lang or corpus.languages[1]
     languages = (source_lang, target_lang)
@@ -116,29 +115,10 @@ def choose_splits(data: ParallelData, percentage: int, seed: int, most: int | No
     """
     splits = dict(data.splits)
     if "train" in splits and "validation" not in splits:
-        rows = splits["train"]
-        number = len(rows) * percentage // 100
-        if not 0 < number < len(rows):
-            raise InputError("too few pairs to set some aside for validation: give `validation_file`")
-        drawn = set(random.Random(seed).sample(range(len(rows)), number))
-        splits["train"] = [row for index, row in enumerate(rows) if index not in drawn]
-        splits["validation"] = [rows[index] for index in sorted(drawn)]
+        splits["train"], splits["validation"] = set_aside(splits["train"], percentage, seed, "pairs")
     if "train" in splits:
         splits["train"] = splits["train"][:most]
     return ParallelData(splits, data.source_lang, data.target_lang)
-
-
-def _check_sources(dataset_name: str | None, dataset_dir: str | None, files: Mapping[str, str]) -> NamedCorpus | None:
-    """The corpus by its name, if it has one here; arguments that do not go together are refused."""
-    corpus = CORPORA.get(dataset_name or "")
-    if bool(files) == bool(dataset_name):
-        raise InputError("give either `train_file` and its like or `dataset_name`")
-    if corpus is not None and corpus.task != TASK:
-        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {TASK}")
-    if dataset_dir and corpus is None:
-        known = ", ".join(name for name, each in CORPORA.items() if each.task == TASK)
-        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {known}; got {dataset_name!r}")
-    return corpus
 
 
 def _kept(pairs: list[Pair], split: str) -> list[Pair]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from rnn_hf.data.calendar import Frequency
-from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
+from rnn_hf.data.corpora import check_sources
+from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.data.series_rows import Columns, Series, read_series, series_of_hub
 from rnn_hf.errors import InputError
 
@@ -90,11 +91,9 @@ def load_series(
     """
     files = {split: file for split, file in zip(SPLITS, (train_file, validation_file, test_file), strict=True) if file}
     columns = Columns(time_column, target_columns, frequency)
-    if bool(files) == bool(dataset_name):
-        raise InputError("give either `train_file` and its like or `dataset_name`")
-    corpus = _check_corpus(dataset_name, dataset_dir)
+    corpus = check_sources(TASK, dataset_name, dataset_dir, files)
     if corpus is not None:
-        parts = {"train": read_series(str(Path(dataset_dir or "") / corpus.files["train"]), columns)}
+        parts = {"train": read_series(_file_of(corpus, dataset_name, dataset_dir), columns)}
         splits = splits or corpus.series_splits
     elif dataset_name is not None:
         parts = series_of_hub(dataset_name, dataset_config_name, dataset_revision, columns)
@@ -107,17 +106,11 @@ def load_series(
     return _with_validation(joined_series(parts), validation_split_percentage)
 
 
-def _check_corpus(dataset_name: str | None, dataset_dir: str | None) -> NamedCorpus | None:
-    """The corpus by its name, if it has one here; arguments that do not go together are refused."""
-    corpus = CORPORA.get(dataset_name or "")
-    if corpus is not None and corpus.task != TASK:
-        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {TASK}")
-    if dataset_dir and corpus is None:
-        known = ", ".join(name for name, each in CORPORA.items() if each.task == TASK)
-        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {known}; got {dataset_name!r}")
-    if corpus is not None and dataset_dir is None:
-        raise InputError(f"`dataset_name` {dataset_name} needs `dataset_dir`, the folder of {corpus.files['train']}")
-    return corpus
+def _file_of(corpus: NamedCorpus, name: str | None, directory: str | None) -> str:
+    """The file of a corpus with a name."""
+    if directory is None:
+        raise InputError(f"`dataset_name` {name} needs `dataset_dir`, the folder of {corpus.files['train']}")
+    return str(Path(directory) / corpus.files["train"])
 
 
 def split_series(series: Sequence[Series], splits: str) -> SeriesData:
@@ -201,24 +194,21 @@ def joined_series(parts: Mapping[str, Sequence[Series]]) -> SeriesData:
                 )
             length, end = len(known.target), first + len(each.target)
             if end > length:
-                target = np.full(end, np.nan)
-                target[:length] = known.target
-                target[max(first, length) :] = each.target[max(0, length - first) :]
-                features = _joined_features(known, each, first)
+                target, features = _behind(known.target, each.target, first), known.features
+                if features is not None and each.features is not None:
+                    features = _behind(features, each.features, first)
                 joined[each.item_id] = replace(known, target=target, features=features)
                 bounds[each.item_id][split] = (length, end)
     return SeriesData(list(joined.values()), list(bounds.values()))
 
 
-def _joined_features(known: Series, later: Series, first: int) -> np.ndarray | None:
-    """What is known of each step of a series and of one that begins at its step `first`."""
-    if known.features is None or later.features is None:
-        return known.features
-    length = first + len(later.features)
-    features = np.full((max(length, len(known.features)), known.features.shape[1]), np.nan)
-    features[: len(known.features)] = known.features
-    features[first:length] = later.features
-    return features
+def _behind(known: np.ndarray, later: np.ndarray, first: int) -> np.ndarray:
+    """What is known of steps, and behind it what is of those from `first` on; NaN between."""
+    length, end = len(known), max(len(known), first + len(later))
+    joined = np.full((end, *known.shape[1:]), np.nan)
+    joined[:length] = known
+    joined[max(first, length) :] = later[max(0, length - first) :]
+    return joined
 
 
 def _with_validation(data: SeriesData, percentage: int) -> SeriesData:

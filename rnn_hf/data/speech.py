@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rnn_hf.data.audio import AudioFile, decode_audio, find_audio
-from rnn_hf.data.corpora import from_hub
-from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
+from rnn_hf.data.corpora import check_sources, from_hub, set_aside
+from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
 
 
@@ -80,7 +79,7 @@ def load_speech(
     """
     named = {"train": train_file, "validation": validation_file, "test": test_file}
     files = {split: file for split, file in named.items() if file is not None}
-    corpus = _check_sources(dataset_name, dataset_dir, files)
+    corpus = check_sources(TASK, dataset_name, dataset_dir, files)
     if corpus is not None:
         splits = _of_corpus(corpus, dataset_name or "", dataset_dir)
     elif dataset_name is not None:
@@ -90,19 +89,6 @@ def load_speech(
         columns = (audio_column or "file", text_column, speaker_column)
         splits = {split: _of_file(file, audio_dir, transcript_pattern, columns) for split, file in files.items()}
     return {split: [_tidy(recording, lowercase) for recording in rows] for split, rows in splits.items()}
-
-
-def _check_sources(dataset_name: str | None, dataset_dir: str | None, files: Mapping[str, str]) -> NamedCorpus | None:
-    """The corpus by its name, if it has one here; arguments that do not go together are refused."""
-    corpus = CORPORA.get(dataset_name or "")
-    if bool(files) == bool(dataset_name):
-        raise InputError("give either `train_file` and its like or `dataset_name`")
-    if corpus is not None and corpus.task != TASK:
-        raise InputError(f"`dataset_name` {dataset_name} is for {corpus.task}, not for {TASK}")
-    if dataset_dir and corpus is None:
-        speech = ", ".join(name for name, known in CORPORA.items() if known.task == TASK)
-        raise InputError(f"`dataset_dir` goes with `dataset_name`, one of {speech}; got {dataset_name!r}")
-    return corpus
 
 
 def _tidy(recording: Recording, lowercase: bool) -> Recording:
@@ -131,13 +117,7 @@ def choose_splits(
     if held_out_speaker is not None:
         splits = _held_out(splits, held_out_speaker)
     elif "train" in splits and "validation" not in splits:
-        rows = splits["train"]
-        number = len(rows) * percentage // 100
-        if not 0 < number < len(rows):
-            raise InputError("too few recordings to set some aside for validation: give `validation_file`")
-        drawn = set(random.Random(seed).sample(range(len(rows)), number))
-        splits["train"] = [row for index, row in enumerate(rows) if index not in drawn]
-        splits["validation"] = [rows[index] for index in sorted(drawn)]
+        splits["train"], splits["validation"] = set_aside(splits["train"], percentage, seed, "recordings")
     if "train" in splits:
         splits["train"] = splits["train"][:most]
     return splits

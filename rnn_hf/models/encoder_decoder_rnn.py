@@ -16,7 +16,7 @@ from .attention_rnn import CrossAttention, Memory
 from .configuration_rnn_seq2seq import RNNSeq2SeqConfig
 from .heads_rnn import last_outputs, mean_outputs
 from .inputs_rnn import check_extra, read_inputs, read_mask
-from .layers_rnn import RNNLayer
+from .layers_rnn import RNNLayer, locked_dropout
 from .padding_rnn import Compaction
 
 
@@ -148,14 +148,14 @@ class RNNEncoder(nn.Module):
         outputs, hidden_states, states = embeds, [embeds], []
         for index, layer in enumerate(self.layers):
             probability = config.hidden_dropout if index else config.input_dropout
-            outputs = dropped(outputs, mask_of(outputs, outputs.shape[2], probability, self.training))
+            outputs = locked_dropout(outputs, probability, self.training)
             raw, hidden, cell = layer(outputs, None, None, padding)
             if hidden is not None:
                 states.append((hidden if rows is None else rows.last(raw, torch.zeros_like(hidden)), cell))
             adds = config.residual_from is not None and index >= config.residual_from
             outputs = raw + outputs if adds else raw
             hidden_states.append(outputs)
-        outputs = dropped(outputs, mask_of(outputs, outputs.shape[2], config.output_dropout, self.training))
+        outputs = locked_dropout(outputs, config.output_dropout, self.training)
         if rows is not None:
             outputs = rows.spread(outputs, None)
             hidden_states = [rows.spread(each, None) for each in hidden_states] if keeps else []
@@ -235,17 +235,15 @@ class RNNDecoder(nn.Module):
             keeps: Whether to return hidden states.
         """
         rows = None if mask is None else Compaction.from_mask(mask)
-        padding = None
-        if rows is not None:
-            ids, padding = rows.compact(ids), rows.padding
+        ids = ids if rows is None else rows.compact(ids)
         embeds = embed(self.embed_tokens, ids, self.config.embedding_dropout, self.training)
-        embeds = dropped(embeds, mask_of(embeds, embeds.shape[2], self.config.input_dropout, self.training))
+        embeds = locked_dropout(embeds, self.config.input_dropout, self.training)
         count, hidden = len(self.layers), self.config.hidden_size
         masks = [mask_of(embeds, hidden, self.config.hidden_dropout, self.training) for _ in range(count - 1)]
         if self.config.input_feeding:
-            run = self._run_fed(embeds, states, memory, padding, masks)
+            run = self._run_fed(embeds, states, memory, rows, masks)
         else:
-            run = self._run(embeds, states, memory, padding, masks)
+            run = self._run(embeds, states, memory, rows, masks)
         if rows is not None:
             run.outputs = rows.spread(run.outputs, None)
             run.hidden_states = tuple(rows.spread(each, None) for each in run.hidden_states) if keeps else ()
@@ -261,19 +259,20 @@ class RNNDecoder(nn.Module):
         embeds: Tensor,
         states: Sequence[State],
         memory: Memory,
-        padding: Tensor | None,
+        rows: Compaction | None,
         masks: Sequence[Tensor | None],
     ) -> DecoderOutput:
-        """All steps at once, of what the first layer reads, `(B, T, ...)`, with padding behind the end of a row."""
+        """All steps at once, of what the first layer reads, `(B, T, ...)`, in compacted `rows` if some are padded."""
         config, after, hidden_states = self.config, [], [embeds]
+        padding = None if rows is None else rows.padding
         outputs, found, weights = embeds, embeds[..., :0], None
         for index, layer in enumerate(self.layers):
             # Under autocast products have its type, and what recurs keeps that of the weights.
             before, cell = (None if part is None else part.to(embeds) for part in states[index])
             read = torch.cat([outputs, found.to(outputs)], dim=-1) if found.shape[2] else outputs
             raw, hidden, cell = layer(read, before, cell, padding)
-            if padding is not None:
-                hidden = ends_of(raw, padding, before)
+            if rows is not None:
+                hidden = rows.last(raw, before)
             after.append((hidden, cell))
             adds = config.residual_from is not None and index >= config.residual_from
             outputs = raw + outputs if adds else raw
@@ -291,7 +290,7 @@ class RNNDecoder(nn.Module):
         embeds: Tensor,
         states: Sequence[State],
         memory: Memory,
-        padding: Tensor | None,
+        rows: Compaction | None,
         masks: Sequence[Tensor | None],
     ) -> DecoderOutput:
         """The same with `config.input_feeding`, step by step."""
@@ -300,8 +299,8 @@ class RNNDecoder(nn.Module):
         for at in range(embeds.shape[1]):
             step = self._run(torch.cat([embeds[:, at], fed.to(embeds)], dim=1)[:, None], states, memory, None, masks)
             after = step.outputs[:, 0]
-            if padding is not None:
-                is_over = padding[:, at, None]
+            if rows is not None:
+                is_over = rows.padding[:, at, None]
                 after = torch.where(is_over, fed, after)
                 step.states = [
                     (
@@ -319,13 +318,6 @@ class RNNDecoder(nn.Module):
             torch.cat([step.weights for step in steps], dim=2),
             (embeds, *(torch.cat(parts, dim=1) for parts in above)),
         )
-
-
-def ends_of(outputs: Tensor, padding: Tensor, before: Tensor) -> Tensor:
-    """The output at the end of each compacted row, `(B, T, H)` to `(B, H)`, or `before` where a row is empty."""
-    lengths = (~padding).sum(dim=1)
-    ends = outputs[torch.arange(len(outputs), device=outputs.device), lengths.clamp(min=1) - 1]
-    return torch.where((lengths > 0)[:, None], ends, before)
 
 
 class RNNSeq2SeqModel(nn.Module):

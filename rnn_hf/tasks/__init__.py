@@ -164,6 +164,15 @@ def metric_of_run(run: Mapping[str, Any]) -> Metric:
     return METRICS.get(run.get("metric", ""), task_of_run(run).metric)
 
 
+def best_validation(run: Mapping[str, Any]) -> dict[str, float] | None:
+    """The metrics of the best validation of a run, by name, from its run.json; `None` if there was none."""
+    result = run.get("result") or {}
+    if not result.get("best_step"):
+        return None
+    best = {name: result.get(f"best_validation_{name}") for name in METRICS}
+    return {name: value for name, value in best.items() if value is not None}
+
+
 def task_of_model(architectures: list[str] | None) -> Task:
     """The task of a model, by `architectures` of its configuration; a backbone without a head counts as a language
     model's."""

@@ -14,7 +14,7 @@ from rnn_hf.loading import config_of, load_model
 from rnn_hf.models.ctc_rnn import steps_needed
 from rnn_hf.models.feature_extraction_rnn import RNNFeatureExtractor
 from rnn_hf.runs import data_arguments
-from rnn_hf.tasks import METRICS, task_of_model
+from rnn_hf.tasks import METRICS, best_validation, task_of_model
 from rnn_hf.tasks.speech_rows import Row, features_of, rows_to_score, run_batches
 from rnn_hf.tasks.speech_runs import SpeechWork
 from rnn_hf.tasks.speech_scores import (
@@ -221,11 +221,8 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         metrics that were measured; `floors`, what needs no model, in words; `speaker_rows`, the scores of each
         speaker on `speaker_split`; `labels`, the words that are recognized, where there are few.
     """
-    data, result = run.get("data") or {}, run.get("result") or {}
-    validation = None
-    if result.get("best_step"):
-        best = {name: result.get(f"best_validation_{name}") for name in METRICS}
-        validation = {name: value for name, value in best.items() if value is not None}
+    data, validation = run.get("data") or {}, best_validation(run)
+    if validation is not None:
         validation |= {"floor": data["floor"], "words": data["words"]["validation"]}
     rows = scores or ({"validation": validation} if validation else {})
     floors = {split: score.get("floor") for split, score in rows.items()}

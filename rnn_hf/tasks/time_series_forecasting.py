@@ -14,7 +14,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
 from rnn_hf.loading import input_device, load_model
 from rnn_hf.runs import data_arguments
-from rnn_hf.tasks import METRICS
+from rnn_hf.tasks import METRICS, best_validation
 from rnn_hf.tasks.forecast_baselines import score_baselines
 from rnn_hf.tasks.forecast_runs import POINTS, ForecastWork, windows_for
 from rnn_hf.tasks.forecast_scores import (
@@ -301,11 +301,8 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         `validation`, the scores of training's own validation, for a model that was not evaluated; `columns`, the
         metrics that were measured; `tables`, by split a row a method, the model first.
     """
-    data, result = run.get("data") or {}, run.get("result") or {}
-    validation = None
-    if result.get("best_step"):
-        best = {name: result.get(f"best_validation_{name}") for name in METRICS}
-        validation = {name: value for name, value in best.items() if value is not None}
+    data, validation = run.get("data") or {}, best_validation(run)
+    if validation is not None:
         validation |= {"windows": data["windows"]["validation"]}
     rows = scores or ({"validation": validation} if validation else {})
     tables = {split: {"this model": values, **values.get("baselines", {})} for split, values in rows.items()}

@@ -14,7 +14,7 @@ from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
 from rnn_hf.loading import config_of, input_device, load_model
 from rnn_hf.runs import data_arguments
-from rnn_hf.tasks import METRICS, task_of_model
+from rnn_hf.tasks import METRICS, best_validation, task_of_model
 from rnn_hf.tasks.translation_runs import TranslationWork, collate
 from rnn_hf.tasks.translation_scores import TranslationScores, bleu_of, by_length, describe, translation_values
 from rnn_hf.translation import check_together, translate
@@ -67,10 +67,11 @@ def score(
         progress: Whether to show a progress bar.
     """
     sources, references = [pair.source for pair in pairs], [pair.target for pair in pairs]
+    floor = bleu_of(sources, references, tokenize)  # first: a package that is missing is missed now
     loss = None if isinstance(model, list) else mean_loss(model, tokenizer, pairs, batch_size)
     answers = translate(model, tokenizer, sources, num_beams, batch_size, progress=progress)
     values, signatures = translation_values(answers, references, tokenize)
-    lengths, floor = by_length(sources, answers, references, tokenize), bleu_of(sources, references, tokenize)
+    lengths = by_length(sources, answers, references, tokenize)
     count = sum(len(tokenizer(text_target=text).input_ids) for text in references)
     return TranslationScores(values, loss, count, len(pairs), num_beams, lengths, signatures, floor)
 
@@ -171,11 +172,8 @@ def card_values(run: Mapping[str, Any], scores: Mapping[str, Any]) -> dict[str, 
         metrics that were measured; `rows`, the scores by split; `lengths`, by number of words on `length_split`;
         `signatures` of sacrebleu, by title of the metric; `languages`, from which and into which.
     """
-    data, result = run.get("data") or {}, run.get("result") or {}
-    validation = None
-    if result.get("best_step"):
-        best = {name: result.get(f"best_validation_{name}") for name in METRICS}
-        validation = {name: value for name, value in best.items() if value is not None}
+    data, validation = run.get("data") or {}, best_validation(run)
+    if validation is not None:
         validation |= {"floor": data["floor"], "sentences": data["rows"]["validation"], "num_beams": 1}
     rows = scores or ({"validation": validation} if validation else {})
     split = list(scores)[-1] if scores else ""

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional as F
 from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Sampler
@@ -19,7 +18,7 @@ from transformers import Trainer, TrainerState
 from transformers import TrainingArguments as TrainerArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from rnn_hf.models.heads_rnn import at_least_float32
+from rnn_hf.models.heads_rnn import label_loss
 from rnn_hf.tasks.distillation import soft_loss
 from rnn_hf.training.arguments import ExampleTrainingArguments
 from rnn_hf.training.averaging import WeightAverage
@@ -106,8 +105,6 @@ class DrawnSampler(LengthSampler):
 def layer_groups(model: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of a model from the head down: head, recurrent layers from the last one on, embeddings."""
     backbone: Any = model.model
-    if not hasattr(backbone, "layers"):  # of two sides, neither of which is below the other
-        return [list(model.parameters())]
     layers = [list(layer.parameters()) for layer in reversed(backbone.layers)]
     within = {id(parameter) for group in layers for parameter in group}
     below = [parameter for parameter in backbone.parameters() if id(parameter) not in within]
@@ -133,9 +130,7 @@ def smoothed_loss(smoothing: float) -> Callable[..., torch.Tensor]:
     """Cross entropy with a share of each target spread over all classes, as Trainer's `compute_loss_func`."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> torch.Tensor:
-        logits, targets = at_least_float32(outputs.logits.flatten(0, -2)), labels.flatten()
-        total = F.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
-        return total / ((targets != -100).sum() if num_items_in_batch is None else num_items_in_batch)
+        return label_loss(outputs.logits.flatten(0, -2), labels, num_items_in_batch, smoothing)
 
     return loss
 
@@ -180,13 +175,11 @@ class LabelledTrainer(Trainer):
     """
 
     def __init__(self, run: Any, options: ExampleTrainingArguments, trackers: list[str], **keywords: Any):
-        self.run, self.options = run, options
-        smooths = getattr(keywords["model"].config, "label_smoothing", 0.0)  # by itself
-        if options.label_smoothing_factor and not smooths:
+        self.run, self.options, config = run, options, keywords["model"].config
+        if options.label_smoothing_factor and not getattr(config, "label_smoothing", 0.0):  # which does it itself
             keywords["compute_loss_func"] = smoothed_loss(options.label_smoothing_factor)
         elif getattr(options, "teachers", None):
             keywords["compute_loss_func"] = soft_loss
-        config = keywords["model"].config
         keeps_state = config.use_cache
         super().__init__(args=trainer_arguments(options, trackers), **keywords)
         if config.is_encoder_decoder:  # Trainer turns it off for good, and with labels there is no state anyway
