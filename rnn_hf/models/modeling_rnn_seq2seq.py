@@ -3,14 +3,13 @@
 Shapes in comments: B batch, S source, T target, R width of what the output matrix sees, V vocabulary that is written.
 """
 
-from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 from transformers.utils import can_return_tuple
 
@@ -295,8 +294,24 @@ class RNNForConditionalGeneration(RNNPreTrainedModel, RNNGenerationMixin):
             outputs, targets = outputs.index_select(0, real), targets.index_select(0, real)
         return linear_cross_entropy(outputs, self.lm_head.weight, self.lm_head.bias, targets, smoothing) / count
 
-    @wraps(GenerationMixin.generate)
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Write with transformers' own `generate()`: its arguments, and its results.
+
+        The sources are read once, before the rows are repeated for beams or for `num_return_sequences`. Where ids are
+        padded and no `attention_mask` is given, one is made from them.
+
+        Args:
+            inputs: Ids of the sources, `(B, S)`. Left out where `inputs_embeds` or `encoder_outputs` are given.
+            args, kwargs: As of `transformers.GenerationMixin.generate`: `attention_mask`, `decoder_input_ids`,
+                `num_beams`, `max_new_tokens`, `cache` and others.
+
+        Returns:
+            Ids, `(B * num_return_sequences, T)`, that begin with `decoder_start_token_id`; with
+            `return_dict_in_generate` transformers' outputs.
+
+        Raises:
+            ValueError: For assisted generation, which a recurrent network gains nothing from.
+        """
         options = kwargs.get("generation_config") or self.generation_config
         if any(kwargs.get(name, getattr(options, name, None)) is not None for name in ASSISTED):
             raise ValueError("assisted generation is not for a recurrent network with an encoder: it gains nothing")
