@@ -16,7 +16,8 @@ from rnn_hf.errors import InputError
 
 OPTIONS = (
     "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "reads_backward", "hidden_act",
-    "recurrent_activation", "forget_bias", "embedding", "head",
+    "recurrent_activation", "forget_bias", "embedding", "head", "target_vocab",
+    "source_length",
 )  # fmt: skip
 
 
@@ -29,7 +30,10 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     words.add_argument("--vocab", metavar="FILE", help="vocabulary: a token a line, JSON, or a pickled list")
     words.add_argument("--corpus", metavar="DIR", help="with train.txt, valid.txt and test.txt of the training")
     parser.add_argument("--license", metavar="ID", help="of the weights, as the Hub spells it: cc-by-nc-4.0, mit, ...")
-    parser.add_argument("--check", metavar="TEXT", type=utf8_text, help="print the perplexity of a text")
+    parser.add_argument(
+        "--check", metavar="TEXT", type=utf8_text,
+        help="print the perplexity of a text; of an encoder-decoder what it writes of it",
+    )  # fmt: skip
     parser.add_argument("--approximate", action="store_true", help="convert what is not exact, and say how far off")
     parser.add_argument("--backbone", action="store_true", help="leave out all but embedding and recurrent layers")
     parser.add_argument("--reads_backward", action="store_true", help="it was given texts from their end")
@@ -40,6 +44,10 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     )
     parser.add_argument("--embedding", metavar="NAME", help="of the tensor, where several could be it")
     parser.add_argument("--head", metavar="NAME", help="the same, of the layer to the vocabulary")
+    parser.add_argument("--target_vocab", metavar="FILE", help="as --vocab, of what an encoder-decoder writes")
+    parser.add_argument(
+        "--source_length", type=int, metavar="N", help="tokens that an encoder-decoder reads, padding among them"
+    )
     parser.add_argument("--to", metavar="FORMAT", help="of the file to write: state-dict or word-language-model")
     return parser.parse_args(argv)
 
@@ -70,6 +78,8 @@ def run(arguments: Namespace) -> int:
         print(f"perplexity {done.perplexity:.2f} a token, by chance {done.vocabulary}")
         if done.perplexity >= (done.vocabulary or 0):
             print("warning: worse than chance: is it the vocabulary that it was trained with?", file=sys.stderr)
+    if done.written is not None:
+        print(f"{done.check} -> {done.written}")
     if done.license is None:
         print("warning: no --license: the card says that it is not stated", file=sys.stderr)
     print(f"the repository is in {arguments.out}")

@@ -9,6 +9,7 @@ from rnn_hf.conversion.source import Layer, Linear, Source
 
 
 Array = np.ndarray
+State = tuple[Array, Array]  # h and c; of a cell without c that is zeros
 
 
 def logistic(values: Array) -> Array:
@@ -30,14 +31,21 @@ def double(tensor: torch.Tensor | None, size: int = 0) -> Array:
     return np.zeros(size) if tensor is None else tensor.detach().double().numpy()
 
 
-def run_layer(layer: Layer, inputs: Array) -> Array:
-    """Outputs `(T, width)` of a layer over inputs `(T, input size)`, from a state of zeros."""
+def run_layer(layer: Layer, inputs: Array, state: State | None = None) -> tuple[Array, State]:
+    """Outputs `(T, width)` of a layer over inputs `(T, input size)` from a state on, and the state after them.
+
+    Args:
+        layer: The layer.
+        inputs: In the order in which it reads them.
+        state: h `(width,)` and c `(H,)`; `None` for zeros.
+    """
     rows = len(layer.of_input)
     of_input = inputs @ double(layer.of_input).T + double(layer.bias, rows)
     of_state, bias = double(layer.of_state), double(layer.state_bias, rows)
     projection = None if layer.projection is None else double(layer.projection)
     gate = ACTIVATIONS[layer.gate_activation]
-    hidden, cell, outputs = np.zeros(layer.output_size), np.zeros(layer.size), []
+    hidden, cell = (np.zeros(layer.output_size), np.zeros(layer.size)) if state is None else state
+    outputs = []
 
     def parts(row: Array) -> dict[str, Array]:
         return dict(zip(layer.gates, np.split(row, len(layer.gates)), strict=True))
@@ -59,7 +67,7 @@ def run_layer(layer: Layer, inputs: Array) -> Array:
             hidden = gate(x["o"] + h["o"]) * np.tanh(cell)
             hidden = hidden if projection is None else projection @ hidden
         outputs.append(hidden)
-    return np.stack(outputs)
+    return np.stack(outputs), (hidden, cell)
 
 
 def run_linear(linear: Linear, inputs: Array) -> Array:
@@ -76,9 +84,9 @@ def outputs_of(source: Source, inputs: Array) -> Array:
     """
     outputs = inputs if source.embedding is None else double(source.embedding)[inputs]
     for index, layer in enumerate(source.layers):
-        sides = [run_layer(layer, outputs)]
+        sides = [run_layer(layer, outputs)[0]]
         if source.reverse is not None:
-            sides.append(run_layer(source.reverse[index], outputs[::-1])[::-1])
+            sides.append(run_layer(source.reverse[index], outputs[::-1])[0][::-1])
         outputs = np.concatenate(sides, axis=1)
     if source.head is None:
         return outputs

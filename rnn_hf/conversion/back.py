@@ -8,7 +8,10 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoTokenizer
+from transformers.utils.hub import cached_file
 
+from rnn_hf.conversion.card import KINDS
+from rnn_hf.conversion.reading import read_json
 from rnn_hf.data.tokenization import SPACE
 from rnn_hf.errors import InputError
 from rnn_hf.files import write_text
@@ -42,12 +45,17 @@ def convert_back(model: str, out: str | Path, to: str) -> list[Path]:
         raise FileNotFoundError(f"no directory {target.parent}")
     config: Any = config_of(model)
     architecture = (config.architectures or [""])[0]
-    if architecture not in ("RNNForCausalLM", "RNNModel"):
-        raise InputError(f"{model} holds an {architecture}; language models and their backbones are converted")
-    check_plain(config)
-    auto_class = "AutoModelForCausalLM" if architecture == "RNNForCausalLM" else "AutoModel"
-    loaded = getattr(transformers, auto_class).from_pretrained(model)
-    tensors = {name: tensor.contiguous() for name, tensor in TARGETS[to](config, loaded.state_dict()).items()}
+    if architecture not in KINDS:
+        raise InputError(
+            f"{model} holds an {architecture}; language models, their backbones and encoder-decoders are converted"
+        )
+    is_pair = architecture == "RNNForConditionalGeneration"
+    if is_pair and to != "state-dict":
+        raise InputError(f"{to} has language models alone; an encoder-decoder becomes a state-dict")
+    (check_pair if is_pair else check_plain)(config)
+    weights = getattr(transformers, KINDS[architecture].auto_class).from_pretrained(model).state_dict()
+    named = encoder_decoder(weights, source_ids_of(model, config)) if is_pair else TARGETS[to](config, weights)
+    tensors = {name: tensor.contiguous() for name, tensor in named.items()}
     draft = target.with_name(f".{target.name}.writing")
     torch.save(tensors, draft)
     os.replace(draft, target)
@@ -72,6 +80,29 @@ def check_plain(config: Any) -> None:
             raise InputError(
                 f"a model with `{name}={getattr(config, name)}` has no form as embedding, layers and head"
             )
+    check_activation(config)
+
+
+def check_pair(config: Any) -> None:
+    """Refuse an encoder and a decoder that torch's own modules and the state between them are not.
+
+    Raises:
+        InputError: Naming the field.
+    """
+    for name, plain in {"attention": None, "bridge": "identity", "residual_from": None}.items():
+        if getattr(config, name) != plain:
+            raise InputError(
+                f"an encoder-decoder with `{name}={getattr(config, name)}` has no form as embeddings, layers and head"
+            )
+    check_activation(config)
+
+
+def check_activation(config: Any) -> None:
+    """Refuse an activation that torch's Elman layers do not have.
+
+    Raises:
+        InputError: It is that of the model.
+    """
     if config.hidden_act == "sigmoid":
         raise InputError(
             "a model with `hidden_act='sigmoid'` has no form in torch, whose Elman layers are tanh or relu"
@@ -116,6 +147,42 @@ def renamed(weights: Tensors, embedding: str, layers: str, head: str, is_stacked
             module = {"embed_tokens": embedding, "lm_head": head}[parts[0]]
             named[f"{module}.{parts[1]}"] = tensor
     return named
+
+
+def encoder_decoder(weights: Tensors, source_ids: list[int] | None) -> Tensors:
+    """The names of tutorials: `embedding` and `rnn` of `encoder` and `decoder`, and `decoder.fc_out`.
+
+    Args:
+        weights: Of the model here.
+        source_ids: Rows of the embedding of what is read, in the order of the source; `None` for all of them.
+    """
+    named = {}
+    for name, tensor in weights.items():
+        parts = name.removeprefix("model.").split(".")
+        if parts[0] == "lm_head":
+            named[f"decoder.fc_out.{parts[1]}"] = tensor
+        elif parts[1] == "embed_tokens":
+            is_chosen = parts[0] == "encoder" and source_ids is not None
+            named[f"{parts[0]}.embedding.weight"] = tensor[source_ids] if is_chosen else tensor
+        else:
+            named[f"{parts[0]}.rnn.{parts[4].removesuffix('0')}{parts[2]}"] = tensor
+    return named
+
+
+def source_ids_of(model: str, config: Any) -> list[int] | None:
+    """Of a converted encoder-decoder the id here of each id that its source reads; `None` where all are the same.
+
+    Raises:
+        InputError: conversion.json names ids that are none of the model.
+    """
+    path = cached_file(model, "conversion.json", _raise_exceptions_for_missing_entries=False)
+    content = {} if path is None else read_json(Path(path).read_bytes(), str(path))
+    ids = content.get("source_ids") if isinstance(content, dict) else None
+    if ids is None:
+        return None
+    if not isinstance(ids, list) or not all(type(each) is int and 0 <= each < config.vocab_size for each in ids):
+        raise InputError(f"{path} has `source_ids` that are none of the model: put a whole copy in its place")
+    return ids
 
 
 def tokens_of(model: str, size: int) -> list[str]:

@@ -1,11 +1,26 @@
 """The card of a converted model: what it was, how it was compared, what was left out."""
 
+import json
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import ModelCardData
 
 from rnn_hf import __version__
+
+
+class Kind(NamedTuple):
+    """Of a class here its Auto class, and what the Hub calls its task, if it has a tokenizer."""
+
+    auto_class: str
+    pipeline: str | None
+
+
+KINDS = {
+    "RNNModel": Kind("AutoModel", None),
+    "RNNForCausalLM": Kind("AutoModelForCausalLM", "text-generation"),
+    "RNNForConditionalGeneration": Kind("AutoModelForSeq2SeqLM", "translation"),
+}
 
 
 @dataclass
@@ -21,8 +36,11 @@ class Conversion:
         difference, difference_float32: The largest difference between the source's arithmetic in float64 and the
             saved and loaded model, in float64 and as it is stored.
         compared: In how many numbers.
-        perplexity, check: Of a text, and the text; `None` if there was none.
+        check: A text; `None` if there was none.
+        perplexity, written: Of this text the perplexity, or what an encoder-decoder writes of it.
         vocabulary: Number of tokens; `None` for a model without a tokenizer.
+        source_ids: Of an encoder-decoder whose tokens have other ids here than in the file: of each id that the file
+            reads, the id here.
         dropped, inexact, notes: In words.
     """
 
@@ -39,7 +57,9 @@ class Conversion:
     compared: int = 0
     perplexity: float | None = None
     check: str | None = None
+    written: str | None = None
     vocabulary: int | None = None
+    source_ids: list[int] | None = None
     dropped: list[str] = field(default_factory=list)
     inexact: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -57,19 +77,17 @@ def render_card(conversion: Conversion, name: str, config: Any) -> str:
         name: Of the repository.
         config: Of the model.
     """
-    is_model = conversion.architecture == "RNNForCausalLM"
+    kind = KINDS[conversion.architecture]
     metadata = ModelCardData(
         license=conversion.license, library_name="transformers", tags=["rnn_hf", "rnn", config.cell_type],
-        pipeline_tag="text-generation" if is_model and conversion.vocabulary else None, model_name=name,
+        pipeline_tag=kind.pipeline if conversion.vocabulary else None, model_name=name,
     )  # fmt: skip
-    auto_class = "AutoModelForCausalLM" if is_model else "AutoModel"
     parts = [
         f"# {name}",
         f"Converted from {conversion.title} by `rnn-hf convert` of rnn_hf {__version__}: {conversion.architecture}, "
         f"{conversion.parameters:,} parameters.",
         "## Use",
-        f"```python\nfrom transformers import {auto_class}\n\n"
-        f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n```',
+        f"```python\n{_example(conversion, name, kind.auto_class)}\n```",
         "With the package `rnn_hf` imported, `trust_remote_code` is not needed.",
         "" if conversion.vocabulary else "There is no tokenizer here: ids, or features, are those of the source.",
         "## Source",
@@ -92,7 +110,25 @@ def render_card(conversion: Conversion, name: str, config: Any) -> str:
     return f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"
 
 
+def _example(conversion: Conversion, name: str, auto_class: str) -> str:
+    if conversion.architecture != "RNNForConditionalGeneration" or not conversion.vocabulary:
+        return (
+            f"from transformers import {auto_class}\n\n"
+            f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)'
+        )
+    return (
+        f"from transformers import {auto_class}, AutoTokenizer\n\n"
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n'
+        f"ids = model.generate(**tokenizer({json.dumps(conversion.check or 'text', ensure_ascii=False)}, "
+        'return_tensors="pt"))\n'
+        "print(tokenizer.decode(ids[0], skip_special_tokens=True))"
+    )
+
+
 def _check(conversion: Conversion) -> str:
+    if conversion.written is not None:
+        return f"Of “{conversion.check}” it writes “{conversion.written}”."
     if conversion.perplexity is None:
         return ""
     return f"Perplexity of “{conversion.check}”: {conversion.perplexity:.2f} a token."

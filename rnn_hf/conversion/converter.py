@@ -1,5 +1,6 @@
 """From a file of others to a repository of the Hub, compared with the source's arithmetic on the way."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,9 +8,22 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from rnn_hf.conversion import awd_lstm, fastai, flair, keras, mikolov, state_dict, tf1, word_language_model
-from rnn_hf.conversion.arithmetic import Array, outputs_of
+from rnn_hf.conversion import (
+    awd_lstm,
+    fastai,
+    flair,
+    g2p_en,
+    g2p_fa,
+    keras,
+    mikolov,
+    seq2seq,
+    state_dict,
+    tf1,
+    word_language_model,
+)
+from rnn_hf.conversion.arithmetic import outputs_of
 from rnn_hf.conversion.card import Conversion, render_card
+from rnn_hf.conversion.encoder_decoder import EncoderDecoder
 from rnn_hf.conversion.formats import Choices, Format
 from rnn_hf.conversion.reading import Checkpoint, read_checkpoint
 from rnn_hf.conversion.source import Source
@@ -18,16 +32,21 @@ from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluate, stream_for
 from rnn_hf.files import sha256_of, write_into, write_json, write_text
 from rnn_hf.hub.cards import name_of
-from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf.models import RNNConfig, RNNForCausalLM, RNNForConditionalGeneration, RNNModel, RNNSeq2SeqConfig
 
 
 # From the most particular to the most general: the first that a file is of counts.
 FORMATS: dict[str, Format] = {
     kind.FORMAT.name: kind.FORMAT
-    for kind in (flair, fastai, awd_lstm, word_language_model, keras, tf1, mikolov, state_dict)
-}
+    for kind in (
+        flair, fastai, awd_lstm, word_language_model, keras, tf1, mikolov, g2p_en, g2p_fa, seq2seq, state_dict,
+    )
+}  # fmt: skip
+MODELS: dict[str, Any] = {made.__name__: made for made in (RNNModel, RNNForCausalLM, RNNForConditionalGeneration)}
 ROWS, STEPS = 2, 24  # of the comparison
 LIMIT = 1e-6  # of the difference in float64
+Network = Source | EncoderDecoder
+Config = RNNConfig | RNNSeq2SeqConfig
 
 
 def convert(
@@ -46,6 +65,8 @@ def convert(
     forget_bias: float | None = None,
     embedding: str | None = None,
     head: str | None = None,
+    target_vocab: str | Path | None = None,
+    source_length: int | None = None,
 ) -> Conversion:
     """Convert a checkpoint of another project into a folder that is a repository of the Hub.
 
@@ -59,14 +80,16 @@ def convert(
         vocab: File of the vocabulary: a token a line, JSON, a pickled list, or a corpus that awd-lstm-lm saved.
         corpus: Folder with train.txt, valid.txt and test.txt, whose words in order of appearance are the vocabulary.
         license: Of the weights, as the Hub spells it.
-        check: A text whose perplexity is measured: a matrix in the wrong order does not survive it.
+        check: A text, to measure its perplexity or show what is written of it: a matrix in the wrong order shows there.
         approximate: Whether to convert what cannot be expressed exactly; the difference is then in the card.
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end, which only flair's files say.
         hidden_act: Activation of Elman layers, where the file does not say it.
         recurrent_activation: Of Keras's gates, `sigmoid` or `hard_sigmoid`, where its file has no configuration.
         forget_bias: What TensorFlow 1 adds to the forget gates of an LSTM when it runs.
-        embedding, head: Names of the tensors, where several would do.
+        embedding, head: Names of the tensors, where several would do; of an encoder-decoder those of its decoder.
+        target_vocab: As `vocab`, of what an encoder-decoder writes, where that is not what it reads.
+        source_length: How many tokens an encoder-decoder reads, where it was trained to read padding as well.
 
     Returns:
         What was done.
@@ -77,30 +100,48 @@ def convert(
     """
     path, target, checkpoint = Path(file), check_target(out), read_checkpoint(Path(file))
     kind = format_of(checkpoint, format)
-    choices = Choices(hidden_act, recurrent_activation, forget_bias, embedding, head, backbone, reads_backward)
-    source, config = read_source(kind, checkpoint, choices, approximate)
-    vocabulary = find_vocabulary(source, vocab, corpus)
-    tokenizer = None if vocabulary is None else vocabulary.tokenizer()
-    if check is not None and (tokenizer is None or source.head is None):
-        raise InputError("`check` needs a language model with a vocabulary")
-    done = Conversion(
-        path.name, sha256_of(path), kind.name, kind.title, kind.credit, license, source.architecture, check=check,
-        vocabulary=None if vocabulary is None else len(vocabulary.tokens),
-        dropped=source.dropped, inexact=source.inexact, notes=source.notes,
+    choices = Choices(
+        hidden_act, recurrent_activation, forget_bias, embedding, head, backbone, reads_backward, vocab, target_vocab,
+        source_length,
     )  # fmt: skip
+    source, config = read_source(kind, checkpoint, choices, approximate)
+    tokenizer = tokenizer_of(source, choices, corpus)
+    done = record_of(path, kind, source, tokenizer, license, check)
     write_repository(target, source, config, tokenizer, done, approximate)
     return done
 
 
+def record_of(
+    path: Path, kind: Format, source: Network, tokenizer: Any, license: str | None, check: str | None
+) -> Conversion:
+    """What is known of a conversion before it is done.
+
+    Raises:
+        InputError: There is nothing to check a text with, or no text.
+    """
+    if check is not None and (tokenizer is None or source.architecture == "RNNModel"):
+        raise InputError("`check` needs a network that writes, with a vocabulary")
+    if check is not None and not check.strip():
+        raise InputError("`check` must be a text")
+    done = Conversion(
+        path.name, sha256_of(path), kind.name, kind.title, kind.credit, license, source.architecture, check=check,
+        vocabulary=None if tokenizer is None else len(tokenizer),
+        dropped=source.dropped, inexact=source.inexact, notes=source.notes,
+    )  # fmt: skip
+    if isinstance(source, EncoderDecoder) and tokenizer is not None:
+        done.source_ids = source.source_ids
+    return done
+
+
 def write_repository(
-    target: Path, source: Source, config: RNNConfig, tokenizer: Any, done: Conversion, approximate: bool
+    target: Path, source: Network, config: Config, tokenizer: Any, done: Conversion, approximate: bool
 ) -> None:
     """Save the model here, load it, compare it with the source, and write what was found beside it.
 
     Raises:
         InputError: As `compare`; then nothing is left in `target`.
     """
-    if tokenizer is not None:
+    if tokenizer is not None and isinstance(source, Source):
         config.eos_token_id = config.bos_token_id = config.pad_token_id = tokenizer.eos_token_id
     model = model_of(source, config)
     done.parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -111,7 +152,7 @@ def write_repository(
             tokenizer.save_pretrained(folder)
         compare(type(model).from_pretrained(folder).eval(), source, done, approximate)
         if done.check is not None:
-            done.perplexity = perplexity_of(type(model).from_pretrained(folder), tokenizer, done.check)
+            check_text(type(model).from_pretrained(folder), tokenizer, done)
         write_json(folder / "conversion.json", done.to_dict())
         write_text(folder / "README.md", render_card(done, name_of(target), config))
 
@@ -149,7 +190,7 @@ def check_target(out: str | Path) -> Path:
     return target
 
 
-def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approximate: bool) -> tuple[Source, RNNConfig]:
+def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approximate: bool) -> tuple[Network, Config]:
     """The network in a file, and what it is called here.
 
     Raises:
@@ -158,7 +199,8 @@ def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approxim
     what = f"{checkpoint.path.name} ({kind.name}) is not converted"
     try:
         source = kind.read(checkpoint, choices)
-        source.reads_backward = source.reads_backward or choices.reads_backward
+        if isinstance(source, Source):
+            source.reads_backward = source.reads_backward or choices.reads_backward
         config = source.config()
     except InputError as error:
         raise InputError(f"{what}: {error}") from error
@@ -172,6 +214,23 @@ def read_source(kind: Format, checkpoint: Checkpoint, choices: Choices, approxim
             "difference"
         )
     return source, config
+
+
+def tokenizer_of(source: Network, choices: Choices, corpus: str | Path | None) -> Any:
+    """The tokenizer of a network; `None` without one.
+
+    Raises:
+        InputError: As `find_vocabulary`; or an argument is for another kind of network.
+    """
+    if isinstance(source, EncoderDecoder):
+        if corpus is not None:
+            raise InputError("`corpus` is for language models: give `vocab` and `target_vocab`")
+        return source.tokenizer()
+    for name in ("target_vocab", "source_length"):
+        if getattr(choices, name) is not None:
+            raise InputError(f"`{name}` is for an encoder and a decoder, and this file has none")
+    vocabulary = find_vocabulary(source, choices.vocab, corpus)
+    return None if vocabulary is None else vocabulary.tokenizer()
 
 
 def find_vocabulary(source: Source, vocab: str | Path | None, corpus: str | Path | None) -> Vocabulary | None:
@@ -205,42 +264,47 @@ def find_vocabulary(source: Source, vocab: str | Path | None, corpus: str | Path
     return found
 
 
-def model_of(source: Source, config: RNNConfig) -> Any:
+def model_of(source: Network, config: Config) -> Any:
     """The model here, with the weights of a source.
 
     Raises:
         InputError: Their shapes do not fit each other.
     """
-    made: Any = RNNModel if source.head is None else RNNForCausalLM
-    model = made(config).to(source.dtype)
+    model = MODELS[source.architecture](config).to(source.dtype)
     weights = dict(source.weights())
     state = model.state_dict()
-    tied = {"lm_head.weight"} if source.is_tied else set()
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, weights)]
     if shapes[0] != shapes[1]:
         wrong = [f"{name} {shape}" for name, shape in shapes[1].items() if shapes[0].get(name) != shape]
         raise InputError(f"its tensors do not fit each other: here they would be {', '.join(wrong)}")
     with torch.no_grad():
-        for name in state.keys() - tied:
+        for name in state.keys() - source.tied:
             state[name].copy_(weights[name])
+    if isinstance(source, EncoderDecoder):
+        model.generation_config.max_length = source.longest
     return model
 
 
-def compare(model: Any, source: Source, done: Conversion, approximate: bool) -> None:
+def compare(model: Any, source: Network, done: Conversion, approximate: bool) -> None:
     """Run the source's arithmetic and the model here over the same inputs, and note the differences.
 
     Raises:
         InputError: They are too large for rounding.
     """
     generator = np.random.default_rng(0)
-    inputs: Array
-    if source.embedding is None:
-        inputs = generator.standard_normal((ROWS, STEPS, source.layers[0].of_input.shape[1]))
+    inputs: Any
+    run: Callable[[Any, Any], np.ndarray] = outputs_here
+    if isinstance(source, EncoderDecoder):
+        inputs, run = source.sample(generator, ROWS, STEPS), source.run
+        expected = source.expected(inputs)
     else:
-        inputs = generator.integers(len(source.embedding), size=(ROWS, STEPS))
-    expected = np.stack([outputs_of(source, row) for row in inputs])
-    stored = outputs_here(model, inputs)
-    exact = outputs_here(model.double(), inputs)
+        if source.embedding is None:
+            inputs = generator.standard_normal((ROWS, STEPS, source.layers[0].of_input.shape[1]))
+        else:
+            inputs = generator.integers(len(source.embedding), size=(ROWS, STEPS))
+        expected = np.stack([outputs_of(source, row) for row in inputs])
+    stored = run(model, inputs)
+    exact = run(model.double(), inputs)
     done.compared = expected.size
     done.difference = float(np.abs(exact - expected).max())
     done.difference_float32 = float(np.abs(stored - expected).max())
@@ -259,6 +323,15 @@ def outputs_here(model: Any, inputs: np.ndarray) -> np.ndarray:
     given = torch.from_numpy(inputs)
     outputs = model(input_ids=given) if is_tokens else model(inputs_embeds=given.to(model.dtype))
     return (outputs.last_hidden_state if isinstance(model, RNNModel) else outputs.logits).double().numpy()
+
+
+def check_text(model: Any, tokenizer: Any, done: Conversion) -> None:
+    """Note what a model says of the text that its owner gave: the perplexity, or what it writes of it."""
+    if isinstance(model, RNNForConditionalGeneration):
+        written = model.eval().generate(**tokenizer(done.check, return_tensors="pt"), num_beams=1, do_sample=False)
+        done.written = tokenizer.decode(written[0], skip_special_tokens=True)
+    else:
+        done.perplexity = perplexity_of(model, tokenizer, done.check or "")
 
 
 def perplexity_of(model: Any, tokenizer: Any, text: str) -> float:

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from rnn_hf.conversion.encoder_decoder import EncoderDecoder
 from rnn_hf.conversion.reading import Checkpoint
 from rnn_hf.conversion.source import Source
 
@@ -18,6 +20,8 @@ class Choices:
         embedding, head: Names of the embedding and of the layer to the vocabulary.
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end.
+        vocab, target_vocab: Of a network that writes what it does not read, the files of what is read and written.
+        source_length: How many tokens such a network reads, those of padding among them.
     """
 
     hidden_act: str | None = None
@@ -27,6 +31,9 @@ class Choices:
     head: str | None = None
     backbone: bool = False
     reads_backward: bool = False
+    vocab: str | Path | None = None
+    target_vocab: str | Path | None = None
+    source_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,4 +52,4 @@ class Format:
     title: str
     credit: str
     matches: Callable[[Checkpoint], bool]
-    read: Callable[[Checkpoint, Choices], Source]
+    read: Callable[[Checkpoint, Choices], Source | EncoderDecoder]

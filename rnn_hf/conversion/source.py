@@ -15,6 +15,11 @@ Tensor = torch.Tensor
 GATES = {"lstm": "ifgo", "gru": "rzn", "rnn": "h"}  # torch's order, from the first row of a matrix to the last
 
 
+def is_same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors were one, or are equal."""
+    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
+
+
 @dataclass
 class Layer:
     """A recurrent layer in one direction. G is the number of gates, H the width, P that of a projection.
@@ -129,6 +134,11 @@ class Source:
     def architecture(self) -> str:
         """The class here: `RNNForCausalLM`, or `RNNModel` without a head."""
         return "RNNModel" if self.head is None else "RNNForCausalLM"
+
+    @property
+    def tied(self) -> set[str]:
+        """Names of weights here that are others."""
+        return {"lm_head.weight"} if self.is_tied else set()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,7 +6,7 @@ import torch
 
 from rnn_hf.conversion.formats import Choices, Format
 from rnn_hf.conversion.reading import Checkpoint, tensors_of
-from rnn_hf.conversion.source import Linear, Source
+from rnn_hf.conversion.source import Linear, Source, is_same
 from rnn_hf.conversion.torch_layers import activation_of, take_layers, unwrap, without_prefix
 from rnn_hf.conversion.vocabulary import Vocabulary
 from rnn_hf.errors import InputError
@@ -56,11 +56,6 @@ def source_of(tensors: dict[str, Tensor], choices: Choices, content: Any = None)
         )
     dropped = [f"`{name}` {list(tensor.shape)}" for name, tensor in left.items()]
     return Source(layers, reverse, embedding, head, is_tied, dropped=dropped, wants=Vocabulary(kind=""))
-
-
-def is_same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors were one, or are equal."""
-    return one.shape == other.shape and (one.data_ptr() == other.data_ptr() or torch.equal(one, other))
 
 
 def take_embedding(left: dict[str, Tensor], width: int, outputs: int, choices: Choices) -> Tensor | None:

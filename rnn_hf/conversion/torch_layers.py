@@ -78,8 +78,8 @@ def take_layers(tensors: dict[str, Tensor], activation: str | None) -> tuple[lis
     stems = {re.sub(r"\d+", "", prefix) for prefix in prefixes}
     if len(stems) > 1 or (len(prefixes) > 1 and any(index for _, index, _ in groups)):
         raise InputError(
-            f"it has several recurrent networks ({', '.join(sorted(prefixes))}): networks of an encoder and a decoder "
-            "are not converted yet; a file of one network is"
+            f"it has several recurrent networks ({', '.join(sorted(prefixes))}): of two, those of an encoder and a "
+            "decoder are converted, by names that begin with `encoder.` and `decoder.`; else a file has one"
         )
     layers = {key: layer_of(parts, "".join(map(str, key[:2])), activation) for key, parts in groups.items()}
     order = sorted(layers, key=lambda key: ([int(part) for part in re.findall(r"\d+", key[0])], key[1]))

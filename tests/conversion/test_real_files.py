@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import tarfile
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from rnn_hf.conversion import convert
+from rnn_hf.conversion import convert, convert_back, g2p_en
 from rnn_hf.conversion.pickles import NO_NAMES, load
 from rnn_hf.conversion.reading import read_checkpoint, tensors_of
 from rnn_hf.errors import InputError
 from rnn_hf.files import sha256_of
+from rnn_hf.translation import translate
 
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +186,74 @@ def test_a_whole_pickled_object_of_flair_of_2020_is_read_without_flair(tmp_path,
 
 
 @pytest.mark.network
+def test_g2p_en_writes_the_phonemes_of_its_own_equations(tmp_path, fetch):
+    path = fetch("g2p-en")
+    done = convert(path, tmp_path / "out", license="apache-2.0", check="recurrent")
+    hold("g2p-en", done)
+    theirs = predictor_of(path)
+    words = [*KEPT["g2p-en"]["writes"], "café", "it's", "x", "pneumonoultramicroscopic"]
+    written = written_by(tmp_path / "out", words)
+    plain = [word.replace("é", "e") for word in words]  # the package takes accents off before it asks its network
+    assert [phonemes.split() for phonemes in written] == [theirs.predict(word) for word in plain]
+    assert dict(zip(words, written, strict=True)).items() >= KEPT["g2p-en"]["writes"].items()
+    assert done.written == KEPT["g2p-en"]["writes"]["recurrent"]
+    back = torch.load(*convert_back(str(tmp_path / "out"), tmp_path / "back", "state-dict"), weights_only=True)
+    with np.load(path) as arrays:
+        assert len(arrays) == len(back)
+        assert all(np.array_equal(back[here].numpy(), arrays[name]) for name, here in g2p_en.NAMES.items())
+
+
+def predictor_of(path):
+    """The network of the package g2p-en, whose module needs data of nltk to be imported."""
+    code = (path.parent / "g2p.py").read_text(encoding="utf-8")
+    names = {"np": np}
+    exec("class Network:\n" + code[code.index("    def sigmoid") : code.index("    def __call__")], names)
+    network = names["Network"]()
+    exec(
+        textwrap.dedent(code[code.index("        self.graphemes") : code.index("        self.cmu")]), {"self": network}
+    )
+    with np.load(path) as arrays:
+        vars(network).update(arrays)
+    return network
+
+
+@pytest.mark.network
+def test_g2p_fa_gives_the_logits_of_its_own_module(tmp_path, fetch, monkeypatch):
+    path = fetch("g2p-fa")
+    done = convert(path, tmp_path / "out", license="mit", check="سلام")
+    hold("g2p-fa", done)
+    monkeypatch.syspath_prepend(path.parents[2])
+    monkeypatch.delitem(sys.modules, "g2p_fa", raising=False)
+    from g2p_fa import G2P_Fa
+    from g2p_fa.utils import word2tensor
+
+    theirs = G2P_Fa(str(path))
+    theirs.model.eval().to("cpu")
+    theirs.device = theirs.model.device = torch.device("cpu")
+    words = [*KEPT["g2p-fa"]["writes"], "مؤلف", "تلفن k"]  # with letters that it does not know
+    written = written_by(tmp_path / "out", words)
+    assert written == [theirs(word) for word in words]
+    assert dict(zip(words, written, strict=True)).items() >= KEPT["g2p-fa"]["writes"].items()
+    assert done.written == KEPT["g2p-fa"]["writes"]["سلام"]
+    model, tokenizer = (kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer))
+    targets = torch.randint(33, (1, 30), generator=torch.Generator().manual_seed(0))
+    for word in words:
+        with torch.no_grad():
+            logits = model(**tokenizer(word, return_tensors="pt"), decoder_input_ids=targets[:, :-1]).logits[0]
+            expected = theirs.model(word2tensor(word)[:, None], targets.t(), 1.0)[1:, 0]
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+    back = torch.load(*convert_back(str(tmp_path / "out"), tmp_path / "back", "state-dict"), weights_only=True)
+    state = theirs.model.state_dict()
+    assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+def written_by(folder, words):
+    """What a converted model writes, its likeliest token each time."""
+    model, tokenizer = (kind.from_pretrained(folder) for kind in (AutoModelForSeq2SeqLM, AutoTokenizer))
+    return translate(model, tokenizer, words, num_beams=1)
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("name", [name for name, row in KEPT.items() if "refused" in row])
 def test_what_cannot_be_expressed_is_refused_with_the_reason(tmp_path, fetch, name):
     with pytest.raises(InputError) as error:
@@ -201,4 +271,7 @@ def outcome(row):
     if "refused" in row:
         return "refused: " + "; ".join(row["refused"])
     text = f"`{row['architecture']}`, {row['parameters']:,} parameters, difference {row['difference']:.1e}"
+    if "writes" in row:
+        word, phonemes = next(iter(row["writes"].items()))
+        text += f", “{word}” becomes “{phonemes}”"
     return text + (f", perplexity {row['perplexity']:.2f} by characters" if "perplexity" in row else "")
