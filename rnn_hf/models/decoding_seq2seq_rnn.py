@@ -210,9 +210,9 @@ class LightDecoder:
             self.live -= {row for row, token in enumerate(tokens.tolist()) if token in self.ends}
             # Each time a quarter of the rows has ended the others go on without them.
             if len(self.live) <= 0.75 * len(self.going) and self.live:
-                kept = torch.tensor([place for place, row in enumerate(self.going) if row in self.live])
-                self.going = [self.going[place] for place in kept.tolist()]
-                self.steps.select(kept.to(tokens.device), kept.to(tokens.device))
+                kept = [place for place, row in enumerate(self.going) if row in self.live]
+                self.going, places = [self.going[place] for place in kept], torch.tensor(kept, device=tokens.device)
+                self.steps.select(places, places)
         if len(self.going) == self.rows:
             return self.steps(tokens)
         going = torch.tensor(self.going, device=tokens.device)
@@ -286,7 +286,7 @@ class BeamSearch:
         beams, device = self.num_beams, logits.device
         found: list[list[tuple[float, list[int]]]] = [[] for _ in logits]
         active, scores = list(range(len(logits))), logits.new_zeros(len(logits), 1, dtype=torch.float32)
-        written = torch.zeros(len(logits), 0, dtype=torch.long)
+        written: list[list[int]] = [[] for _ in logits]
         steps: Steps | None = None
         for count in range(1, self.max_new_tokens + 1):
             values, tokens, parents = self._candidates(logits.float(), scores)
@@ -305,15 +305,14 @@ class BeamSearch:
             if not going:
                 break
             values, tokens, rows = (list(part) for part in zip(*live, strict=True))
-            chosen_rows = torch.tensor(rows)
-            written = torch.cat([written.index_select(0, chosen_rows), torch.tensor(tokens)[:, None]], dim=1)
+            written = [[*written[row], token] for row, token in zip(rows, tokens, strict=True)]
             sources = None if len(going) == len(active) else torch.tensor(going, device=device)
             if steps is None:
-                steps, chosen_rows = begin(), torch.tensor([place * beams for place in going for _ in range(beams)])
+                steps, rows = begin(), [place * beams for place in going for _ in range(beams)]
                 if sources is None:
-                    chosen_rows = None
-            if chosen_rows is not None:
-                steps.select(chosen_rows.to(device), sources)
+                    rows = None
+            if rows is not None:
+                steps.select(torch.tensor(rows, device=device), sources)
             active = [active[place] for place in going]
             scores = torch.tensor(values, device=device).view(-1, beams)
             logits = steps(torch.tensor(tokens, device=device))
@@ -332,7 +331,7 @@ class BeamSearch:
         return values.tolist(), tokens.tolist(), (places // size).tolist()
 
     def _sift(
-        self, found: list[tuple[float, list[int]]], count: int, candidates: list[tuple], written: Tensor
+        self, found: list[tuple[float, list[int]]], count: int, candidates: list[tuple], written: list[list[int]]
     ) -> list[tuple]:
         """Put what has ended among what was `found` for a source; returns the K beams to go on with, or none.
 
@@ -341,7 +340,7 @@ class BeamSearch:
         is_last = count == self.max_new_tokens
         for value, token, row in candidates[: self.num_beams]:
             if is_last or token in self.ends:
-                found.append((value / count**self.length_penalty, [*written[row].tolist(), token]))
+                found.append((value / count**self.length_penalty, [*written[row], token]))
         found.sort(key=lambda each: -each[0])
         del found[self.num_beams :]
         live = [each for each in candidates if each[1] not in self.ends][: self.num_beams]

@@ -258,7 +258,7 @@ def run_batches(
                 input_ids[row, : len(ids)], mask[row, : len(ids)] = ids, 1
             device = input_device(model)
             logits = (
-                model(input_ids=input_ids.to(device), attention_mask=mask.to(device)).logits.double().cpu().numpy()
+                model(input_ids=input_ids.to(device), attention_mask=mask.to(device)).logits.cpu().double().numpy()
             )
             for row, index in enumerate(batch):
                 yield index, logits[row] if logits.ndim == 2 else logits[row, : lengths[index]]

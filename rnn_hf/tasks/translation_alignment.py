@@ -50,7 +50,7 @@ def alignment_of(model: Any, tokenizer: PreTrainedTokenizerBase, text: str, tran
     ids, labels = (torch.tensor([part.input_ids], device=input_device(model)) for part in (source, target))
     with evaluating(model):
         output = model(input_ids=ids, labels=labels, output_attentions=True)
-    weights = output.cross_attentions[0][0].double().mean(dim=0).cpu().numpy()
+    weights = output.cross_attentions[0][0].cpu().double().mean(dim=0).numpy()
     read, written = word_groups(tokenizer, source), word_groups(tokenizer, target)
     columns = np.stack([weights[:, places].sum(axis=1) for _, places in read], axis=1)
     rows = np.stack([columns[places].mean(axis=0) for _, places in written])
