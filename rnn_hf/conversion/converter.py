@@ -80,7 +80,7 @@ def convert(
         vocab: File of the vocabulary: a token a line, JSON, a pickled list, or a corpus that awd-lstm-lm saved.
         corpus: Folder with train.txt, valid.txt and test.txt, whose words in order of appearance are the vocabulary.
         license: Of the weights, as the Hub spells it.
-        check: A text, to measure its perplexity or show what is written of it: a matrix in the wrong order shows there.
+        check: A text, to measure its perplexity or show what is written of it: a matrix in the wrong order shows.
         approximate: Whether to convert what cannot be expressed exactly; the difference is then in the card.
         backbone: Whether to leave out all but embedding and recurrent layers.
         reads_backward: Whether the network was given texts from their end, which only flair's files say.

@@ -159,7 +159,7 @@ def notes_of(vocabulary: TwoVocabularies | None) -> list[str]:
     return [
         "One table has the tokens of both sides: first those that are written, with the ids of the source, then those "
         f"that are read only. The rows of the encoder's embedding for tokens that are written only {default}.",
-        read_as,
+        f"{read_as} The tokenizer makes ids of what is read and texts of what is written, and not the reverse.",
     ]
 
 

@@ -36,6 +36,32 @@ def test_a_checkpoint_there_and_back(tmp_path, weights, run_script):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_an_encoder_decoder_there_and_back(tmp_path, run_script):
+    torch.manual_seed(0)
+    halves = {
+        side: nn.ModuleDict({"embedding": nn.Embedding(rows, 3), "rnn": nn.GRU(3, 5)})
+        for side, rows in (("encoder", 6), ("decoder", 5))
+    }
+    halves["decoder"]["fc_out"] = nn.Linear(5, 5)
+    state = nn.ModuleDict(halves).state_dict()
+    torch.save(state, tmp_path / "weights")
+    (tmp_path / "letters.txt").write_text("<pad>\n<s>\n</s>\na\nb\nc\n")
+    (tmp_path / "sounds.txt").write_text("<pad>\n<s>\n</s>\nA\nB\n")
+    lists = ("--vocab", tmp_path / "letters.txt", "--target_vocab", tmp_path / "sounds.txt")
+    out = tmp_path / "out"
+    options = (*lists, "--source_length", 6, "--check", "cab", "--license", "mit")
+    status, printed, errors = run_script("convert.py", tmp_path / "weights", out, *options)
+    assert status == 0, errors
+    assert "a state dict of an encoder and a decoder: RNNForConditionalGeneration" in printed and "cab -> " in printed
+    written = printed.partition("cab -> ")[2].splitlines()[0]
+    status, printed, _ = run_script("translate.py", out, "cab", "--num_beams", 1)
+    assert status == 0 and printed.rstrip("\n") == written
+    status, printed, _ = run_script("convert.py", out, tmp_path / "back.pt", "--to", "state-dict")
+    after = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert status == 0 and after.keys() == state.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in state.items())
+
+
 def test_mistakes_are_lines_with_flags(tmp_path, weights, run_script):
     for options, line in (
         ((weights, tmp_path / "out"), "give --vocab or --corpus"),
@@ -44,6 +70,7 @@ def test_mistakes_are_lines_with_flags(tmp_path, weights, run_script):
         ((weights, tmp_path / "out", "--vocab", tmp_path / "no.txt"), "no file"),
         ((tmp_path / "no.pt", tmp_path / "out"), "no file"),
         ((weights, tmp_path / "out", "--vocab", "a", "--corpus", "b"), "not allowed with"),
+        ((weights, tmp_path / "out", "--source_length", 3), "--source_length is for an encoder and a decoder"),
     ):
         status, _, errors = run_script("convert.py", *options)
         assert status == 2 and line in errors and errors.count("\n") == 1, errors
