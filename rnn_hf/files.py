@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,32 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         elif number < lines[-1][0]:
             raise InputError(f"{path}, line {number} is no JSON object: remove the line, or put a whole copy in place")
     return rows
+
+
+def json_objects(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a file of data with one a line, each with its place for messages; empty lines are passed over.
+
+    Args:
+        path: Of the file.
+        example: Such an object, for messages.
+
+    Raises:
+        InputError: A line holds something else, or the file is not UTF-8 text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        place = f"{path}, line {number}"
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{place} is no JSON: {error}; each line must hold one object") from error
+            if not isinstance(row, dict):
+                raise InputError(f"{place} holds no JSON object, such as {example}")
+            yield place, row
 
 
 def write_into(target: Path, write: Callable[[Path], None]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from rnn_hf.data.corpora import check_sources, from_hub, set_aside
 from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
+from rnn_hf.files import json_objects
 
 
 TASK = "translation"
@@ -164,8 +165,10 @@ def read_pairs(file: str, source_lang: str | None, target_lang: str | None) -> l
         if suffix in (".tsv", ".jsonl", ".json"):
             if not path.is_file():
                 raise FileNotFoundError(f"there is no file {file}")
-            read = _read_table if suffix == ".tsv" else _read_json_lines
-            return list(read(path, source_lang, target_lang))
+            if suffix == ".tsv":
+                return list(_read_table(path, source_lang, target_lang))
+            example = json.dumps({COLUMN: {str(source_lang or "en"): "", str(target_lang or "de"): ""}})
+            return [_pair_of(row, source_lang, target_lang, place) for place, row in json_objects(path, example)]
         return _read_two_files(path, source_lang, target_lang)
     except UnicodeDecodeError as error:
         raise InputError(f"{file} is not UTF-8 text: {error}") from error
@@ -216,20 +219,6 @@ def _read_table(path: Path, source_lang: str | None, target_lang: str | None) ->
                 "between, or as many as a header that has `source_lang` and `target_lang`"
             )
         yield Pair(cells[places[0]], cells[places[1]])
-
-
-def _read_json_lines(path: Path, source_lang: str | None, target_lang: str | None) -> Iterator[Pair]:
-    for number, line in enumerate(_lines(path), 1):
-        place = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place} is no JSON: {error}; each line must hold one object") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{place} holds no JSON object")
-        yield _pair_of(row, source_lang, target_lang, place)
 
 
 def _pair_of(row: Mapping[str, Any], source_lang: str | None, target_lang: str | None, place: str) -> Pair:

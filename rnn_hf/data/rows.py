@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rnn_hf.data.corpora import SPLITS, from_hub
 from rnn_hf.errors import InputError
+from rnn_hf.files import json_objects
 
 
 TEXTS, WORDS = "text-classification", "token-classification"
@@ -40,7 +41,11 @@ def read_file(file: str, task: str, text_column: str | None, label_column: str |
     columns = text_column or COLUMNS[task][0], label_column or COLUMNS[task][1]
     try:
         if suffix in (".jsonl", ".json"):
-            return list(_read_json_lines(path, *columns))
+            text, label = columns
+            found = json_objects(path, json.dumps({text: ""}))
+            return [
+                Row(place, _field(row, text, "text_column", place), _label(row, label, place)) for place, row in found
+            ]
         if task == WORDS and suffix != ".csv":
             return list(_read_conll(path, text_column, label_column))
         if task == TEXTS and suffix in (".csv", ".tsv"):
@@ -136,23 +141,6 @@ def _read_table(path: Path, text_column: str, label_column: str) -> Iterator[Row
 
 
 QUOTING = "quote fields that hold separators, line breaks or quotes, and double the quotes in them"
-
-
-def _read_json_lines(path: Path, text_column: str, label_column: str) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            place = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{place} is no JSON: {error}; each line must hold one object") from error
-            if not isinstance(row, dict):
-                raise InputError(
-                    f"{place} holds no JSON object, such as {json.dumps(dict.fromkeys([text_column], ''))}"
-                )
-            yield Row(place, _field(row, text_column, "text_column", place), _label(row, label_column, place))
 
 
 def _read_conll(path: Path, text_column: str | None, label_column: str | None) -> Iterator[Row]:

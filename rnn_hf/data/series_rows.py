@@ -1,8 +1,7 @@
 """Time series from tables, from entries of GluonTS and the Monash archive, and of the Hub."""
 
-import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from rnn_hf.data.calendar import Frequency, infer_frequency
 from rnn_hf.data.corpora import from_hub
 from rnn_hf.data.named_corpora import SPLITS
 from rnn_hf.errors import InputError
+from rnn_hf.files import json_objects
 
 
 TABLES, ENTRIES = (".csv", ".tsv", ".txt", ".parquet"), (".json", ".jsonl")
@@ -76,7 +76,7 @@ def read_series(file: str, columns: Columns) -> list[Series]:
     if suffix in TABLES:
         return series_of_table(_read_table(path), columns, file)
     if suffix in ENTRIES:
-        return series_of_entries(_read_entries(path), columns, file)
+        return series_of_entries(json_objects(path, '{"start": "2020-01-01", "target": [1.5]}'), columns, file)
     raise InputError(f"{file} must be one of {', '.join((*TABLES, *ENTRIES))}")
 
 
@@ -89,23 +89,6 @@ def _read_table(path: Path) -> Any:
         return pandas.read_csv(path, sep="\t" if path.suffix.lower() == ".tsv" else ",", encoding="utf-8-sig")
     except (ValueError, OSError) as error:
         raise InputError(f"{path} is no table: {' '.join(str(error).split())}") from error
-
-
-def _read_entries(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, 1):
-        place = f"{path}, line {number}"
-        if line.strip():
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{place} is no JSON: {error}") from error
-            if not isinstance(entry, dict):
-                raise InputError(f"{place} holds no entry, {{...}}")
-            yield place, entry
 
 
 def series_of_table(table: Any, columns: Columns, place: str) -> list[Series]:

@@ -129,7 +129,7 @@ def test_a_table_that_is_wrong_is_refused_by_what_is(tmp_path, text, columns, me
         )),
         ('{"start": "2020-01-01", "freq": "h", "target": [1], "feat_static_cat": [1]}\n'
          '{"start": "2020-01-01", "freq": "h", "target": [1]}', r"`feat_static_cat` must be of one length.*\[0, 1\]"),
-        ("[1]", "line 1 holds no entry"),
+        ("[1]", "line 1 holds no JSON object"),
         ("{", "line 1 is no JSON"),
         ("", "has no entries"),
     ],
