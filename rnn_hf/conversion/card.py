@@ -118,7 +118,7 @@ def _example(conversion: Conversion, name: str, auto_class: str) -> str:
         )
     return (
         f"from transformers import {auto_class}, AutoTokenizer\n\n"
-        f'tokenizer = AutoTokenizer.from_pretrained("{name}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{name}", trust_remote_code=True)\n'
         f'model = {auto_class}.from_pretrained("{name}", trust_remote_code=True)\n'
         f"ids = model.generate(**tokenizer({json.dumps(conversion.check or 'text', ensure_ascii=False)}, "
         'return_tensors="pt"))\n'

@@ -117,12 +117,17 @@ def record_of(
     """What is known of a conversion before it is done.
 
     Raises:
-        InputError: There is nothing to check a text with, or no text.
+        InputError: There is nothing to check a text with, no text, or one with words that are not known.
     """
     if check is not None and (tokenizer is None or source.architecture == "RNNModel"):
         raise InputError("`check` needs a network that writes, with a vocabulary")
-    if check is not None and not check.strip():
-        raise InputError("`check` must be a text")
+    if check is not None:
+        if not check.strip():
+            raise InputError("`check` must be a text")
+        try:
+            tokenizer(check)
+        except Exception as error:  # tokenizers has no class of its own for it
+            raise InputError(f"`check` is not read by this vocabulary: {error}") from error
     done = Conversion(
         path.name, sha256_of(path), kind.name, kind.title, kind.credit, license, source.architecture, check=check,
         vocabulary=None if tokenizer is None else len(tokenizer),

@@ -18,7 +18,9 @@ from rnn_hf.errors import InputError
 
 
 Tensor = torch.Tensor
-SIDE = re.compile(r"(enc|dec)(?:oder)?[._].+")
+# Names of the two sides, of modules or of what is in them.
+OF_ENCODER = re.compile(r"(enc|encoder|src|source)[._].+")
+OF_DECODER = re.compile(r"(dec|decoder)[._].+")
 UNSEEN = (
     "What stands between the modules is not in a state dict. Here embeddings go into the layers as they are, the last "
     "state of each layer of the encoder is the first one of that layer of the decoder, and a linear layer is the last."
@@ -26,7 +28,7 @@ UNSEEN = (
 
 
 def tensors_in(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors by names that begin with encoder or decoder, and the names of what else was saved."""
+    """Tensors by name, those of the sides behind `encoder.` and `decoder.`, and the names of what else was saved."""
     if checkpoint.container not in ("torch", "safetensors", "npz"):
         return {}, []
     content, others = unwrap(checkpoint.content)
@@ -41,15 +43,14 @@ def tensors_in(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
 
 def halves_of(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The tensors of the encoder, and all others."""
-    sides = {name: found[1] for name in tensors if (found := SIDE.fullmatch(name))}
-    encoder = {name: tensor for name, tensor in tensors.items() if sides.get(name) == "enc"}
+    encoder = {name: tensor for name, tensor in tensors.items() if OF_ENCODER.fullmatch(name)}
     return encoder, {name: tensor for name, tensor in tensors.items() if name not in encoder}
 
 
 def matches(checkpoint: Checkpoint) -> bool:
     tensors, _ = tensors_in(checkpoint)
-    found = {side[1] for name in tensors if "weight_hh" in name and (side := SIDE.fullmatch(name))}
-    return found == {"enc", "dec"}
+    recurrent = [name for name in tensors if "weight_hh" in name]
+    return all(any(side.fullmatch(name) for name in recurrent) for side in (OF_ENCODER, OF_DECODER))
 
 
 def read(checkpoint: Checkpoint, choices: Choices) -> EncoderDecoder:
@@ -147,7 +148,9 @@ def notes_of(vocabulary: TwoVocabularies | None) -> list[str]:
             "Ids are those of the source, and which of them start, end and pad a text is not in the file: `generate` "
             "needs `decoder_start_token_id` and `eos_token_id`, and an `attention_mask` where texts are padded."
         ]
-    default = "are zero" if vocabulary.unknown is None else f"are that of `{vocabulary.unknown}`, as of unknown ones"
+    default = "are zero. There is no token for unknown ones, which are an error"
+    if vocabulary.unknown is not None:
+        default = f"are that of `{vocabulary.unknown}`, as of unknown ones"
     form, length = " ".join(vocabulary.form).replace("$A", "text"), vocabulary.length
     read_as = f"A text is read as `{form}`."
     if length is not None:

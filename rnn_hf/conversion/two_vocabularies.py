@@ -14,6 +14,7 @@ PADS = ("<pad>", "<PAD>", "[PAD]", "PAD", "<blank>")
 STARTS = ("<s>", "<sos>", "<bos>", "<SOS>", "<BOS>", "<start>", "[START]", "SOS", "BOS")
 ENDS = ("</s>", "<eos>", "<EOS>", "<end>", "[END]", "EOS")
 UNKNOWNS = ("<unk>", "<UNK>", "[UNK]", "UNK")
+LONGEST = 10_000  # tokens of a source with its padding
 FILLER = "<filler>"  # padding of a source that the network reads
 MARKS = "\ue000\ue001"  # for the end and for padding, one character each, while they are counted
 
@@ -59,6 +60,8 @@ class TwoVocabularies:
             raise InputError("`source_length` needs tokens of single characters, one that ends and one that pads")
         if self.length < 2 + (start is not None):
             raise InputError(f"`source_length` ({self.length}) leaves no room for a text")
+        if self.length > LONGEST:
+            raise InputError(f"`source_length` ({self.length}) is more than {LONGEST}")
         self.read = [FILLER if token == pad else token for token in self.read]
 
     @property
@@ -103,7 +106,7 @@ class TwoVocabularies:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A tokenizer whose texts are what is read, and that decodes what is written."""
         ids = self.ids
-        tokenizer = Tokenizer(models.WordLevel(ids, unk_token=self.unknown or UNKNOWNS[0]))
+        tokenizer = Tokenizer(models.WordLevel(ids, unk_token=self.unknown or ""))
         steps: list[normalizers.Normalizer] = []
         if self.folds:
             steps += [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from strangers import told_by_a_stranger
 from torch import nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 
@@ -113,9 +114,13 @@ def test_other_names_whole_modules_and_a_state_dict_for_each_side_are_the_same_n
         for name, tensor in state.items()
     }
     assert "module.enc.gru.weight_ih_l0" in renamed and "module.out.weight" in renamed
+    flat = {name.replace("coder.rnn.", "coder."): tensor for name, tensor in state.items()}
+    flat["src_embedding.weight"] = flat.pop("encoder.embedding.weight")
+    flat["tgt_embedding.weight"] = flat.pop("decoder.embedding.weight")
     sides = {side: getattr(net, side).state_dict() for side in ("encoder", "decoder")}
     contents = {
         "renamed": renamed,
+        "flat": flat,
         "module": net,
         "sides": sides | {"optimizer": {"state": {0: torch.ones(3)}}, "epoch": 3},
         "wrapped": {"epoch": 3, "model_state_dict": state},
@@ -220,6 +225,23 @@ def test_padding_that_the_source_reads_is_read_here(tmp_path, seed):
     assert any("10 tokens in all" in line for line in done.notes)
 
 
+@pytest.mark.slow
+def test_a_stranger_reads_and_writes_with_what_is_in_the_folder(tmp_path):
+    options = lists(tmp_path, LETTERS, SOUNDS) | {"source_length": 10, "check": "abc"}
+    done = convert(save(tmp_path, make(78, read=7, written=7).state_dict()), tmp_path / "out", **options)
+    program = """
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
+
+tokenizer, model = (
+    kind.from_pretrained("out", trust_remote_code=True) for kind in (AutoTokenizer, AutoModelForSeq2SeqLM)
+)
+ids = model.generate(**tokenizer("abc", return_tensors="pt"))
+pipe = pipeline("rnn-translation", model="out", trust_remote_code=True)
+print(json.dumps([tokenizer.decode(ids[0], skip_special_tokens=True), pipe("abc")["translation_text"]]))
+"""
+    assert told_by_a_stranger(program, tmp_path) == [done.written] * 2
+
+
 def without(name, **options):
     return {key: tensor for key, tensor in make(**options).state_dict().items() if name not in key}
 
@@ -299,6 +321,8 @@ WRONG_LISTS = {
     "empty": ({"written": [*WRITTEN[:-1], ""]}, {}, "an empty token, 8 from 0"),
     "no padding": ({"written": ["x", *WRITTEN[2:], "y"]}, {}, "a token to pad"),
     "words": ({}, {"source_length": 9}, "`source_length` needs tokens of single characters"),
+    "too much room": ({"read": ["<pad>", "<s>", "</s>", *"abcde"]}, {"source_length": 10**9}, "is more than 10000"),
+    "no such word": ({"read": ["<pad>", "<s>", "</s>", *"abcde"]}, {"check": "ax"}, "`check` is not read by"),
     "no room": ({"read": ["<pad>", "<s>", "</s>", *"abcde"]}, {"source_length": 2}, "no room"),
 }
 
