@@ -11,9 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import evaluating
 from rnn_hf.loading import input_device
-
-
-NEVER = -1e9  # score of what cannot be
+from rnn_hf.models.decoding_seq2seq_rnn import BeamSearch
+from rnn_hf.models.encoder_decoder_rnn import RNNEncoderOutput
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
@@ -117,61 +116,62 @@ def search_together(
 
     Returns:
         Ids `(rows, T)` without the start token, padding behind the end token.
+
+    Raises:
+        InputError: The vocabulary is too small for so many hypotheses.
     """
-    config, options, device = models[0].config, models[0].generation_config, input_ids.device
+    config, options = models[0].config, models[0].generation_config
+    ends = torch.as_tensor(config.eos_token_id).reshape(-1).tolist()
     power = options.length_penalty if length_penalty is None else length_penalty
-    power, most = 1.0 if power is None else power, (max_length or options.max_length) - 1
-    rows, ends_by = len(input_ids), torch.as_tensor(config.eos_token_id, device=device).reshape(-1)
-    read = [repeated(model.encode(input_ids, attention_mask), num_beams) for model in models]
-    caches: list[Any] = [None] * len(models)
-    running = torch.full((rows, num_beams, 1), config.decoder_start_token_id, device=device)
-    scores = torch.zeros(rows, num_beams, device=device)
-    scores[:, 1:] = NEVER  # all begin alike
-    best = torch.full((rows, num_beams, most + 1), config.pad_token_id, device=device)
-    best_scores, is_open = torch.full_like(scores, NEVER), torch.ones(rows, 1, dtype=torch.bool, device=device)
-    first_row = num_beams * torch.arange(rows, device=device)[:, None]
-    for step in range(1, most + 1):
-        log_probs, caches = mean_log_probs(models, running[:, :, -1].reshape(-1, 1), read, caches)
-        total = (scores.reshape(-1, 1) + log_probs).view(rows, -1)
-        top, places = total.topk(min((1 + len(ends_by)) * num_beams, total.shape[1]))
-        beam, token = places // log_probs.shape[1], places % log_probs.shape[1]
-        sequences = torch.cat([of_beams(running, beam), token[..., None]], dim=-1)
-        is_end = torch.isin(token, ends_by) | (step == most)
-        # An end counts among the first hypotheses only, and where it can be better than what has ended.
-        counts = is_end & (torch.arange(top.shape[1], device=device) < num_beams) & is_open
-        ended = torch.where(counts, top / step**power, NEVER)
-        longer = torch.nn.functional.pad(sequences, (0, most - step), value=config.pad_token_id)
-        best_scores, chosen = torch.cat([best_scores, ended], dim=1).topk(num_beams)
-        best = of_beams(torch.cat([best, longer], dim=1), chosen)
-        scores, chosen = (top + NEVER * is_end).topk(num_beams)
-        running, parents = of_beams(sequences, chosen), beam.gather(1, chosen)
-        is_open = is_open & (scores[:, :1] / step**power > best_scores[:, -1:])
-        if not is_open.any() or is_end.all():
-            break
-        for cache in caches:
-            cache.reorder_cache((first_row + parents).flatten())
-    return best[:, 0, 1 : step + 1]
+    search = BeamSearch(
+        num_beams, num_return_sequences=1, length_penalty=1.0 if power is None else power, early_stopping=False,
+        ends=frozenset(ends), max_new_tokens=(max_length or options.max_length) - 1, are_log_probs=True,
+    )  # fmt: skip
+    if search.num_candidates > config.output_vocab_size:
+        most = config.output_vocab_size // max(2, 1 + len(ends))
+        raise InputError(f"`num_beams` may be at most {most} with so few pieces in the vocabulary, got {num_beams}")
+    steps = StepsTogether(models, [model.encode(input_ids, attention_mask) for model in models])
+    first = steps(input_ids.new_full((len(input_ids),), config.decoder_start_token_id))
+    found = [sequences[0] for sequences in search(first, lambda: steps.repeated(num_beams))]
+    return padded(found, config.pad_token_id).to(input_ids.device)
 
 
-def mean_log_probs(
-    models: Sequence[Any], tokens: torch.Tensor, read: Sequence[Any], caches: Sequence[Any]
-) -> tuple[torch.Tensor, list[Any]]:
-    """What several networks say of the token after `tokens` `(B, 1)`, `(B, V)`, and their states after it."""
-    steps = zip(models, read, caches, strict=True)
-    outputs = [
-        model(decoder_input_ids=tokens, encoder_outputs=own, cache=cache, use_cache=True)
-        for model, own, cache in steps
-    ]  # fmt: skip
-    log_probs = torch.stack([output.logits[:, -1].float().log_softmax(dim=-1) for output in outputs])
-    return log_probs.mean(dim=0), [output.cache for output in outputs]
+class StepsTogether:
+    """One-token steps of several networks, as `BeamSearch` takes them: tokens `(R,)` to the mean of their
+    log-probabilities `(R, V)`, and all states go with them.
 
+    Args:
+        models: As of `search_together`.
+        read: What the encoder of each made of the sources, a row each.
+    """
 
-def repeated(encoder_outputs: Any, times: int) -> Any:
-    """What an encoder read, with each row so many times."""
-    parts = {name: part for name, part in encoder_outputs.items() if torch.is_tensor(part)}
-    return type(encoder_outputs)(**{name: part.repeat_interleave(times, dim=0) for name, part in parts.items()})
+    def __init__(self, models: Sequence[Any], read: Sequence[Any]):
+        self.models, self.read = models, [dict(each.items()) for each in read]
+        self.caches: list[Any] = [None] * len(models)
 
+    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+        parts = []
+        for place, (model, read) in enumerate(zip(self.models, self.read, strict=True)):
+            outputs = model(
+                decoder_input_ids=tokens[:, None], encoder_outputs=RNNEncoderOutput(**read),
+                cache=self.caches[place], use_cache=True,
+            )  # fmt: skip
+            self.caches[place] = outputs.cache
+            parts.append(outputs.logits[:, -1].float().log_softmax(dim=-1))
+        return torch.stack(parts).mean(dim=0)
 
-def of_beams(tensor: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Hypotheses `(rows, n, T)` by their indices `(rows, m)`, `(rows, m, T)`."""
-    return tensor.gather(1, chosen[..., None].expand(-1, -1, tensor.shape[-1]))
+    def repeated(self, times: int) -> "StepsTogether":
+        """Go on with each row so many times."""
+        read = self.read[0]["last_hidden_state"]
+        rows = torch.arange(len(read), device=read.device).repeat_interleave(times)
+        self.select(rows, rows)
+        return self
+
+    def select(self, rows: torch.Tensor, sources: torch.Tensor | None = None) -> None:
+        """Go on with these rows; `sources` is `None` where each stays at its source."""
+        for cache in self.caches:
+            cache.batch_select_indices(rows)
+        if sources is not None:
+            self.read = [
+                {name: part[rows] for name, part in read.items() if torch.is_tensor(part)} for read in self.read
+            ]

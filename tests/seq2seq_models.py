@@ -97,18 +97,19 @@ def beams_by_hand(
     model, source: torch.Tensor, beams: int, length: int, penalty: float
 ) -> list[tuple[float, list[int]]]:
     """Beam search for one source, as transformers defines it, each step from whole targets: scores and tokens, best
-    first."""
-    end, live, done = model.config.eos_token_id, [(0.0, [model.config.decoder_start_token_id])], []
+    first. Of several networks by the mean of their log-probabilities."""
+    models = model if isinstance(model, list) else [model]
+    config = models[0].config
+    end, live, done = config.eos_token_id, [(0.0, [config.decoder_start_token_id])], []
     for count in range(1, length):
-        logits = model(
-            source.expand(len(live), -1),
-            decoder_input_ids=torch.tensor([tokens for _, tokens in live]),
-            use_cache=False,
-        ).logits[:, -1]
-        scores = logits.log_softmax(1) + torch.tensor([score for score, _ in live], dtype=logits.dtype)[:, None]
+        written = torch.tensor([tokens for _, tokens in live])
+        sources = source.expand(len(live), -1)
+        logits = [each(sources, decoder_input_ids=written, use_cache=False).logits[:, -1] for each in models]
+        log_probs = torch.stack([each.log_softmax(1) for each in logits]).mean(0)
+        scores = log_probs + torch.tensor([score for score, _ in live], dtype=log_probs.dtype)[:, None]
         values, places = scores.flatten().topk(2 * beams)
         candidates = [
-            (value, live[place // logits.shape[1]][1] + [place % logits.shape[1]])
+            (value, live[place // log_probs.shape[1]][1] + [place % log_probs.shape[1]])
             for value, place in zip(values.tolist(), places.tolist(), strict=True)
         ]
         done += [(value / count**penalty, tokens) for value, tokens in candidates[:beams] if tokens[-1] == end]

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from seq2seq_models import KINDS, make_translator, make_writer
+from seq2seq_models import KINDS, beams_by_hand, make_translator, make_writer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from translators import make_directory
 
@@ -66,22 +66,14 @@ def ended(rows):
     return [[*itertools.takewhile(lambda piece: piece != 2, row)] for row in rows.tolist()]
 
 
-def test_several_find_the_best_of_all_by_the_mean_of_their_log_probabilities():
-    """With as many hypotheses as there are, against all sequences of up to three pieces."""
-    models = [make_translator(seed=seed, vocab_size=5) for seed in (0, 1, 2)]
-    batch = source_batch([[3, 4, 2], [4, 2]], 0)
-    found = search_together(models, **batch, num_beams=100, length_penalty=1.0, max_length=4)
-    for row in range(2):
-        ids, best = batch["input_ids"][row : row + 1, : batch["attention_mask"][row].sum()], (-1e9, None)
-        for length in (1, 2, 3):
-            for words in itertools.product(range(5), repeat=length):
-                if 2 in words[:-1] or (words[-1] != 2 and length < 3):
-                    continue
-                labels = torch.tensor([words])
-                log_probs = [model(ids, labels=labels).logits.log_softmax(-1) for model in models]
-                total = torch.stack(log_probs).mean(0).gather(2, labels[..., None]).sum().item()
-                best = max(best, (total / length, words))
-        assert found[row].tolist()[: len(best[1])] == list(best[1])
+@pytest.mark.parametrize("num_beams, power", [(1, 1.0), (2, 0.5), (4, 1.0)])
+def test_several_find_what_a_search_by_hand_finds_by_the_mean_of_their_log_probabilities(num_beams, power):
+    models = [make_writer(seed=seed, **KINDS[kind]) for seed, kind in enumerate(("general", "fed", "none"))]
+    rows = [[3, 4, 5, 2], [6, 2], [7, 8, 3, 4, 4, 2]]
+    found = search_together(models, **source_batch(rows, 0), num_beams=num_beams, length_penalty=power, max_length=10)
+    for row, ids in zip(found, rows, strict=True):
+        (_, tokens), *_ = beams_by_hand(models, torch.tensor([ids]), num_beams, 10, power)
+        assert ended(row[None]) == ended(torch.tensor([tokens[1:]]))
 
 
 def test_what_cannot_be_translated_together_is_refused(loaded, tmp_path):
@@ -94,3 +86,5 @@ def test_what_cannot_be_translated_together_is_refused(loaded, tmp_path):
     for name in ("num_beams", "batch_size"):
         with pytest.raises(InputError, match=f"`{name}` must be at least 1, got 0"):
             translate(models[0], tokenizer, TEXTS, **{name: 0})
+    with pytest.raises(InputError, match="`num_beams` may be at most 30 with so few pieces in the vocabulary, got 31"):
+        translate(models, tokenizer, TEXTS, num_beams=31)

@@ -7,7 +7,7 @@ finds, V vocabulary.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -235,6 +235,14 @@ def one_row_steps(model: Any, memory: Memory, states: Sequence[State]) -> OneRow
     return OneRowSteps(model, memory, states, stack) if all(stack) else None
 
 
+class StepsOfRows(Protocol):
+    """What a search takes steps by, such as `Steps`."""
+
+    def __call__(self, tokens: Tensor) -> Tensor: ...
+
+    def select(self, rows: Tensor, sources: Tensor | None = None) -> None: ...
+
+
 @dataclass
 class BeamSearch:
     """Beam search by the rules of transformers' own, over sources that leave it as soon as they are done.
@@ -246,6 +254,7 @@ class BeamSearch:
         early_stopping: As in `GenerationConfig`.
         ends: Tokens that end a sequence.
         max_new_tokens: Longest sequence.
+        are_log_probs: Whether steps give what is added up, such as the mean of several networks' log-probabilities.
     """
 
     num_beams: int
@@ -254,26 +263,23 @@ class BeamSearch:
     early_stopping: bool | str
     ends: frozenset[int]
     max_new_tokens: int
+    are_log_probs: bool = False
 
     @classmethod
     def of(cls, config: GenerationConfig, prompt_length: int) -> "BeamSearch":
         """The search that `generate()` was asked for."""
         ends = getattr(config, "_eos_token_tensor", None)
         return cls(
-            config.num_beams,
-            config.num_return_sequences,
-            config.length_penalty,
-            config.early_stopping,
-            frozenset(() if ends is None else ends.tolist()),
-            config.max_length - prompt_length,
-        )
+            config.num_beams, config.num_return_sequences, config.length_penalty, config.early_stopping,
+            frozenset(() if ends is None else ends.tolist()), config.max_length - prompt_length,
+        )  # fmt: skip
 
     @property
     def num_candidates(self) -> int:
         """Continuations that are looked at: so many that K of them do not end."""
         return max(2, 1 + len(self.ends)) * self.num_beams
 
-    def __call__(self, logits: Tensor, begin: Callable[[], Steps]) -> list[list[list[int]]]:
+    def __call__(self, logits: Tensor, begin: Callable[[], StepsOfRows]) -> list[list[list[int]]]:
         """Search from the logits of the first token, `(B, V)`, on.
 
         Args:
@@ -287,7 +293,7 @@ class BeamSearch:
         found: list[list[tuple[float, list[int]]]] = [[] for _ in logits]
         active, scores = list(range(len(logits))), logits.new_zeros(len(logits), 1, dtype=torch.float32)
         written: list[list[int]] = [[] for _ in logits]
-        steps: Steps | None = None
+        steps: StepsOfRows | None = None
         for count in range(1, self.max_new_tokens + 1):
             values, tokens, parents = self._candidates(logits.float(), scores)
             going, live = [], []
@@ -322,7 +328,8 @@ class BeamSearch:
         """Of each source the likeliest continuations, best first: log-probabilities, tokens, and of which beam."""
         size, (sources, beams) = self.num_candidates, scores.shape
         best, tokens = logits.topk(size, dim=1)
-        total = (best - logits.logsumexp(dim=1, keepdim=True)).view(sources, beams, size) + scores[..., None]
+        best = best if self.are_log_probs else best - logits.logsumexp(dim=1, keepdim=True)
+        total = best.view(sources, beams, size) + scores[..., None]
         if beams > 1:
             values, places = total.flatten(1).topk(size, dim=1)
         else:
