@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from rnn_hf.conversion.encoder_decoder import EncoderDecoder
 from rnn_hf.conversion.formats import Choices, Format
-from rnn_hf.conversion.pickles import Inert
+from rnn_hf.conversion.pickles import Inert, StoredTensor
 from rnn_hf.conversion.reading import Checkpoint, tensors_of
 from rnn_hf.conversion.source import Layer
 from rnn_hf.conversion.state_dict import take_embedding, take_head
@@ -21,6 +22,7 @@ Tensor = torch.Tensor
 # Names of the two sides, of modules or of what is in them.
 OF_ENCODER = re.compile(r"(enc|encoder|src|source)[._].+")
 OF_DECODER = re.compile(r"(dec|decoder)[._].+")
+SIDES = ("encoder", "decoder", "enc", "dec")  # a state dict each
 UNSEEN = (
     "What stands between the modules is not in a state dict. Here embeddings go into the layers as they are, the last "
     "state of each layer of the encoder is the first one of that layer of the decoder, and a linear layer is the last."
@@ -32,13 +34,17 @@ def tensors_in(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
     if checkpoint.container not in ("torch", "safetensors", "npz"):
         return {}, []
     content, others = unwrap(checkpoint.content)
-    if isinstance(content, dict):  # a state dict for each side, beside that of an optimizer
-        wholes = {key: value for key, value in content.items() if isinstance(value, dict | Inert)}
-        sides = {key: value for key, value in wholes.items() if re.fullmatch("(enc|dec)(oder)?", str(key))}
-        if len(sides) > 1:
-            others += [str(key) for key in content if key not in sides]
-            content = sides
+    if isinstance(content, dict) and sum(isinstance(content.get(side), dict | Inert) for side in SIDES) > 1:
+        of_training = [key for key, value in content.items() if is_of_training(str(key), value)]
+        others += map(str, of_training)
+        content = {key: value for key, value in content.items() if key not in of_training}
     return without_prefix(tensors_of(content), "module.", "model."), others
+
+
+def is_of_training(name: str, value: Any) -> bool:
+    """Whether what a script saved beside the state dicts of modules is an optimizer, a schedule or a number."""
+    is_weights = isinstance(value, dict | Inert | StoredTensor | torch.Tensor)
+    return not is_weights or re.search("opt|sched|scaler", name) is not None
 
 
 def halves_of(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -55,7 +61,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 
 def read(checkpoint: Checkpoint, choices: Choices) -> EncoderDecoder:
     tensors, others = tensors_in(checkpoint)
-    source = source_of(tensors, choices, activation_of(checkpoint.content))
+    source = source_of(tensors, choices, activation_of(unwrap(checkpoint.content)[0]))
     source.vocabulary = vocabulary_of(source, choices)
     source.dropped = [f"`{name}`, saved beside the weights" for name in others]
     source.notes += [UNSEEN, *notes_of(source.vocabulary)]

@@ -48,13 +48,20 @@ def objects_in(content: Any, level: int = 0) -> Iterator[Inert]:
 
 
 def activation_of(content: Any) -> str | None:
-    """The activation that a pickled Elman module names, if there is one."""
+    """The activation that pickled Elman modules name, if there are any.
+
+    Raises:
+        InputError: They name several.
+    """
+    found = set()
     for part in objects_in(content):
         for name in ("mode", "nonlinearity"):
             mode = part.attributes.get(name)
             if isinstance(mode, str) and mode in MODES:
-                return MODES[mode]
-    return None
+                found.add(MODES[mode])
+    if len(found) > 1:
+        raise InputError(f"its layers have the activations {' and '.join(sorted(found))}, and here all have one")
+    return found.pop() if found else None
 
 
 def take_layers(tensors: dict[str, Tensor], activation: str | None) -> tuple[list[Layer], list[Layer] | None]:

@@ -68,6 +68,10 @@ def save(tmp_path, content, name="weights"):
     return tmp_path / name
 
 
+def state_of(module):
+    return dict(module.state_dict())
+
+
 def some_ids(tokens, seed):
     return torch.randint(tokens, (3, 7), generator=torch.Generator().manual_seed(seed))
 
@@ -117,8 +121,11 @@ def test_other_names_whole_modules_and_a_state_dict_for_each_side_are_the_same_n
     flat = {name.replace("coder.rnn.", "coder."): tensor for name, tensor in state.items()}
     flat["src_embedding.weight"] = flat.pop("encoder.embedding.weight")
     flat["tgt_embedding.weight"] = flat.pop("decoder.embedding.weight")
-    sides = {side: getattr(net, side).state_dict() for side in ("encoder", "decoder")}
+    sides = {side: state_of(getattr(net, side)) for side in ("encoder", "decoder")}
+    modules = {"encoder": state_of(net.encoder), "decoder": state_of(net.decoder), "epoch": 3}
+    modules["fc"] = {name: modules["decoder"].pop(f"fc_out.{name}") for name in ("weight", "bias")}
     contents = {
+        "modules": modules,
         "renamed": renamed,
         "flat": flat,
         "module": net,
@@ -129,7 +136,7 @@ def test_other_names_whole_modules_and_a_state_dict_for_each_side_are_the_same_n
         done = convert(save(tmp_path, content, name), tmp_path / f"{name}.out")
         model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / f"{name}.out")
         torch.testing.assert_close(logits_of(model, *pairs()), net(*pairs()), rtol=0, atol=1e-6)
-        assert any("epoch" in line for line in done.dropped) == (name in ("sides", "wrapped"))
+        assert any("epoch" in line for line in done.dropped) == (name in ("sides", "modules", "wrapped"))
 
 
 @pytest.mark.parametrize("is_shared", [False, True])
@@ -260,6 +267,14 @@ REFUSALS = {
     "attention": (
         lambda: make().state_dict() | {"decoder.attn.weight": torch.ones(5, 10)}, {}, r"attention \(decoder\.attn",
     ),
+    "attention apart": (
+        lambda: {side: state_of(getattr(make(), side)) for side in ("encoder", "decoder")}
+        | {"attn": {"weight": torch.ones(5, 10)}}, {}, r"attention \(attn\.weight",
+    ),
+    "activations": (
+        lambda: nn.ModuleDict({"encoder": nn.RNN(3, 5), "decoder": nn.RNN(3, 5, nonlinearity="relu")}), {},
+        "the activations relu and tanh",
+    ),
     "fed": (
         lambda: make().state_dict()
         | {f"decoder.rnn.{name}": tensor for name, tensor in nn.LSTM(8, 5, 2).state_dict().items()},
@@ -353,7 +368,11 @@ def test_what_has_no_such_file_does_not_go_back(tmp_path):
     with pytest.raises(InputError, match="`source_ids` that are none of the model"):
         convert_back(str(tmp_path / "out"), tmp_path / "back", "state-dict")
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
-    changed = config | {"attention": "dot", "readout_size": 3}
-    (tmp_path / "out" / "config.json").write_text(json.dumps(changed), encoding="utf-8")
-    with pytest.raises(InputError, match="`attention=dot` has no form"):
-        convert_back(str(tmp_path / "out"), tmp_path / "back", "state-dict")
+    for field, change in {
+        "attention=dot": {"attention": "dot", "readout_size": 3},
+        "bridge=linear": {"bridge": "linear"},
+        "residual_from=1": {"residual_from": 1},
+    }.items():
+        (tmp_path / "out" / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        with pytest.raises(InputError, match=f"`{field}` has no form"):
+            convert_back(str(tmp_path / "out"), tmp_path / "back", "state-dict")
