@@ -172,6 +172,7 @@ def small_root(tmp_path):
         scores = {"test": test, "validation": {"accuracy": 0.95}}
         write_json(directory / "evaluation.json", {"scores": scores})
     write_json(tmp_path / "model_cards" / "tagger" / "run.json", classifier_run(1))  # the seed that is shipped
+    (tmp_path / "model_cards" / "tagger" / "README.md").write_text("# tagger\n")
     rows = [{"model": model, "split": "test", "accuracy": 0.93} for model in ("a", "b", ["a", "b"])]
     (tmp_path / "results" / "tagger" / "ensemble.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_json(tmp_path / "results" / "stopped" / "run.json", classifier_run(1, is_complete=False))
@@ -194,7 +195,10 @@ def test_the_seeds_of_a_recipe_are_one_row_of_means_and_an_ensemble_has_its_own(
 
 
 def test_a_classifier_stands_in_the_summary_with_its_metric_and_not_among_language_models(small_root):
-    assert summary(small_root).splitlines()[2:] == ["| `tagger` | accuracy 91.00 ± 1.41 % | 1,234 | 2 |"]
+    shipped, card = "[`tagger`](model_cards/tagger/README.md)", small_root / "model_cards" / "tagger" / "README.md"
+    assert summary(small_root).splitlines()[2:] == [f"| {shipped} | accuracy 91.00 ± 1.41 % | 1,234 | 2 |"]
+    card.unlink()
+    assert summary(small_root).splitlines()[2:] == []  # nobody can load it
     assert "tagger" not in perplexities(small_root) + runs(small_root)
     assert unfinished(small_root).splitlines()[2:] == ["| `stopped` | 3 of 6 | accuracy 50.00 % |  |"]
 
@@ -209,6 +213,13 @@ def test_a_run_that_was_not_evaluated_has_empty_cells(small_root):
     (small_root / "results" / "tagger" / "seed2" / "evaluation.json").unlink()
     assert "accuracy" not in classification(small_root).splitlines()[2].partition("94.60")[0]
     assert summary(small_root).splitlines()[2:] == []
+
+
+def test_where_the_test_text_was_not_opened_the_summary_has_the_score_on_validation(small_root):
+    for seed, accuracy in ((1, 0.95), (2, 0.97)):
+        path = small_root / "results" / "tagger" / f"seed{seed}" / "evaluation.json"
+        write_json(path, {"scores": {"validation": {"accuracy": accuracy}}})
+    assert "| accuracy 96.00 ± 1.41 % (validation) |" in summary(small_root)
 
 
 def test_scores_of_a_classifier_do_not_disturb_the_table_of_adaptation(tmp_path):

@@ -207,13 +207,21 @@ def score_cells(scores: Sequence[dict[str, Any]], columns: Mapping[str, tuple[st
 
 
 def summary(root: Path) -> str:
-    """The same of all tasks in short for the README, without the series of brief runs."""
+    """All tasks in short for the README: models with weights in model_cards/, which are linked, and language models
+    without the series of brief runs."""
     rows = []
     for recipe in finished(root, *TASKS.values()):
-        values = recipe.values("test", recipe.metric)
-        if values and not recipe.name.startswith("ptb_brief"):
+        card = root / "model_cards" / recipe.name / "README.md"
+        is_long = task_of_run(recipe.runs[0]) is LANGUAGE_MODELING and not recipe.name.startswith("ptb_brief")
+        split = "test" if recipe.values("test", recipe.metric) else "validation"
+        values = recipe.values(split, recipe.metric)
+        if values and (is_long or card.is_file()):
+            name = f"`{recipe.name}`"
             score = f"{recipe.metric.title} {mean_text(values, recipe.metric)}{' %' * recipe.metric.is_share}"
-            row = {"recipe": f"`{recipe.name}`", "on the test text": score}
+            row = {
+                "recipe": f"[{name}]({card.relative_to(root).as_posix()})" if card.is_file() else name,
+                "score": score if split == "test" else f"{score} (validation)",
+            }
             rows.append(row | {"parameters": recipe.runs[0]["parameters"], "minutes": round(minutes(recipe))})
     return table(rows)
 
