@@ -128,6 +128,7 @@ class TwoVocabularies:
         return PreTrainedTokenizerFast(
             tokenizer_object=tokenizer, pad_token=self.pad, bos_token=self.start, eos_token=self.end,
             padding_side="right", clean_up_tokenization_spaces=False,
+            split_special_tokens=True,  # within words they are letters, as they were to the source
             model_input_names=["input_ids", "attention_mask"],
         )  # fmt: skip
 

@@ -180,6 +180,7 @@ def test_texts_of_two_vocabularies_are_read_and_written_as_by_the_network(tmp_pa
     )
     expected = [WRITTEN[token] for token in net.write(source, 2, 3, 128) if token not in (1, 2, 3)]
     assert translate(model, tokenizer, [text], num_beams=1) == [" ".join(expected)] == [done.written]
+    assert tokenizer("zwei<eos> in").input_ids == [2, 0, 6, 3]  # names of tokens within words are part of them
     # Alone as in a batch, whose padding is not read.
     texts = [text, "der hunde", "in"]
     one_by_one = [translate(model, tokenizer, [each], num_beams=1)[0] for each in texts]
