@@ -172,7 +172,6 @@ def small_root(tmp_path):
         scores = {"test": test, "validation": {"accuracy": 0.95}}
         write_json(directory / "evaluation.json", {"scores": scores})
     write_json(tmp_path / "model_cards" / "tagger" / "run.json", classifier_run(1))  # the seed that is shipped
-    (tmp_path / "model_cards" / "tagger" / "README.md").write_text("# tagger\n")
     rows = [{"model": model, "split": "test", "accuracy": 0.93} for model in ("a", "b", ["a", "b"])]
     (tmp_path / "results" / "tagger" / "ensemble.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_json(tmp_path / "results" / "stopped" / "run.json", classifier_run(1, is_complete=False))
@@ -195,9 +194,9 @@ def test_the_seeds_of_a_recipe_are_one_row_of_means_and_an_ensemble_has_its_own(
 
 
 def test_a_classifier_stands_in_the_summary_with_its_metric_and_not_among_language_models(small_root):
-    shipped, card = "[`tagger`](model_cards/tagger/README.md)", small_root / "model_cards" / "tagger" / "README.md"
-    assert summary(small_root).splitlines()[2:] == [f"| {shipped} | accuracy 91.00 ± 1.41 % | 1,234 | 2 |"]
-    card.unlink()
+    assert summary(small_root).splitlines()[2:] == ["| `tagger` | accuracy 91.00 ± 1.41 % | 1,234 | 2 | yes |"]
+    (small_root / "model_cards" / "tagger" / "run.json").unlink()
+    (small_root / "model_cards" / "tagger").rmdir()
     assert summary(small_root).splitlines()[2:] == []  # nobody can load it
     assert "tagger" not in perplexities(small_root) + runs(small_root)
     assert unfinished(small_root).splitlines()[2:] == ["| `stopped` | 3 of 6 | accuracy 50.00 % |  |"]

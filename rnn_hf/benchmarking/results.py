@@ -207,22 +207,19 @@ def score_cells(scores: Sequence[dict[str, Any]], columns: Mapping[str, tuple[st
 
 
 def summary(root: Path) -> str:
-    """All tasks in short for the README: models with weights in model_cards/, which are linked, and language models
-    without the series of brief runs."""
+    """All tasks in short for the README: models with weights in model_cards/, and language models without the series
+    of brief runs."""
     rows = []
     for recipe in finished(root, *TASKS.values()):
-        card = root / "model_cards" / recipe.name / "README.md"
+        is_shipped = (root / "model_cards" / recipe.name).is_dir()
         is_long = task_of_run(recipe.runs[0]) is LANGUAGE_MODELING and not recipe.name.startswith("ptb_brief")
         split = "test" if recipe.values("test", recipe.metric) else "validation"
         values = recipe.values(split, recipe.metric)
-        if values and (is_long or card.is_file()):
-            name = f"`{recipe.name}`"
+        if values and (is_long or is_shipped):
             score = f"{recipe.metric.title} {mean_text(values, recipe.metric)}{' %' * recipe.metric.is_share}"
-            row = {
-                "recipe": f"[{name}]({card.relative_to(root).as_posix()})" if card.is_file() else name,
-                "score": score if split == "test" else f"{score} (validation)",
-            }
-            rows.append(row | {"parameters": recipe.runs[0]["parameters"], "minutes": round(minutes(recipe))})
+            row = {"recipe": f"`{recipe.name}`", "score": score if split == "test" else f"{score} (validation)"}
+            row |= {"parameters": recipe.runs[0]["parameters"], "minutes": round(minutes(recipe))}
+            rows.append(row | {"weights": "yes" if is_shipped else ""})
     return table(rows)
 
 
