@@ -217,7 +217,8 @@ def summary(root: Path) -> str:
         values = recipe.values(split, recipe.metric)
         if values and (is_long or is_shipped):
             score = f"{recipe.metric.title} {mean_text(values, recipe.metric)}{' %' * recipe.metric.is_share}"
-            row = {"recipe": f"`{recipe.name}`", "score": score if split == "test" else f"{score} (validation)"}
+            row: dict[str, Any] = {"recipe": f"`{recipe.name}`"}
+            row |= {"score": score if split == "test" else f"{score} (validation)"}
             row |= {"parameters": recipe.runs[0]["parameters"], "minutes": round(minutes(recipe))}
             rows.append(row | {"weights": "yes" if is_shipped else ""})
     return table(rows)
