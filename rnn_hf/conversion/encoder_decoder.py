@@ -44,7 +44,6 @@ class EncoderDecoder:
     inexact: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     architecture = "RNNForConditionalGeneration"
-    reads_backward = False  # nothing here turns a source round
 
     @property
     def source_ids(self) -> list[int]:

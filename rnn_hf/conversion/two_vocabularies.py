@@ -140,7 +140,7 @@ class TwoVocabularies:
         room = length - (first(STARTS, self.read) is not None)
         end = first(ENDS, self.read)
         return [
-            normalizers.Replace(Regex(f"[{MARKS}]"), ""),
+            normalizers.Replace(Regex(f"[{MARKS}]"), "\ufffd"),  # in a text they are unknown
             normalizers.Replace(behind(room - 1), ""),
             normalizers.Replace(Regex(r"\z"), MARKS[0] + MARKS[1] * room),
             normalizers.Replace(behind(room), ""),

@@ -217,7 +217,13 @@ def test_padding_that_the_source_reads_is_read_here(tmp_path, seed):
     model, tokenizer = (
         kind.from_pretrained(tmp_path / "out") for kind in (AutoModelForSeq2SeqLM, AutoTokenizer)
     )  # fmt: skip
-    texts = {"abc": [4, 5, 6], "a": [4], "cʃa b": [6, 3, 4, 3, 5], "abcabcab": [4, 5, 6] * 2 + [4, 5]}
+    texts = {
+        "abc": [4, 5, 6],
+        "a": [4],
+        "cʃa b": [6, 3, 4, 3, 5],
+        "a\ue000\ue001b": [4, 3, 3, 5],
+        "abcabcab": [4, 5, 6] * 2 + [4, 5],
+    }
     for text, letters in texts.items():
         source = [1, *letters, 2] + [0] * (8 - len(letters))
         batch = tokenizer(text, return_tensors="pt")
