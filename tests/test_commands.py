@@ -6,6 +6,8 @@ import sys
 from inspect import signature
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from rnn_hf import RNNConfig, RNNForCausalLM
 from rnn_hf.commands import CORPUS_HELP, Parser, add_device_flag, add_model_argument, run_command
@@ -39,7 +41,10 @@ def test_a_mistake_is_one_line_and_a_bug_keeps_its_traceback(capsys):
         assert capsys.readouterr().err == "error: too large\n"
     assert ending(lambda: fail(OSError("no file:\n  look\n\nelsewhere"))) == 2
     assert capsys.readouterr().err == "error: no file: look elsewhere\n"
-    for kind in (ValueError, TypeError, KeyError, ImportError, RuntimeError):
+    known = Tokenizer(WordLevel({"a": 0}))
+    assert ending(lambda: known.encode("b")) == 2
+    assert "error: the text has a word that is not in the vocabulary of the model" in capsys.readouterr().err
+    for kind in (Exception, ValueError, TypeError, KeyError, ImportError, RuntimeError):
         with pytest.raises(kind):
             run_command(lambda kind=kind: fail(kind("a bug")))
 

@@ -171,6 +171,15 @@ def with_flags(message: str, flags: Collection[str] | None = None) -> str:
     return re.sub(r"""`([a-z_]\w*)(?:=["']?([^`]*?)["']?)?`""", as_flag, message)
 
 
+def mistake_of(error: Exception) -> str | None:
+    """What a user did wrong, or the world refused, in one line; `None` for a bug."""
+    if type(error) is Exception and "Missing [UNK] token" in str(error):  # tokenizers has no class of its own for it
+        return "the text has a word that is not in the vocabulary of the model, which has no token for unknown words"
+    if isinstance(error, InputError | MissingPackageError | OSError | FloatingPointError):
+        return re.sub(r"\s*\n\s*", " ", str(error))
+    return None
+
+
 def run_command(main: Callable[[], int], flags: Collection[str] | None = None) -> NoReturn:
     """Run what a command does and exit with its code.
 
@@ -198,8 +207,10 @@ def run_command(main: Callable[[], int], flags: Collection[str] | None = None) -
         # Python flushes once more on its way out, and would complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except (InputError, MissingPackageError, OSError, FloatingPointError) as error:
-        line = re.sub(r"\s*\n\s*", " ", str(error))
+    except Exception as error:
+        line = mistake_of(error)
+        if line is None:
+            raise
         sys.stderr.write(f"error: {with_flags(line, flags)}\n")
         code = 2
     sys.exit(code)
