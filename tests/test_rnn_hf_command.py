@@ -56,6 +56,7 @@ def test_help_and_mistakes_import_neither_torch_nor_transformers():
     assert result.stdout.endswith("large: set()\n"), result.stdout[-300:]
 
 
+@pytest.mark.slow
 def test_the_package_registers_its_models_once_a_command_runs():
     code = "\n".join([
         "import rnn_hf_command",

@@ -62,6 +62,7 @@ def test_every_script_answers_help_and_does_without_its_docstring(name, run_scri
         assert status == 0 and "usage:" in printed
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_and_the_ends_of_lines_change_nothing(trained, tmp_path, run_script):
     text = "the cat sat on the mat\nthe dog sat on the cat\n"
     printed = []

@@ -592,6 +592,7 @@ def accepts(host, port):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_shutdown_answers_what_was_begun_refuses_what_is_new_and_leaves_nothing(checkpoint, tmp_path, number):
     cwd, cache = tmp_path / "empty", tmp_path / "cache"
     cwd.mkdir()

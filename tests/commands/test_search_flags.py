@@ -32,6 +32,7 @@ def as_flags(settings) -> list:
     return [part for name, value in settings.items() for part in (f"--{name}", value)]
 
 
+@pytest.mark.slow
 def test_evaluate_scores_what_the_search_finds(recognizer, words, run_script):
     for settings in (flags_of(words), {"num_beams": 2}, {"language_model": words}):
         expected = task.evaluate(recognizer, ["validation"], {}, search=settings)["validation"]

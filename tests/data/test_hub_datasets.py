@@ -76,6 +76,7 @@ def test_penn_treebank_comes_from_the_converted_branch_and_then_from_the_cache(s
     assert len(server.requests) == asked
 
 
+@pytest.mark.slow
 def test_text_and_parquet_data_sets_load_and_then_come_from_the_cache(server, load):
     server.create("someone/parquet", {"data/train-0000.parquet": parquet(["a b", "c"])}, "dataset")
     server.create("someone/text", {"train.txt": b"a b\nc\n", "test.txt": b"d\n"}, "dataset")
@@ -100,6 +101,7 @@ def test_a_data_set_that_is_a_script_is_refused_with_what_to_do(server, load):
     assert "`dataset_revision` (often refs/convert/parquet)" in message
 
 
+@pytest.mark.slow
 def test_a_data_set_that_is_missing_and_one_that_was_never_fetched_are_named(load, server):
     for offline in (False, True):
         asked = len(server.requests)

@@ -182,6 +182,7 @@ def check_metadata(text, task):
 
 
 @stored
+@pytest.mark.slow
 def test_the_examples_of_a_card_run(model_dir, tmp_path):
     shown = examples_of(model_dir / "README.md")
     if task_of(model_dir) is LANGUAGE_MODELING:

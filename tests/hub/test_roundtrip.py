@@ -143,6 +143,7 @@ def assert_is_what_was_pushed(result, models):
     assert torch.allclose(torch.tensor(seen["backbone"]), models["backbone"](IDS).last_hidden_state, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stranger_loads_generates_and_saves_again_and_does_it_all_offline(pushed, tmp_path):
     server, models = pushed
     result = client(server, tmp_path, STRANGER + LOAD + SAVE_AGAIN, tmp_path / "again")

@@ -60,6 +60,7 @@ def test_a_card_can_be_verified(model_dir):
         assert told == pytest.approx(measured, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_examples_run_with_and_without_the_package(model_dir, tmp_path, monkeypatch):
     build_repository(model_dir, tmp_path / "repository", license="cc-by-sa-4.0")
     monkeypatch.chdir(tmp_path)

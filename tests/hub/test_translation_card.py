@@ -46,6 +46,7 @@ def model_dir(trained, tmp_path):
     return Path(shutil.copytree(trained, tmp_path / "toy"))
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_training_until_the_weights_are_evaluated(model_dir):
     record = json.loads((model_dir / "run.json").read_text())
     card = render_card(model_dir, "me/toy")
@@ -80,6 +81,7 @@ def test_a_card_can_be_verified(model_dir):
         assert value == pytest.approx(measured, abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_examples_run_with_and_without_the_package(model_dir, tmp_path, monkeypatch):
     own = replace(CORPORA["multi30k"], prompt="two small dog sees red snow")
     monkeypatch.setitem(CORPORA, "multi30k", own)

@@ -95,6 +95,7 @@ def test_what_is_returned_is_not_written_over_by_the_next_step(replays):
 
 
 @pytest.mark.parametrize("failures", [1, 2, 10**6])
+@pytest.mark.slow
 def test_a_step_that_cannot_be_recorded_is_run_and_tried_again_twice(run, tmp_path, monkeypatch, request, failures):
     run("python", **COMMON)
     replays, calls = request.getfixturevalue("replays"), []

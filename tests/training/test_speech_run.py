@@ -64,6 +64,7 @@ def run(arguments_of):
          "per_device_train_batch_size": 2, "label_unit": "characters", "frame_stack": 1, "group_by_length": False},
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_resumed_run_hears_what_the_uninterrupted_one_does_and_is_it_bit_for_bit(run, tmp_path, flags):
     """Stopped within an epoch, and at the end of one; strings grow from epoch to epoch."""
     assert run("whole", **flags)["steps_per_epoch"] == STEPS

@@ -146,6 +146,7 @@ def trained(tmp_path_factory):
     return folder / "model", train(parse_arguments(["--task", task.NAME, *argv]))
 
 
+@pytest.mark.slow
 def test_a_toy_language_is_learned_and_the_best_model_scores_what_its_step_says(trained):
     directory, record = trained
     values = [row["validation_bleu"] for row in history(directory) if "validation_bleu" in row]
