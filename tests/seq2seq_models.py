@@ -1,5 +1,6 @@
 """What tests of networks that write a text from another one run: every kind, and a small batch."""
 
+import pytest
 import torch
 
 from rnn_hf import RNNForConditionalGeneration, RNNSeq2SeqConfig
@@ -16,6 +17,16 @@ UNITS = {
 }
 # Those that differ in their state and in how padding is passed over.
 SOME_UNITS = ["lstm", "gru", "elman-sigmoid"]
+
+
+def units(*usual: str, names=tuple(UNITS)):
+    """Runs a test on an argument `unit`, a dictionary of fields, once for each of `names`; those that are not `usual`
+    in the slow suite only."""
+    slow = pytest.mark.slow
+    params = [pytest.param(UNITS[name], id=name, marks=() if name in usual else slow) for name in names]
+    return pytest.mark.parametrize("unit", params)
+
+
 # Each attention, bridge, depth and way to share vocabularies and embeddings.
 KINDS = {
     "general": {},

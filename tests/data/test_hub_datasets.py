@@ -64,6 +64,7 @@ def load(server, tmp_path):
     return load
 
 
+@pytest.mark.slow
 def test_penn_treebank_comes_from_the_converted_branch_and_then_from_the_cache(server, load):
     name, revision = "ptb-text-only/ptb_text_only", "refs/convert/parquet"
     files = {f"penn_treebank/{split}/0000.parquet": parquet(["a <unk> N", split]) for split in SPLITS}
@@ -88,6 +89,7 @@ def test_text_and_parquet_data_sets_load_and_then_come_from_the_cache(server, lo
         assert (len(server.requests) == asked) == offline
 
 
+@pytest.mark.slow
 def test_a_private_data_set_needs_a_token(server, load):
     server.create("me/private", {"train.txt": b"a b\n"}, "dataset", private=True)
     assert load(dataset_name="me/private").startswith("ConnectionError: cannot load the data set me/private")

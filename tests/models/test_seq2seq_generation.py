@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from seq2seq_models import KINDS, SOME_UNITS, UNITS, beams_by_hand, greedy_by_hand, make_writer, sources
+from seq2seq_models import KINDS, SOME_UNITS, beams_by_hand, greedy_by_hand, make_writer, sources, units
 from transformers import GenerationConfig, LogitsProcessorList, TextStreamer
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -19,7 +19,7 @@ WAYS = {
 }
 
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
-some_units = pytest.mark.parametrize("unit", [UNITS[name] for name in SOME_UNITS], ids=SOME_UNITS)
+some_units = units("lstm", names=SOME_UNITS)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 some_kinds = pytest.mark.parametrize("kind", ["general", "fed-additive", "deep-fed", "identity"])
 

@@ -7,7 +7,7 @@ import torch
 from networks import assert_same_gradients, gradients_of
 from safetensors.torch import load_file
 from seq2seq_equations import Equations
-from seq2seq_models import CLOSE, KINDS, SOME_UNITS, UNITS, make_translator, rows_of, some_pairs
+from seq2seq_models import CLOSE, KINDS, SOME_UNITS, make_translator, rows_of, some_pairs, units
 from strangers import told_by_a_stranger
 from torch.nn import functional as F
 from transformers import AutoModelForSeq2SeqLM
@@ -16,8 +16,8 @@ from rnn_hf import RNNCache, RNNForConditionalGeneration, RNNSeq2SeqConfig
 
 
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
-every_unit = pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
-some_units = pytest.mark.parametrize("unit", [UNITS[name] for name in SOME_UNITS], ids=SOME_UNITS)
+every_unit = units("lstm", "gru")
+some_units = units("lstm", names=SOME_UNITS)
 
 
 # Against the equations

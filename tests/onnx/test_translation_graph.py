@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from seq2seq_models import KINDS, UNITS, make_translator
+from seq2seq_models import KINDS, make_translator, units
 from test_export import changed
 
 from rnn_hf.errors import InputError
@@ -23,7 +23,7 @@ def interface_of(proto) -> dict:
     return json.loads({prop.key: prop.value for prop in proto.metadata_props}["interface"])
 
 
-@pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@units("lstm", "gru")
 @every_kind
 @both
 def test_a_graph_gives_what_pytorch_does_at_each_size(unit, fields, build):

@@ -121,6 +121,7 @@ def trained(file, tmp_path_factory, request):
     return directory, train(parse_arguments(["--task", task.NAME, *argv]))
 
 
+@pytest.mark.slow
 def test_waves_are_learned_and_the_best_model_scores_what_its_step_says(trained):
     directory, record = trained
     metric = record["metric"]

@@ -57,7 +57,8 @@ def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, tex
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adamw"])
-@pytest.mark.parametrize("stop_at", [7, 52, 60])  # in an epoch, within the second, at an epoch's end
+# In an epoch, within the second, at an epoch's end.
+@pytest.mark.parametrize("stop_at", [7, pytest.param(52, marks=pytest.mark.slow), 60])
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, optim, stop_at):
     common = {"optim": optim, "learning_rate": 0.01 if optim == "adamw" else 5, "momentum": 0.5, "eval_steps": 25}
     whole = run("whole", **common)

@@ -58,6 +58,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.slow
 def test_recorded_steps_are_those_of_python(run, tmp_path, request, recipe):
     flags = COMMON | RECIPES[recipe]
     before = run("python", **flags)

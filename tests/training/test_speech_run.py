@@ -120,6 +120,7 @@ def trained(data, tmp_path_factory):
     return directory, json.loads((directory / "run.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_was_learned_stands_in_the_directory_and_scores_what_its_step_says(trained):
     directory, record = trained
     best = min((row for row in history(directory) if "validation_wer" in row), key=lambda row: row["validation_wer"])
