@@ -6,8 +6,13 @@ puts this folder on the import path, because it holds a conftest.py and no `__in
 """
 
 import gc
+import os
 import sys
 from pathlib import Path
+
+
+# Before huggingface_hub reads it: a name that is nowhere is not asked of the Hub, again and again where no network is.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
