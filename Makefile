@@ -29,8 +29,9 @@ venv: $(VENV)/.dev  ## make the virtual environment with all that development ne
 demo: $(VENV)/.demo  ## train a small model on the offline corpus and write text with it
 	$(BIN)/python scripts/demo.py
 
+# By file, so that what a file trains for its tests is trained once.
 test: $(VENV)/.dev  ## run the tests that need no GPU, no network and no patience
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/.dev  ## run the slow tests alone
 	$(BIN)/python -m pytest -n auto -m "slow and not gpu and not network"
