@@ -16,8 +16,7 @@ from rnn_hf.errors import InputError
 
 OPTIONS = (
     "format", "vocab", "corpus", "license", "check", "approximate", "backbone", "reads_backward", "hidden_act",
-    "recurrent_activation", "forget_bias", "embedding", "head", "target_vocab",
-    "source_length",
+    "recurrent_activation", "forget_bias", "embedding", "head", "target_vocab", "source_length",
 )  # fmt: skip
 
 

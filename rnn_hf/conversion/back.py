@@ -52,7 +52,7 @@ def convert_back(model: str, out: str | Path, to: str) -> list[Path]:
     is_pair = architecture == "RNNForConditionalGeneration"
     if is_pair and to != "state-dict":
         raise InputError(f"{to} has language models alone; an encoder-decoder becomes a state-dict")
-    (check_pair if is_pair else check_plain)(config)
+    check_plain(config, is_pair)
     weights = getattr(transformers, KINDS[architecture].auto_class).from_pretrained(model).state_dict()
     named = encoder_decoder(weights, source_ids_of(model, config)) if is_pair else TARGETS[to](config, weights)
     tensors = {name: tensor.contiguous() for name, tensor in named.items()}
@@ -66,43 +66,24 @@ def convert_back(model: str, out: str | Path, to: str) -> list[Path]:
     return [target, vocabulary]
 
 
-def check_plain(config: Any) -> None:
+# Fields that torch's own modules, and for a pair the state between them, have in one way only.
+PLAIN: dict[str, Any] = {
+    "num_softmaxes": 1, "output_projection_size": None, "character_embedding_size": 0, "input_size": None,
+}  # fmt: skip
+PLAIN_PAIR: dict[str, Any] = {"attention": None, "bridge": "identity", "residual_from": None}
+
+
+def check_plain(config: Any, is_pair: bool) -> None:
     """Refuse what torch's own modules do not have.
 
     Raises:
         InputError: Naming the field.
     """
-    fields = {
-        "num_softmaxes": 1, "output_projection_size": None, "character_embedding_size": 0, "input_size": None,
-    }  # fmt: skip
-    for name, plain in fields.items():
-        if getattr(config, name) != plain:
-            raise InputError(
-                f"a model with `{name}={getattr(config, name)}` has no form as embedding, layers and head"
-            )
-    check_activation(config)
-
-
-def check_pair(config: Any) -> None:
-    """Refuse an encoder and a decoder that torch's own modules and the state between them are not.
-
-    Raises:
-        InputError: Naming the field.
-    """
-    for name, plain in {"attention": None, "bridge": "identity", "residual_from": None}.items():
-        if getattr(config, name) != plain:
-            raise InputError(
-                f"an encoder-decoder with `{name}={getattr(config, name)}` has no form as embeddings, layers and head"
-            )
-    check_activation(config)
-
-
-def check_activation(config: Any) -> None:
-    """Refuse an activation that torch's Elman layers do not have.
-
-    Raises:
-        InputError: It is that of the model.
-    """
+    what, parts = ("an encoder-decoder", "embeddings") if is_pair else ("a model", "embedding")
+    for name, plain in (PLAIN_PAIR if is_pair else PLAIN).items():
+        value = getattr(config, name)
+        if value != plain:
+            raise InputError(f"{what} with `{name}={value}` has no form as {parts}, layers and head")
     if config.hidden_act == "sigmoid":
         raise InputError(
             "a model with `hidden_act='sigmoid'` has no form in torch, whose Elman layers are tanh or relu"

@@ -275,8 +275,9 @@ def model_of(source: Network, config: Config) -> Any:
     Raises:
         InputError: Their shapes do not fit each other.
     """
-    model = MODELS[source.architecture](config).to(source.dtype)
     weights = dict(source.weights())
+    is_double = any(tensor.dtype == torch.float64 for tensor in weights.values())
+    model = MODELS[source.architecture](config).to(torch.float64 if is_double else torch.float32)  # holds all others
     state = model.state_dict()
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (state, weights)]
     if shapes[0] != shapes[1]:

@@ -66,12 +66,6 @@ class EncoderDecoder:
         names = {"lm_head.weight": self.is_tied, "model.decoder.embed_tokens.weight": self.is_shared}
         return {name for name, is_other in names.items() if is_other}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights here: float64 for float64, else float32, which holds all others."""
-        is_double = any(tensor.dtype == torch.float64 for tensor in self.weights().values())
-        return torch.float64 if is_double else torch.float32
-
     def config(self) -> RNNSeq2SeqConfig:
         """What shapes the network here.
 

@@ -140,12 +140,6 @@ class Source:
         """Names of weights here that are others."""
         return {"lm_head.weight"} if self.is_tied else set()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights here: float64 for float64, else float32, which holds all others."""
-        is_double = any(tensor.dtype == torch.float64 for tensor in self.weights().values())
-        return torch.float64 if is_double else torch.float32
-
     def config(self) -> RNNConfig:
         """What shapes the network here.
 

@@ -167,7 +167,7 @@ def read_pairs(file: str, source_lang: str | None, target_lang: str | None) -> l
                 raise FileNotFoundError(f"there is no file {file}")
             if suffix == ".tsv":
                 return list(_read_table(path, source_lang, target_lang))
-            example = json.dumps({COLUMN: {str(source_lang or "en"): "", str(target_lang or "de"): ""}})
+            example = json.dumps({COLUMN: {source_lang or "en": "", target_lang or "de": ""}})
             return [_pair_of(row, source_lang, target_lang, place) for place, row in json_objects(path, example)]
         return _read_two_files(path, source_lang, target_lang)
     except UnicodeDecodeError as error:
