@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -117,13 +118,15 @@ class TrainingRun:
         self.total_steps = sum(steps)
         self.steps_per_epoch = round(self.total_steps / epochs)
         self.model = model = build_model(arguments, self.corpus.tokenizer)
-        self.objective, self.average = Objective(model, options), WeightAverage(model, options.average_decay or 1.0)
+        counts = torch.from_numpy(np.bincount(self.corpus.streams["train"], minlength=self.counts["vocab_size"]))
+        self.objective = Objective(model, options, counts)
+        self.average = WeightAverage(model, options.average_decay or 1.0)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
         # optimizer: Accelerate's looks through the installed packages at each step, and waits for the GPU in float16.
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
         self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
-        records = options.cuda_graphs and self.accelerator.num_processes == 1
+        records = options.cuda_graphs and self.accelerator.num_processes == 1 and not options.sampled_softmax
         records = records and self.accelerator.device.type == "cuda"
         self.compute: Step = RecordedSteps(self._compute, self.optimizer) if records else self._compute
         self.scheduler = build_scheduler(self.optimizer, options, steps)

@@ -33,8 +33,9 @@ from rnn_hf.loading import load_model
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.runs import read_run
-from rnn_hf.training.arguments import SIZES_BY_VOCABULARY, Arguments, DataArguments, TrainingArguments
+from rnn_hf.training.arguments import Arguments, DataArguments, TrainingArguments
 from rnn_hf.training.checkpoint import checkpoints, is_checkpoint, named_as_checkpoints
+from rnn_hf.training.model_arguments import SIZES_BY_VOCABULARY
 from rnn_hf.training.objective import Objective
 
 

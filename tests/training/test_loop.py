@@ -103,6 +103,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_with_averages_and_random_windows
     assert all(torch.equal(a, b) for a, b in zip(again["mean"], average["mean"], strict=True))
 
 
+def test_a_resumed_run_draws_the_same_words(run, tmp_path):
+    sampled = {"sampled_softmax": 10, "average_decay": 0.9, "optim": "adam", "learning_rate": 0.01}
+    whole = run("whole", **sampled)
+    assert whole["result"]["best_validation_perplexity"] < whole["data"]["unigram_validation_perplexity"]
+    run("parts", max_steps=33, **sampled)
+    run("parts", resume_from_checkpoint="last", **sampled)
+    assert_equal_weights(weights(tmp_path / "whole/checkpoint-120"), weights(tmp_path / "parts/checkpoint-120"))
+
+
 def test_a_resumed_run_takes_up_the_number_of_threads_that_it_had(run, tmp_path, capsys):
     """Which sums are split differs by processor, so the weights may be equal on other numbers, by luck."""
     try:
