@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -118,17 +117,14 @@ class TrainingRun:
         self.total_steps = sum(steps)
         self.steps_per_epoch = round(self.total_steps / epochs)
         self.model = model = build_model(arguments, self.corpus.tokenizer)
-        counts = torch.from_numpy(np.bincount(self.corpus.streams["train"], minlength=self.counts["vocab_size"]))
-        self.objective = Objective(model, options, counts)
+        self.objective = Objective(model, options, self.corpus.frequencies())
         self.average = WeightAverage(model, options.average_decay or 1.0)
         # The stream is not prepared: Accelerate would deal its windows out in turn, and rows must go on. Nor is the
         # optimizer: Accelerate's looks through the installed packages at each step, and waits for the GPU in float16.
         self.wrapped = self.accelerator.prepare(self.objective)
         self.optimizer = build_optimizer(self.objective, options)
         self.updater = Updater(self.optimizer, options.max_grad_norm, self.accelerator.scaler)
-        records = options.cuda_graphs and self.accelerator.num_processes == 1 and not options.sampled_softmax
-        records = records and self.accelerator.device.type == "cuda"
-        self.compute: Step = RecordedSteps(self._compute, self.optimizer) if records else self._compute
+        self.compute: Step = RecordedSteps(self._compute, self.optimizer) if self._records() else self._compute
         self.scheduler = build_scheduler(self.optimizer, options, steps)
         # Dropout differs between processes; initialisation did not.
         torch.manual_seed(options.seed + self.accelerator.process_index)
@@ -155,6 +151,12 @@ class TrainingRun:
         self._inform(*opening_lines(self.record))
         self._say(*data_warnings(self.record))
         self.metrics: Metrics | None = None
+
+    def _records(self) -> bool:
+        """Whether steps are recorded as CUDA graphs, whose tensors have the same sizes each time."""
+        options, accelerator = self.arguments.training, self.accelerator
+        is_single = accelerator.num_processes == 1 and accelerator.device.type == "cuda"
+        return options.cuda_graphs and is_single and not options.sampled_softmax
 
     def _whole_stream(self) -> TokenStream:
         """The training text in columns, of which this process has its share on its device."""

@@ -55,6 +55,10 @@ class Corpus:
     tokenizer: PreTrainedTokenizerBase
     streams: dict[str, np.ndarray]
 
+    def frequencies(self) -> torch.Tensor:
+        """How often each token stands in the training text, `(V,)`."""
+        return torch.from_numpy(np.bincount(self.streams["train"], minlength=vocab_size_of(self.tokenizer)))
+
     def counts(self) -> dict[str, Any]:
         """What run.json says of the data: what a token is, sizes, share of unknown words, the unigram's perplexity."""
         unknown = unknown_id(self.tokenizer)

@@ -54,7 +54,7 @@ def test_greedy_is_a_loop_by_hand_over_rows_alone(unit, fields):
 
 
 @every_kind
-@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("penalty", [1.0, *(pytest.param(value, marks=pytest.mark.slow) for value in (0.0, 2.0))])
 def test_beams_are_a_search_by_hand_over_rows_alone(fields, penalty):
     model = make_writer(cell_type="lstm" if penalty else "gru", **fields)
     options = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": penalty}
@@ -86,7 +86,10 @@ def test_enough_beams_find_the_likeliest_sequence_of_all(kind):
 # With a state and without, padding, prompts
 
 
-@every_way
+@pytest.mark.parametrize(
+    "way", [WAYS["sampled"], WAYS["several beams"],
+            *(pytest.param(WAYS[name], marks=pytest.mark.slow) for name in ("greedy", "beams", "sampled beams"))],
+)  # fmt: skip
 @every_kind
 def test_without_a_state_the_tokens_are_the_same(fields, way):
     model = make_writer(cell_type="lstm", **fields)

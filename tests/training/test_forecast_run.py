@@ -64,7 +64,7 @@ def run(arguments_of):
 @pytest.mark.parametrize(
     "head, flags",
     [("direct", {"average_decay": 0.8, "eval_steps": 3, "save_steps": 3, "logging_steps": 5}),
-     ("autoregressive", {"gradient_accumulation_steps": 2})],
+     pytest.param("autoregressive", {"gradient_accumulation_steps": 2}, marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, head, flags):
     """Stopped within an epoch, and at the end of one."""
@@ -78,7 +78,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, head,
         assert history(tmp_path / "whole") == history(tmp_path / name)
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", ["direct", pytest.param("autoregressive", marks=pytest.mark.slow)])
 def test_accumulated_batches_train_as_the_whole_batch_does(run, tmp_path, head):
     """Each value counts the same, however many of its row or of its part of the batch are missing."""
     file = write_table(tmp_path / "gaps.csv", some_series(400, missing=[*range(20, 46), *range(90, 140, 3)]))

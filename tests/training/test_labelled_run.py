@@ -160,7 +160,9 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", ["everything", "words", *(pytest.param(case, marks=pytest.mark.slow) for case in ("plain", "numbers"))]
+)
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, case):
     """Stopped within an epoch, and at the end of one."""
     flags = CASES[case]
@@ -442,7 +444,9 @@ def best_of(run, data, tmp_path):
     return best_of
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["texts", "words", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("several", "numbers"))]
+)
 def test_the_best_model_stands_in_the_directory_and_scores_what_its_step_says(best_of, tmp_path, kind):
     averaged = {"average_decay": 0.9} if kind in ("texts", "words") else {}
     record, best = best_of(kind, num_train_epochs=6, eval_steps=30, learning_rate=0.05, **averaged)

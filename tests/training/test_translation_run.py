@@ -53,7 +53,8 @@ def run(arguments_of):
 @pytest.mark.parametrize(
     "flags",
     [{"average_decay": 0.8, "eval_steps": 3, "save_steps": 3, "logging_steps": 4, "bpe_dropout": 0.3},
-     {"gradient_accumulation_steps": 2, "cell_type": "lstm", "group_by_length": False}],
+     pytest.param({"gradient_accumulation_steps": 2, "cell_type": "lstm", "group_by_length": False},
+                  marks=pytest.mark.slow)],
 )  # fmt: skip
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(run, tmp_path, flags):
     """Stopped within an epoch, and at the end of one."""
