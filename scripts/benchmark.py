@@ -1,7 +1,7 @@
 """Measure speed, always as a ratio to something that runs in turn in the same process.
 
     python scripts/benchmark.py train [--rounds 9] [--device cpu] [--peer DIR ...] [--json FILE]
-    python scripts/benchmark.py generate|hear|classify|forecast|translate [--rounds 9] [--ewt_dir DIR] [--json FILE]
+    python scripts/benchmark.py sample|generate|hear|classify|forecast|translate [--ewt_dir DIR] [--json FILE]
     python scripts/benchmark.py deploy [--rounds 9] [--ptb_dir DIR] [--json FILE] [--plot PNG]
 
 docs/speed.md has the tables of each, and docs/deployment.md those of `deploy`. Ctrl-C keeps what was measured by then.
@@ -22,6 +22,7 @@ from rnn_hf.benchmarking.generation import benchmark_generation, plot_context
 from rnn_hf.benchmarking.loops import benchmark_training
 from rnn_hf.benchmarking.record import Record, Rows, run_benchmark
 from rnn_hf.benchmarking.speech import benchmark_speech
+from rnn_hf.benchmarking.training import benchmark_sampled
 from rnn_hf.benchmarking.translation import benchmark_translation
 from rnn_hf.commands import run_command
 
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 # The rows of each benchmark, with the name of their table.
 BENCHMARKS: dict[str, Callable[[Namespace], Rows]] = {
     "train": lambda given: benchmark_training(given.rounds, given.device, given.peer),
+    "sample": lambda given: benchmark_sampled(given.rounds),
     "generate": lambda given: benchmark_generation(given.rounds),
     "classify": lambda given: benchmark_classification(given.rounds, given.ewt_dir, ROOT),
     "hear": lambda given: benchmark_speech(given.rounds, ROOT),
@@ -65,10 +67,8 @@ def main() -> int:
     for name in ("rnn_hf.benchmarking", "rnn_hf.timing"):
         logging.getLogger(name).setLevel(logging.INFO)
     record = Record(arguments.json)
-    say = partial(print, flush=True)
-    signal_number = run_benchmark(
-        BENCHMARKS[arguments.what](arguments), record, arguments.rounds, arguments.device, say
-    )
+    rows, say = BENCHMARKS[arguments.what](arguments), partial(print, flush=True)
+    signal_number = run_benchmark(rows, record, arguments.rounds, arguments.device, say)
     if signal_number is not None:
         return 128 + signal_number
     if arguments.plot and arguments.what != "train":

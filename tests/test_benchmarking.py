@@ -34,11 +34,12 @@ from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, lo
 from rnn_hf.benchmarking.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
 from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded_passes, padding_mask
 from rnn_hf.benchmarking.record import Record, collect, run_benchmark
-from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, our_step, training_steps
+from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, benchmark_sampled, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
-from rnn_hf.models import paths_rnn
+from rnn_hf.models import modeling_rnn, paths_rnn
 from rnn_hf.tasks.automatic_speech_recognition import load_recognizer
 from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
+from rnn_hf.training import objective
 from rnn_hf.training.setup import keep_freed_memory
 
 
@@ -204,6 +205,24 @@ def test_a_step_under_autocast_is_compared_with_one_without(monkeypatch):
     monkeypatch.setattr(benchmarking_training, "BF16_SIZES", [size])
     (row,) = benchmark_bf16(rounds=1)
     assert list(row["ratio"]) == ["float32"] and set(dtypes[2:]) == {torch.float32, torch.bfloat16}
+
+
+def test_a_step_over_sampled_words_is_measured_against_one_over_all(monkeypatch):
+    seen = {"sampled": [], "all": []}
+    for module, key in ((objective, "sampled"), (modeling_rnn, "all")):
+        original = module.linear_cross_entropy
+        monkeypatch.setattr(
+            module, "linear_cross_entropy",
+            lambda inputs, weight, *rest, original=original, key=key: (
+                seen[key].append(len(weight)) or original(inputs, weight, *rest)
+            ),
+        )  # fmt: skip
+    monkeypatch.setattr(benchmarking_training, "SAMPLED_SIZES", [TrainingSize("gru", 8, 1, 2, 3, vocab_size=200)])
+    monkeypatch.setattr(benchmarking_training, "SAMPLED_WORDS", 20)
+    ((table, row),) = benchmark_sampled(rounds=2)
+    assert table == "rows" and list(row["ratio"]) == ["all words"]
+    assert set(seen["all"]) == {200} and len(seen["all"]) == len(seen["sampled"]) > 1
+    assert max(seen["sampled"]) < 60
 
 
 @pytest.mark.parametrize("module", [benchmarking_loops, benchmarking_generation])

@@ -407,10 +407,10 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         """`(B, T, H)` or `(N, H)` of the last layer to logits, V in the last place; a mixture's are normalised."""
         if self.mixture is not None:
             return self.mixture(hidden_states, self.lm_head)
-        return self.lm_head(self._project(hidden_states))
+        return self.lm_head(self.project(hidden_states))
 
-    def _project(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """What the output matrix is applied to."""
+    def project(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """What the output matrix is applied to, `(..., E)`, from `(..., H)` of the last layer."""
         return hidden_states if self.output_projection is None else self.output_projection(hidden_states)
 
     def compute_loss(
@@ -433,7 +433,7 @@ class RNNForCausalLM(RNNPreTrainedModel, RNNGenerationMixin):
         targets = targets.flatten().long()
         # The loss in parts reads the weights themselves, so only where nothing else would be run on the way.
         if logits is None and self.mixture is None and self._has_plain_head():
-            weight, bias, projected = self.lm_head.weight, self.lm_head.bias, self._project(hidden_states)
+            weight, bias, projected = self.lm_head.weight, self.lm_head.bias, self.project(hidden_states)
             loss = linear_cross_entropy(projected.flatten(0, 1), weight, bias, targets, label_smoothing)
         else:
             logits = (self.compute_logits(hidden_states) if logits is None else logits).flatten(0, 1)

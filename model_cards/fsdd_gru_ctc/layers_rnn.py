@@ -27,6 +27,7 @@ from .kernels_rnn import (
 )
 from .padding_rnn import mirrored
 from .versions_rnn import autocast_dtype, without_autocast
+from .window_rnn import is_faster, run_window
 
 
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
@@ -134,18 +135,22 @@ class RNNLayer(GradientCheckpointingLayer):
             hidden = 2 * (inputs.new_zeros(len(inputs), size) if hidden is None else hidden) - 1
         kinds = ("lstm", "relu") if self.reverse is None else ("relu",)  # without a state, a cell's last one is idle
         shuts = padding is not None and self.kind in kinds and is_torch_rnn(rnn)
+        own_kind = self._own_kind(rnn, inputs) if dtype is None else None
 
         def on_other_weights(inputs: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
             weights = self._weights(rnn, shuts, dtype)
             if shuts:
                 steps = [inputs.transpose(0, 1), padding.t()[..., None].to(inputs)]
                 inputs = torch.cat(steps, dim=-1).transpose(0, 1)
+            if own_kind is not None:
+                return run_window(own_kind, inputs, state, weights)
             return self._run_function(rnn, inputs, state, weights, dtype)
 
         state = None if hidden is None else hidden[None].contiguous()
         if cell is not None:
             state = (state, cell[None].contiguous())
-        if shuts or dtype is not None or self.is_sigmoid or (self.training and self.recurrent_dropout):
+        changes = shuts or dtype is not None or self.is_sigmoid or (self.training and self.recurrent_dropout)
+        if changes or own_kind is not None:
             outputs, state = call(rnn, on_other_weights, inputs, state)
         elif padding is None or is_torch_rnn(rnn):
             outputs, state = rnn(inputs, state)
@@ -155,6 +160,18 @@ class RNNLayer(GradientCheckpointingLayer):
         if self.is_sigmoid:
             outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
         return outputs.to(given), hidden[0].to(given), None if cell is None else cell[0].to(given)
+
+    def _own_kind(self, rnn: Any, inputs: torch.Tensor) -> str | None:
+        """The kind of `run_window` to train with, on a CPU; `None` where the module itself must run, or is faster."""
+        trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if self.kind == "lstm" or not trains or inputs.shape[1] == 1 or not is_torch_rnn(rnn):
+            return None
+        weights = [getattr(rnn, name) for name in WEIGHTS]
+        if inputs.device.type != "cpu" or weights[0].dtype not in (torch.float32, torch.float64):
+            return None
+        kind = "tanh" if self.is_sigmoid else self.kind  # in other coordinates: see `_weights`
+        function = partial(self._run_function, rnn, dtype=None)
+        return kind if is_faster(kind, inputs, weights, function) else None
 
     def _run_function(
         self,

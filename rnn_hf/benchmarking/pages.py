@@ -176,6 +176,7 @@ PAGES: dict[str, dict[str, Callable[[Path], str]]] = {
         "loops": loops,
         "padding": part("train", "padding", size="size", ratio="{}"),
         "bf16": part("train", "bf16", size="size", ratio="vs {}"),
+        "sampled": part("sample", "rows", size="size", ratio="vs {}"),
         "both directions": part("classify", "bidirectional", size="size", ratio="vs {}"),
         "tagging": part("classify", "tagging", model="model", words_per_second="words/s, {}"),
         "training memory": by_size("memory", "loop", "megabytes", is_timed=False),

@@ -13,6 +13,9 @@ from torch import nn
 from rnn_hf.benchmarking.by_hand import BareLanguageModel
 from rnn_hf.models import RNNConfig, RNNForCausalLM
 from rnn_hf.timing import announced, in_turn, ratio
+from rnn_hf.training.arguments import TrainingArguments
+from rnn_hf.training.objective import Objective
+from rnn_hf.training.setup import keep_freed_memory
 
 
 CellType = Literal["lstm", "gru", "rnn"]
@@ -145,3 +148,37 @@ def benchmark_bf16(rounds: int = 9, device: str = "cpu") -> Iterator[dict[str, A
         candidates = {"ours": our_step(size, target, torch.bfloat16), "float32": our_step(size, target)}
         times = in_turn(candidates, rounds, synchronize_of(target))
         yield row_of(str(size), times, size.batch_size * size.window)
+
+
+SAMPLED_WORDS = 1500
+SAMPLED_SIZES = [TrainingSize(cell_type, 400, 2, 32, 35) for cell_type in CELL_TYPES]
+
+
+def sampled_steps(size: TrainingSize) -> dict[str, Callable[[], object]]:
+    """A training step with the softmax over all words, and over sampled ones, on tokens of the frequencies of a text:
+    the n-th word is 1/n as frequent as the first one (Zipf, 1935)."""
+    generator = torch.Generator().manual_seed(0)
+    frequencies = 1 / torch.arange(1, size.vocab_size + 1)
+    drawn = frequencies.multinomial(size.batch_size * (size.window + 1), replacement=True, generator=generator)
+    tokens = drawn.view(size.batch_size, -1)
+
+    def step_of(words: int) -> Callable[[], object]:
+        model = RNNForCausalLM(config_of(size)).train()
+        objective = Objective(model, TrainingArguments(sampled_softmax=words), 1e6 * frequencies)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+        def run() -> None:
+            loss, _, _ = objective(tokens[:, :-1], tokens[:, 1:], None)
+            update(model, optimizer, loss)
+
+        return run
+
+    return {"ours": step_of(SAMPLED_WORDS), "all words": step_of(0)}
+
+
+def benchmark_sampled(rounds: int = 9) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Time of a training step over sampled words against one over all, on a CPU: rows as in `benchmark_steps`, under
+    the name of their table, one a size of `SAMPLED_SIZES`."""
+    keep_freed_memory()
+    for size in announced("sampled softmax", SAMPLED_SIZES):
+        yield "rows", row_of(str(size), in_turn(sampled_steps(size), rounds), size.batch_size * size.window)

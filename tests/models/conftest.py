@@ -4,7 +4,7 @@ import pytest
 import torch
 from networks import make_words_depend_on_the_past
 
-from rnn_hf.models import kernels_rnn, layers_rnn, loss_rnn
+from rnn_hf.models import kernels_rnn, layers_rnn, loss_rnn, window_rnn
 
 
 PAD = 0
@@ -29,7 +29,7 @@ def choose(monkeypatch):
         def fastest(what, ways, margin=None):
             return next((name for name in ways if name in names), next(iter(ways)))
 
-        for module in (kernels_rnn, layers_rnn, loss_rnn):
+        for module in (kernels_rnn, layers_rnn, loss_rnn, window_rnn):
             monkeypatch.setattr(module, "fastest", fastest)
 
     return choose
