@@ -62,6 +62,18 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
+def read_text(path: str | Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        InputError: It is not UTF-8; the message names the file.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+
+
 def read_json(path: Path) -> Any:
     """The object in a JSON file; `None` where there is no file.
 
@@ -113,11 +125,7 @@ def json_objects(path: Path, example: str) -> Iterator[tuple[str, dict[str, Any]
     Raises:
         InputError: A line holds something else, or the file is not UTF-8 text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         place = f"{path}, line {number}"
         if line.strip():
             try:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from rnn_hf.data.named_corpora import CORPORA, PENN_TREEBANK, SPLITS, NamedCorpus
 from rnn_hf.errors import InputError, MissingPackageError
+from rnn_hf.files import read_text
 
 
 # Of each split the column `text`: a `datasets.Dataset`, or a dictionary, for which that package is not needed.
@@ -115,11 +116,7 @@ def load_text_files(files: dict[str, str]) -> Texts:
             raise FileNotFoundError(f"no file {file} for the {split} split")
     corpus: Texts = {}
     for split, file in files.items():
-        try:
-            text = Path(file).read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 text: {error}") from error
-        corpus[split] = {"text": [line for line in text.split("\n") if line.strip()]}
+        corpus[split] = {"text": [line for line in read_text(file).split("\n") if line.strip()]}
         if not corpus[split]["text"]:
             raise InputError(f"{file} has no line of text")
     return corpus

@@ -11,7 +11,7 @@ from typing import Any
 from rnn_hf.data.corpora import check_sources, from_hub, set_aside
 from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
-from rnn_hf.files import json_objects
+from rnn_hf.files import json_objects, read_text
 
 
 TASK = "translation"
@@ -161,21 +161,18 @@ def read_pairs(file: str, source_lang: str | None, target_lang: str | None) -> l
     """
     path = Path(file)
     suffix = path.suffix.lower()
-    try:
-        if suffix in (".tsv", ".jsonl", ".json"):
-            if not path.is_file():
-                raise FileNotFoundError(f"there is no file {file}")
-            if suffix == ".tsv":
-                return list(_read_table(path, source_lang, target_lang))
-            example = json.dumps({COLUMN: {source_lang or "en": "", target_lang or "de": ""}})
-            return [_pair_of(row, source_lang, target_lang, place) for place, row in json_objects(path, example)]
+    if suffix not in (".tsv", ".jsonl", ".json"):
         return _read_two_files(path, source_lang, target_lang)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: {error}") from error
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
+    if suffix == ".tsv":
+        return list(_read_table(path, source_lang, target_lang))
+    example = json.dumps({COLUMN: {source_lang or "en": "", target_lang or "de": ""}})
+    return [_pair_of(row, source_lang, target_lang, place) for place, row in json_objects(path, example)]
 
 
 def _lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     return text.removesuffix("\n").split("\n") if text else []
 
 

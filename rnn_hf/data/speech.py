@@ -12,6 +12,7 @@ from rnn_hf.data.audio import AudioFile, decode_audio, find_audio
 from rnn_hf.data.corpora import check_sources, from_hub, set_aside
 from rnn_hf.data.named_corpora import SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
+from rnn_hf.files import read_text
 
 
 TASK = "automatic-speech-recognition"
@@ -187,11 +188,7 @@ def _of_table(path: Path, audio_dir: str | None, columns: tuple[str, str, str]) 
     """The rows of a table of transcripts, whose files are found by name."""
     folder = audio_dir or str(path.parent)
     files = {file.name: file for file in find_audio(folder)}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
-    rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    rows = list(csv.reader(read_text(path).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
     header = rows[0] if rows else []
     has_header = columns[0] in header and columns[1] in header
     names = header if has_header else list(columns)

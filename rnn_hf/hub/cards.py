@@ -12,7 +12,7 @@ from transformers import AutoConfig
 from rnn_hf import __version__, tasks
 from rnn_hf.data.named_corpora import CORPORA, SPLITS, NamedCorpus
 from rnn_hf.errors import InputError
-from rnn_hf.files import read_json, read_json_lines, write_text
+from rnn_hf.files import read_json, read_json_lines, read_text, write_text
 from rnn_hf.runs import describe_weights, read_run
 from rnn_hf.tasks import METRICS, Task, task_of_model
 
@@ -240,7 +240,4 @@ def read_card(model_dir: Path) -> str | None:
         InputError: It is not UTF-8 text.
     """
     path = model_dir / "README.md"
-    try:
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from error
+    return read_text(path) if path.is_file() else None
