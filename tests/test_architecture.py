@@ -32,7 +32,8 @@ MAY_USE = {
     "adaptation": BELOW_ALL | {"evaluation", "loading"},
     "analysis": BELOW_ALL | {"runs"},
     "analysis_plots": BELOW_ALL | {"analysis", "runs"},
-    "benchmarking": BELOW_ALL | {"evaluation", "loading", "onnx", "runs", "scoring", "tasks", "timing"} | {"training"},
+    "benchmarking": BELOW_ALL
+    | {"evaluation", "loading", "machine", "onnx", "runs", "scoring", "tasks", "timing", "training"},
     "commands": BELOW_ALL
     | {
         "adaptation",
@@ -61,7 +62,7 @@ MAY_USE = {
     "surprisal_page": BELOW_ALL | {"scoring"},
     "tasks": BELOW_ALL | {"evaluation", "loading", "runs", "translation"},
     "translation": BELOW_ALL | {"evaluation", "loading"},
-    "training": BELOW_ALL | {"evaluation", "hub", "loading", "runs", "tasks"},
+    "training": BELOW_ALL | {"evaluation", "hub", "loading", "machine", "runs", "tasks"},
 }
 
 # NumPy comes with transformers, which cannot be installed without it.

@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel
+from rnn_hf import RNNConfig, RNNForCausalLM, RNNModel, machine
 from rnn_hf.benchmarking import forecasting as benchmarking_forecasting
 from rnn_hf.benchmarking import generation as benchmarking_generation
 from rnn_hf.benchmarking import loops as benchmarking_loops
-from rnn_hf.benchmarking import machine as benchmarking_machine
 from rnn_hf.benchmarking import padding as benchmarking_padding
 from rnn_hf.benchmarking import speech as benchmarking_speech
 from rnn_hf.benchmarking import training as benchmarking_training
@@ -31,11 +30,11 @@ from rnn_hf.benchmarking.classification import benchmark_tagging, bidirectional_
 from rnn_hf.benchmarking.deployment import deployed_runs
 from rnn_hf.benchmarking.generation import DecodingSize, benchmark_context, decoding_runs, plot_context
 from rnn_hf.benchmarking.loops import OURS, PARTS, TRAINER, benchmark_shares, loop_of
-from rnn_hf.benchmarking.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
 from rnn_hf.benchmarking.padding import PASSES, SIDES, benchmark_padding, padded_passes, padding_mask
 from rnn_hf.benchmarking.record import Record, collect, run_benchmark
 from rnn_hf.benchmarking.training import TrainingSize, benchmark_bf16, benchmark_sampled, our_step, training_steps
 from rnn_hf.benchmarking.vocabulary import OUTPUT_LAYERS, output_step
+from rnn_hf.machine import cpu_model, describe_machine, keeps_freed_memory, physical_cores
 from rnn_hf.models import modeling_rnn, paths_rnn
 from rnn_hf.tasks.automatic_speech_recognition import load_recognizer
 from rnn_hf.timing import alone, announced, in_turn, ratio, rise_of_peak
@@ -415,7 +414,7 @@ def test_a_machine_says_whether_its_process_keeps_freed_memory():
 
 def test_settings_in_the_environment_are_recorded_without_directories(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("MALLOC_") or name in benchmarking_machine.SETTINGS:
+        if name.startswith("MALLOC_") or name in machine.SETTINGS:
             monkeypatch.delenv(name)
     monkeypatch.setenv("LD_PRELOAD", "/usr/lib/libjemalloc.so.2:/opt/lib/libiomp5.so")
     monkeypatch.setenv("MALLOC_ARENA_MAX", "1")
@@ -437,7 +436,7 @@ flags\t\t: fpu: vme
 def test_two_hardware_threads_of_a_core_count_once(tmp_path, monkeypatch):
     text = "".join(PROCESSOR.format(processor=index, core=index % 2) for index in range(4))
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(benchmarking_machine, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "cpuinfo")
     for allowed, cores in (({0, 1, 2, 3}, 2), ({0, 2}, 1), ({1, 2}, 2)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda process, allowed=allowed: allowed, raising=False)
         assert physical_cores() == cores
@@ -445,7 +444,7 @@ def test_two_hardware_threads_of_a_core_count_once(tmp_path, monkeypatch):
 
 
 def test_a_system_that_lists_no_processors_still_has_a_name_and_cores(tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarking_machine, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(machine, "CPUINFO", tmp_path / "none")
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     assert cpu_model() and physical_cores() == os.cpu_count()
     monkeypatch.setattr(platform, "processor", lambda: "")

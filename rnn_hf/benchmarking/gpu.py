@@ -23,11 +23,11 @@ from torch import nn
 
 from rnn_hf.benchmarking.gpu_speed import DRY, FULL, TYPES, rows_of_speed, set_tf32
 from rnn_hf.benchmarking.loops import write_text
-from rnn_hf.benchmarking.machine import describe_machine
 from rnn_hf.benchmarking.record import Record
 from rnn_hf.benchmarking.training import TrainingSize
 from rnn_hf.evaluation import evaluate_splits
 from rnn_hf.files import read_json, read_json_lines
+from rnn_hf.machine import describe_machine
 from rnn_hf.runs import load_corpus_of, save_scores
 from rnn_hf.training.reporting import versions
 

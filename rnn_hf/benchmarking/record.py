@@ -9,9 +9,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from rnn_hf.benchmarking.machine import describe_machine
 from rnn_hf.benchmarking.markdown import conditions, table
 from rnn_hf.files import write_json
+from rnn_hf.machine import describe_machine
 from rnn_hf.training.reporting import versions
 
 

@@ -224,6 +224,11 @@ def summary(root: Path) -> str:
     return table(rows)
 
 
+def device_of(run: dict[str, Any]) -> str:
+    """The name of what a run was computed on, as far as its run.json has it."""
+    return run.get("gpu") or (run.get("cpu") if run["device"] == "cpu" else None) or run["device"]
+
+
 def runs(root: Path) -> str:
     """One row a language model's recipe that was run to its end: its size, and what a run took."""
     rows = []
@@ -231,7 +236,7 @@ def runs(root: Path) -> str:
         run = recipe.runs[0]
         row = {"recipe": f"`{recipe.name}`", "parameters": run["parameters"]}
         row |= {"epochs": f"{run['result']['epochs']:g}"}
-        row |= {"minutes (threads)": f"{minutes(recipe):.0f} ({run['threads']})", "device": run["device"]}
+        row |= {"minutes (threads)": f"{minutes(recipe):.0f} ({run['threads']})", "device": device_of(run)}
         seeds = ", ".join(str(each["arguments"]["training"]["seed"]) for each in recipe.runs)
         rows.append(row | {"seed": seeds})
     return table(rows)

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from rnn_hf.evaluation import finite_perplexity
 from rnn_hf.files import write_json, write_text
 from rnn_hf.hub.cards import CELL_NAMES
+from rnn_hf.machine import cpu_model, instruction_sets
 from rnn_hf.models.kernels_rnn import CHOICES
 from rnn_hf.training.arguments import Arguments
 from rnn_hf.training.checkpoint import Progress, writing
@@ -46,7 +47,9 @@ def start_record(arguments: Arguments, accelerator: Accelerator, **known: Any) -
     return {
         "arguments": arguments.to_dict(),
         "command": command_line(),
+        "cpu": cpu_model(),
         "device": str(device),
+        "instructions": instruction_sets(),
         "kernels": dict(CHOICES),
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),

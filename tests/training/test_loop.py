@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rnn_hf.data.streams import TokenStream
 from rnn_hf.data.tokenization import encode_stream
 from rnn_hf.evaluation import Score, evaluate
+from rnn_hf.machine import cpu_model
 from rnn_hf.models import kernels_rnn, loss_rnn
 from rnn_hf.training import loop
 from rnn_hf.training.parsing import parse_arguments
@@ -47,7 +48,7 @@ def test_it_learns_and_the_best_model_stands_in_the_directory(run, tmp_path, tex
     assert score.loss == pytest.approx(result["best_validation_loss"], abs=1e-5)
     assert result["is_complete"] and result["steps"] == 5 * record["steps_per_epoch"]
     assert record == json.loads((directory / "run.json").read_text())
-    assert record["parameters"] == model.num_parameters()
+    assert record["parameters"] == model.num_parameters() and record["cpu"] == cpu_model()
     assert record["arguments"]["training"]["seed"] == 42 and record["versions"]["torch"] == torch.__version__
     assert curve("a")
     steps = [row["step"] for row in rows(directory)]

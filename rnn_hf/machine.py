@@ -1,4 +1,4 @@
-"""The machine that a benchmark runs on, and the settings on it that change speed."""
+"""The machine that a run or a benchmark is on, and the settings on it that change speed."""
 
 import mmap
 import os
