@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from rnn_hf.data.named_corpora import CORPORA
 from rnn_hf.errors import InputError
 from rnn_hf.evaluation import finite_perplexity
-from rnn_hf.files import read_json, read_json_lines
+from rnn_hf.files import read_json, read_json_lines, read_text
+from rnn_hf.plotting import new_figure, save_figure, scale_by_logarithm
 from rnn_hf.runs import describe_weights, read_run
-from rnn_hf.tasks import METRICS, Metric, metric_of_run
+from rnn_hf.tasks import METRICS, PERPLEXITY, Metric, metric_of_run
 
 
 # Arguments that say where and with how many words a run is made, not what it is.
@@ -149,3 +151,70 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if all(value is not None and math.isfinite(value) for value in values):
             summary[score] = {"mean": mean(values), "deviation": stdev(values)}
     return summary
+
+
+# What word_language_model and awd-lstm-lm print at the end of an epoch: its seconds, and the validation perplexity.
+END_OF_EPOCH = re.compile(r"\| end of epoch +\d+ \| time: *([\d.]+)s \| valid loss +[\d.]+ \| valid ppl +([\d.]+)")
+MOST_TIMES_BEST = (
+    2.5  # of the best perplexity of all: higher ones are cut off, as the first epochs would fill the page
+)
+
+
+def plot_runs(directories: Sequence[Path], logs: Sequence[Path], png: Path) -> None:
+    """Draw the validation of runs over the hours that they took, times threads on a CPU.
+
+    Args:
+        directories: Of runs by one metric, whose names are those of the curves.
+        logs: What `word_language_model` or `awd-lstm-lm` printed on one thread.
+        png: To write.
+
+    Raises:
+        InputError: As `describe_run`; runs by several metrics, without a validation, or without an end; a log without
+            an end of an epoch.
+        MissingPackageError: matplotlib is not installed; the message names the extra.
+    """
+    metrics = {describe_run(directory)["metric"] for directory in directories}
+    if len(metrics) > 1:
+        raise InputError(f"runs with {' and '.join(sorted(metrics))} do not go into one picture: name those with one")
+    metric = METRICS[metrics.pop()]
+    if logs and metric is not PERPLEXITY:
+        raise InputError(f"`logs` have perplexities, and these runs have {metric.title}: leave them out")
+    curves = {directory.name: _curve_of_run(directory, metric) for directory in directories}
+    curves |= {log.stem: _curve_of_log(log) for log in logs}
+    for name, curve in curves.items():
+        if not curve:
+            raise InputError(f"{name} was not validated yet: leave it out")
+    figure = new_figure(7, 4.2)
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        axes.plot([hours for hours, _ in curve], [metric.shown(value) for _, value in curve], ".-", label=name)
+    if metric is PERPLEXITY:
+        best = min(value for curve in curves.values() for _, value in curve)
+        axes.set_ylim(0.97 * best, MOST_TIMES_BEST * best)
+        scale_by_logarithm(axes)
+    axes.set(xlabel="hours of training, times threads on a CPU", ylabel=f"validation {metric.column}")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, png)
+
+
+def _curve_of_run(directory: Path, metric: Metric) -> list[tuple[float, float]]:
+    """Each validation of a run: hours until then, and the metric."""
+    run, rows = read_run(directory / "run.json") or {}, read_json_lines(directory / "metrics.jsonl")
+    if not run.get("result"):
+        raise InputError(f"{directory.name} goes on or was cut off: its run.json does not have its minutes yet")
+    threads = run["threads"] if run["device"] == "cpu" else 1
+    hours_a_step = threads * run["result"]["minutes"] / 60 / max(1, run["result"]["steps"])
+    name = f"validation_{metric.name}"
+    return [(row["step"] * hours_a_step, row[name]) for row in rows if name in row]
+
+
+def _curve_of_log(file: Path) -> list[tuple[float, float]]:
+    curve, hours = [], 0.0
+    for seconds, perplexity in END_OF_EPOCH.findall(read_text(file)):
+        hours += float(seconds) / 3600
+        curve.append((hours, float(perplexity)))
+    if not curve:
+        raise InputError(f"{file} has no end of an epoch as word_language_model and awd-lstm-lm print it")
+    return curve

@@ -6,7 +6,8 @@ import math
 import pytest
 
 from rnn_hf.files import write_json
-from rnn_hf.training.curve import log_ticks, plot_curve
+from rnn_hf.plotting import log_ticks
+from rnn_hf.training.curve import plot_curve
 from rnn_hf.training.reporting import Metrics
 
 
