@@ -26,7 +26,7 @@ config = json.loads((options.folder / "config.json").read_text(encoding="utf-8")
 end, begin, unknown = config["eos_token_id"], config.get("bos_token_id"), ids["<unk>"]
 
 session = onnxruntime.InferenceSession(options.folder / "model.onnx")
-# All that the network knows of the text so far: it goes in, zeros at first, and comes out anew.
+# All that the network knows of the text so far: it goes in, zeros at first, and comes out new.
 state = {value.name: np.zeros((1, value.shape[1]), np.float32) for value in session.get_inputs()[1:]}
 
 generator = np.random.default_rng()

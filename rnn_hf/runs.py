@@ -1,4 +1,4 @@
-"""What a run leaves beside its model, read and written here alone: run.json and evaluation.json."""
+"""What a run leaves next to its model, read and written here alone: run.json and evaluation.json."""
 
 import math
 from collections.abc import Mapping
@@ -114,7 +114,7 @@ def load_corpus_of(name: str, revision: str | None = None, **given: str) -> Text
 
 
 def save_scores(model_dir: Path, scores: Mapping[str, HasScores], adapted: str = "", settings: Any = None) -> None:
-    """Add scores to `evaluation.json` beside the weights, which it names by checksum: those of others are dropped.
+    """Add scores to `evaluation.json` next to the weights, which it names by checksum: those of others are dropped.
 
     Args:
         model_dir: Directory of the model.

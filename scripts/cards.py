@@ -1,4 +1,4 @@
-"""Write code and card of stored models anew, or evaluate their weights again and compare with the cards.
+"""Write code and card of stored models again, or evaluate their weights again and compare with the cards.
 
 python scripts/cards.py MODEL [MODEL ...] [--check]
 python scripts/cards.py MODEL [MODEL ...] --verify [--corpus_dir NAME=DIR ...]

@@ -9,7 +9,7 @@ from rnn_hf.training.parsing import parse_arguments
 
 
 def train_recognizer(directory: Path, **flags) -> str:
-    """The path of a run's directory; its data is beside it."""
+    """The path of a run's directory; its data is next to it."""
     values = {
         "train_file": write_archive(directory / "train.zip", range(4)),
         "validation_file": write_archive(directory / "validation.zip", range(4, 6)), "transcript_pattern": PATTERN,

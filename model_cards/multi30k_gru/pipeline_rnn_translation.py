@@ -47,7 +47,7 @@ class RNNTranslationPipeline(Pipeline):
 
 
 def custom_pipelines() -> dict[str, Any]:
-    """What a configuration says of it to those without this package; transformers changes it, so it is made anew."""
+    """What a configuration says of it to those without this package; transformers changes it, so it is made again."""
     impl = f"{__name__.rpartition('.')[2]}.{RNNTranslationPipeline.__name__}"
     return {TASK: {"impl": impl, "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}}
 

@@ -77,7 +77,7 @@ def trainer_loop(size: TrainingSize, steps: int, directory: Path) -> Callable[[]
         lr_scheduler_type="constant", max_grad_norm=0.25, use_cpu=True, report_to="none", save_strategy="no",
         logging_steps=50, disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
-    assert options.device.type == "cpu"  # transformers sets Accelerate's state anew where this is first asked for
+    assert options.device.type == "cpu"  # transformers sets Accelerate's state again where this is first asked for
     model = RNNForCausalLM(RNNConfig(
         vocab_size=size.vocab_size, hidden_size=size.hidden_size, num_hidden_layers=size.num_hidden_layers,
         cell_type=size.cell_type, tie_word_embeddings=False,
@@ -159,7 +159,7 @@ def benchmark_loops(rounds: int = 5, steps: int = STEPS, peers: Sequence[Path] =
         for other in (TRAINER, *map(str, peers)):
             tied = other != TRAINER
             with TemporaryDirectory() as name:
-                # Trainer comes first, as it sets Accelerate's state anew.
+                # Trainer comes first, as it sets Accelerate's state again.
                 theirs = loop_of(other, size, steps, Path(name))
                 candidates = {OURS: loop_of(OURS, size, steps, Path(name), tied), Path(other).name: theirs}
                 times = in_turn(candidates, rounds)

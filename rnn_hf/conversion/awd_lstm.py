@@ -31,7 +31,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 
 
 def parts_of(content: Any) -> tuple[Any, list[Any]]:
-    """The model, and what was saved beside it."""
+    """The model, and what was saved with it."""
     if isinstance(content, (list, tuple)) and content:
         return content[0], list(content[1:])
     model, _ = unwrap(content)
@@ -87,7 +87,7 @@ def origin_of(part: Any) -> str:
 def undropped(left: dict[str, Tensor]) -> list[str]:
     """Give matrices that training dropped weights from their own names: `weight_hh_l0_raw` is the whole one.
 
-    A `weight_hh_l0` beside it is what was left of it at the last step of training. `.module` of the wrapper is left
+    A `weight_hh_l0` next to it is what was left of it at the last step of training. `.module` of the wrapper is left
     out of names.
     """
     dropped = []

@@ -26,7 +26,7 @@ def convert_back(model: str, out: str | Path, to: str) -> list[Path]:
 
     Args:
         model: Directory of a model of this package, or its name on the Hub.
-        out: File to write. `word-language-model` has its vocabulary beside it, in a file with `.vocab.txt` more.
+        out: File to write. `word-language-model` has its vocabulary next to it, in a file with `.vocab.txt` more.
         to: One of `TARGETS`.
 
     Returns:
@@ -171,6 +171,6 @@ def tokens_of(model: str, size: int) -> list[str]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model} has no tokenizer, whose words go beside the weights") from error
+        raise InputError(f"{model} has no tokenizer, whose words go with the weights") from error
     tokens = tokenizer.convert_ids_to_tokens(list(range(size)))
     return [token if token == SPACE else token.removeprefix(SPACE) for token in tokens]

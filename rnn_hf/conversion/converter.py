@@ -141,7 +141,7 @@ def record_of(
 def write_repository(
     target: Path, source: Network, config: Config, tokenizer: Any, done: Conversion, approximate: bool
 ) -> None:
-    """Save the model here, load it, compare it with the source, and write what was found beside it.
+    """Save the model here, load it, compare it with the source, and write what was found with it.
 
     Raises:
         InputError: As `compare`; then nothing is left in `target`.

@@ -14,7 +14,7 @@ from rnn_hf.errors import InputError
 
 Tensor = torch.Tensor
 COPIES = ("encoder_with_dropout.embed.weight", "encoder_dp.emb.weight")  # fastai 0.7; 1 and 2
-# A text begins with the token of its begin, which thereby stands between two texts.
+# A text begins with the token of its begin, which so stands between two texts.
 WANTS = Vocabulary(ends=("xxbos", "xbos", *ENDS), unknowns=("xxunk", "_unk_", *UNKNOWNS))
 
 
@@ -35,7 +35,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     for name in COPIES:
         if name in left and not is_same(left.pop(name), embedding):
             raise InputError(f"{name} is not equal to encoder.weight, whose copy it should be")
-    dropped = [f"`{name}`, saved beside the weights" for name in others] + undropped(left)
+    dropped = [f"`{name}`, saved with the weights" for name in others] + undropped(left)
     layers, reverse = take_layers({name: left.pop(name) for name in list(left) if name.startswith("rnns.")}, None)
     source = Source(layers, reverse, embedding, dropped=dropped, wants=WANTS)
     if "1.decoder.weight" in left and not choices.backbone:

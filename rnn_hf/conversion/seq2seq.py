@@ -42,7 +42,7 @@ def tensors_in(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def is_of_training(name: str, value: Any) -> bool:
-    """Whether what a script saved beside the state dicts of modules is an optimizer, a schedule or a number."""
+    """Whether what a script saved with the state dicts of modules is an optimizer, a schedule or a number."""
     is_weights = isinstance(value, dict | Inert | StoredTensor | torch.Tensor)
     return not is_weights or re.search("opt|sched|scaler", name) is not None
 
@@ -63,7 +63,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> EncoderDecoder:
     tensors, others = tensors_in(checkpoint)
     source = source_of(tensors, choices, activation_of(unwrap(checkpoint.content)[0]))
     source.vocabulary = vocabulary_of(source, choices)
-    source.dropped = [f"`{name}`, saved beside the weights" for name in others]
+    source.dropped = [f"`{name}`, saved with the weights" for name in others]
     source.notes += [UNSEEN, *notes_of(source.vocabulary)]
     return source
 

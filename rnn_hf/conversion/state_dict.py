@@ -25,7 +25,7 @@ def matches(checkpoint: Checkpoint) -> bool:
 def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     content, others = unwrap(checkpoint.content)
     source = source_of(without_prefix(tensors_of(content), "module."), choices, content)
-    source.dropped = [f"`{name}`, saved beside the weights" for name in others] + source.dropped
+    source.dropped = [f"`{name}`, saved with the weights" for name in others] + source.dropped
     return source
 
 
@@ -109,7 +109,7 @@ def take_head(left: dict[str, Tensor], rows: int, outputs: int, choices: Choices
 
 
 def bias_of(name: str) -> str:
-    """The name of the bias beside a weight."""
+    """The name of the bias of a weight."""
     return name.removesuffix("weight") + "bias"
 
 

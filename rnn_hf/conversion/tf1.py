@@ -17,7 +17,7 @@ CELL = re.compile(
     r"w_[ifo]_diag|projection/.*|linear/matrix|linear/bias)",
     re.IGNORECASE,
 )
-# What optimizers and the like leave beside the variables.
+# What optimizers and the like leave next to the variables.
 OF_TRAINING = re.compile(
     r"(^|/)(global_step|learning_rate|lr|Adam(_\d+)?|Adagrad|Momentum|RMSProp(_\d+)?|beta[12]_power)$"
 )

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from rnn_hf.errors import InputError
 
 
-# What tokens beside those of texts are called.
+# What tokens other than those of texts are called.
 PADS = ("<pad>", "<PAD>", "[PAD]", "PAD", "<blank>")
 STARTS = ("<s>", "<sos>", "<bos>", "<SOS>", "<BOS>", "<start>", "[START]", "SOS", "BOS")
 ENDS = ("</s>", "<eos>", "<EOS>", "<end>", "[END]", "EOS")

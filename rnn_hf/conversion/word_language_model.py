@@ -33,7 +33,7 @@ def read(checkpoint: Checkpoint, choices: Choices) -> Source:
     source = source_of(without_prefix(tensors, "lm."), choices, content)
     source.wants = Vocabulary()
     source.needs_vocabulary = source.head is not None and not is_espnet
-    source.dropped = [f"`{name}`, saved beside the weights" for name in others] + source.dropped
+    source.dropped = [f"`{name}`, saved with the weights" for name in others] + source.dropped
     source.notes.append("The source gives logarithms of probabilities; these are logits, which have the same softmax.")
     return source
 

@@ -94,7 +94,7 @@ def find_audio(place: str) -> list[AudioFile]:
 
 
 def _is_audio(name: str) -> bool:
-    """By its suffix; hidden files, such as those that macOS puts beside others, are none."""
+    """By its suffix; hidden files, such as those that macOS puts next to others, are none."""
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 

@@ -85,7 +85,7 @@ class Plan:
 
 
 class StringPlans:
-    """Strings of recordings of one speaker, drawn anew for each epoch.
+    """Strings of recordings of one speaker, drawn again for each epoch.
 
     String `index` begins with recording `index`, so that an epoch begins one with each; the others are drawn from its
     speaker. A draw depends on the seed, the epoch and the index alone, so that a run that is resumed hears what it

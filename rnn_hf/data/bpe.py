@@ -99,7 +99,7 @@ class PieceDropout:
                 self.counts[number] += 1
 
     def draw(self, generator: Random) -> list[list[int]]:
-        """Ids of all texts, with the end token. A word that is frequent is split in a few ways, anew at each draw."""
+        """Ids of all texts, with the end token. A frequent word is split in a few ways, in others at each draw."""
         ways = [
             [self.split(word, generator.random) for _ in range(min(count, MOST_DRAWN))]
             for word, count in zip(self.words, self.counts, strict=True)

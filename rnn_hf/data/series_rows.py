@@ -157,7 +157,7 @@ def _times_of(column: Any, name: str, place: str) -> np.ndarray:
             with warnings.catch_warnings():  # of a format that is none of the common ones
                 warnings.simplefilter("ignore")
                 parsed = pandas.to_datetime(column)
-        except ValueError:  # a date alone is midnight, with the hour beside it elsewhere
+        except ValueError:  # a date alone is midnight, with the hour next to it elsewhere
             parsed = pandas.to_datetime(column, format="ISO8601")
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{place}: `time_column` {name} holds no times: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""Scores of forecasts: errors of points, CRPS and coverage of distributions, in a table beside baselines."""
+"""Scores of forecasts: errors of points, CRPS and coverage of distributions, in a table next to baselines."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -18,7 +18,7 @@ from rnn_hf.tasks.forecast_windows import KnownSeries
 from rnn_hf.tasks.time_series_forecasting import SeriesForecast, later_features, told
 
 
-NEXT, PLACES = "next_time", "series"  # tensors beside those of the state: seconds since 1970, indices of the series
+NEXT, PLACES = "next_time", "series"  # tensors next to those of the state: seconds since 1970, indices of the series
 
 
 def read_series_state(model: Any, series: Sequence[Series], state: RNNSeriesState | None = None) -> RNNSeriesState:

@@ -40,7 +40,7 @@ MOST_WORDS = 20  # that a card lists
 
 
 class SpeechExamples(Dataset):
-    """Strings of recordings with their labels, drawn anew for each epoch.
+    """Strings of recordings with their labels, drawn again for each epoch.
 
     Args:
         log_mels: Of each recording, `(T, bands)`.

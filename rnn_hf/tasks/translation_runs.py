@@ -45,7 +45,7 @@ class TranslationExamples(Dataset):
         sources: Ids of each text, with the end token.
         targets: Ids of its translation, with the end token.
         seed: Of the run.
-        word_dropout: Probability that a piece of a source is read as `unknown`, drawn anew each epoch.
+        word_dropout: Probability that a piece of a source is read as `unknown`, drawn again each epoch.
         unknown: Id of it.
         pieces: Split both sides in other pieces each epoch; `None` keeps them as they are.
     """

@@ -13,7 +13,7 @@ MOST = 1e6  # at which higher perplexities are drawn: a run that diverges would 
 
 def plot_curve(metrics: Path, png: Path) -> None:
     """Draw a run over its steps from a metrics.jsonl: of a language model perplexity, training and validation, and the
-    norm of the gradient; of others the metric that decides, and the loss. The title is by the run.json beside it.
+    norm of the gradient; of others the metric that decides, and the loss. The title is by the run.json next to it.
 
     Raises:
         MissingPackageError: matplotlib is not installed; the message names the extra.

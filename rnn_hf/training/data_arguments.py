@@ -297,11 +297,11 @@ class TranslationDataArguments:
     min_frequency: int = field(default=2, metadata={"help": "rarer pairs of pieces are not joined to one"})
     max_length: int = field(default=128, metadata={"help": "pairs with more pieces on a side are not trained on"})
     word_dropout: float = field(
-        default=0.0, metadata={"help": "probability that a piece to read is hidden, drawn anew each epoch"}
+        default=0.0, metadata={"help": "probability that a piece to read is hidden, drawn again each epoch"}
     )
     bpe_dropout: float = field(
         default=0.0,
-        metadata={"help": "probability that a join of pieces is left out, on both sides, drawn anew each epoch"},
+        metadata={"help": "probability that a join of pieces is left out, on both sides, drawn again each epoch"},
     )
     bleu_tokenize: Literal["none", "13a", "intl", "char"] | None = field(
         default=None,

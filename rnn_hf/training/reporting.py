@@ -1,4 +1,4 @@
-"""What a run says, and what it leaves behind beside the model: run.json and metrics.jsonl."""
+"""What a run says, and what it leaves next to the model: run.json and metrics.jsonl."""
 
 import json
 import math

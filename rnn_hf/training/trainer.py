@@ -86,7 +86,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class DrawnSampler(LengthSampler):
-    """The same of examples that are drawn anew for each epoch, and so have other lengths.
+    """The same of examples that are drawn again for each epoch, and so have other lengths.
 
     Args:
         examples: Whose `begin_epoch` draws those of an epoch, by its number, and returns their lengths.

@@ -1,4 +1,4 @@
-"""awd-lstm-lm, the mixture on it, and fastai: the whole matrix is taken though a dropped one lies beside it."""
+"""awd-lstm-lm, the mixture on it, and fastai: the whole matrix is taken though a dropped one lies next to it."""
 
 import pickle
 import sys

@@ -243,7 +243,7 @@ def test_auto_map_names_every_class_that_a_stranger_loads(tmp_path):
     assert saved["auto_map"] == {"AutoConfig": "configuration_rnn.RNNConfig"} | {
         name: f"modeling_rnn.{head.__name__}" for name, head in HEADS.items() if head.config_class is RNNConfig
     }
-    # As an older release saved it, which had fewer classes; and beside a file that comes without code.
+    # As an older release saved it, which had fewer classes; and next to a file that comes without code.
     for given, expected in (({"AutoModel": "own.Model"}, saved["auto_map"] | {"AutoModel": "own.Model"}), ({}, {})):
         path.write_text(json.dumps(saved | {"auto_map": given}))
         assert RNNConfig.from_pretrained(tmp_path).auto_map == expected

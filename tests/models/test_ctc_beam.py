@@ -1,4 +1,4 @@
-"""Prefix beam search against the sum over every path, one by one, and a language model that reads each text anew."""
+"""Prefix beam search against the sum over every path, one by one, and a language model that reads each text again."""
 
 import itertools
 import math

@@ -28,7 +28,7 @@ def rows_alone(ids: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
 
 
 def greedy_by_hand(model, ids: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """Without a state and without generate(): the whole sequence anew for each token."""
+    """Without a state and without generate(): the whole sequence again for each token."""
     for _ in range(num_tokens):
         with torch.no_grad():
             ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1, keepdim=True)], dim=1)

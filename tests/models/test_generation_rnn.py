@@ -261,7 +261,7 @@ def test_a_buffer_grows_and_what_it_gave_stays():
     assert found[0].tolist() == [7, 0, *range(1000)] and found.shape == (2, 1002)
 
 
-# Steps by a graph. A CPU has none: a step that was recorded is computed anew at each run, into the same memory.
+# Steps by a graph. A CPU has none: a step that was recorded is computed again at each run, into the same memory.
 
 LONG = {"max_new_tokens": STEPS_TO_PACK + 8, "do_sample": False}
 EVERYTHING = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
