@@ -212,6 +212,13 @@ def test_a_gradient_that_float16_cannot_hold_is_left_out_with_a_smaller_scale(st
     stepping(steps, fp16=True, cuda_graphs=cuda_graphs)
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_sampled_words_are_drawn_on_the_device(run, kind):
+    """No such step can be recorded, as samples differ in size."""
+    record = run("a", sampled_softmax=10, **COMMON, **TYPES[kind])
+    assert record["result"]["best_validation_perplexity"] < record["data"]["unigram_validation_perplexity"]
+
+
 EVERYTHING = {
     "random_windows": True, "partial_shuffle": True, "activation_regularization": 2, "label_smoothing_factor": 0.05,
     "temporal_activation_regularization": 1, "past_decode_regularization": 0.01, "num_softmaxes": 2,
