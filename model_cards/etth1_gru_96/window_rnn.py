@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .kernels_rnn import Product, fastest, product_of, size_class, tanh, type_name
+from .kernels_rnn import fastest, size_class, tanh, type_name
 
 
 LONGEST_SAMPLE = 16  # steps on which the two ways are compared
@@ -35,9 +35,8 @@ class GRUWindow(torch.autograd.Function):
         states = hidden.new_empty(len(inputs) + 1, rows, size)
         states[0] = hidden
         new, resettable = torch.empty_like(states[1:]), torch.empty_like(states[1:])
-        product = product_of(of_hidden, hidden_bias, rows, packs=True)
         for step, gate in enumerate(gates):
-            opened, of_state = gate[:, : 2 * size], product(states[step])
+            opened, of_state = gate[:, : 2 * size], F.linear(states[step], of_hidden, hidden_bias)
             opened.add_(of_state[:, : 2 * size]).sigmoid_()
             resettable[step] = of_state[:, 2 * size :]
             new[step] = tanh(torch.addcmul(gate[:, 2 * size :], opened[:, :size], resettable[step]))
@@ -53,13 +52,12 @@ class GRUWindow(torch.autograd.Function):
         of_new = (1 - keep) * (1 - new * new)  # of what the tanh is of, by the state after the step
         of_reset, of_keep = of_new * resettable * reset * (1 - reset), (states[:-1] - new) * keep * (1 - keep)
         gradients = torch.stack([of_reset, of_keep, of_new * reset], dim=2)  # (T, B, 3, H)
-        back = back_product(of_hidden, states.shape[1])
         outer, gradient = grad_outputs[0], torch.zeros_like(states[0])
         for step in reversed(range(len(new))):
             gradient = gradient + outer[step]
             gradients[step] *= gradient[:, None]
             of_new[step] *= gradient
-            gradient = torch.addcmul(back(gradients[step].flatten(1)), gradient, keep[step])
+            gradient = torch.addcmul(gradients[step].flatten(1) @ of_hidden, gradient, keep[step])
         flat = gradients.flatten(0, 1).flatten(1)  # of U h + c, (T B, 3 H)
         to_hidden, hidden_bias = flat.t() @ states[:-1].flatten(0, 1), flat.sum(0)
         gradients[:, :, 2] = of_new  # and now of W x + b
@@ -77,10 +75,9 @@ class ElmanWindow(torch.autograd.Function):
         sums = F.linear(inputs, of_input, input_bias)
         states = hidden.new_empty(len(inputs) + 1, *hidden.shape)
         states[0] = hidden
-        product = product_of(of_hidden, hidden_bias, len(hidden), packs=True)
         activation = torch.relu if is_relu else tanh
         for step, total in enumerate(sums):
-            states[step + 1] = activation(total.add_(product(states[step])))
+            states[step + 1] = activation(total.add_(F.linear(states[step], of_hidden, hidden_bias)))
         ctx.is_relu = is_relu
         ctx.save_for_backward(inputs, states, of_input, of_hidden)
         return states[1:]
@@ -91,27 +88,20 @@ class ElmanWindow(torch.autograd.Function):
         inputs, states, of_input, of_hidden = ctx.saved_tensors
         after = states[1:]
         gradients = (after > 0).to(after) if ctx.is_relu else 1 - after * after  # (T, B, H)
-        back = back_product(of_hidden, states.shape[1])
         outer, gradient = grad_outputs[0], torch.zeros_like(states[0])
         for step in reversed(range(len(after))):
             gradients[step] *= gradient.add_(outer[step])
-            gradient = back(gradients[step])
+            gradient = gradients[step] @ of_hidden
         flat = gradients.flatten(0, 1)
         bias = flat.sum(0)
         before = before_layer(ctx, inputs, of_input, flat, gradient)
         return None, *before, flat.t() @ states[:-1].flatten(0, 1), bias, bias
 
 
-def back_product(of_hidden: torch.Tensor, rows: int) -> Product:
-    """From the gradients of `U h`, `(B, gates)`, to those of h, `(B, H)`."""
-    matrix = of_hidden.t().contiguous()
-    return product_of(matrix, matrix.new_zeros(len(matrix)), rows, packs=True)
-
-
 def before_layer(
     ctx: Any, inputs: torch.Tensor, of_input: torch.Tensor, gradients: torch.Tensor, hidden: torch.Tensor
 ) -> tuple[torch.Tensor | None, ...]:
-    """Gradients by the inputs, the state before the window and W, from those of `W x`, `(T B, gates)`."""
+    """Gradients by the inputs, the state before the window and W, from those of `W x`, `(T B, G)`."""
     is_wanted = ctx.needs_input_grad[-6]  # of inputs, state and four weights
     to_inputs = (gradients @ of_input).view(inputs.shape) if is_wanted else None
     return to_inputs, hidden, gradients.t() @ inputs.flatten(0, 1)
@@ -142,11 +132,14 @@ def run_window(
 
 
 def is_faster(kind: str, inputs: torch.Tensor, weights: Sequence[torch.Tensor], function: Callable[..., Any]) -> bool:
-    """Whether `run_window` is faster than torch's function, forward and backward, on the first steps of a window.
+    """Whether `run_window` is faster than torch's function, forward and backward, on the first steps of the first
+    window that a layer of this shape trains on.
+
+    Later windows keep to it, however many rows they have: so a checkpoint of the first step knows the choice.
 
     Args:
         kind, inputs, weights: As in `run_window`.
-        function: Torch's, called like `run_window` but for the kind.
+        function: Torch's, called with inputs, state and weights.
     """
     sample = inputs.detach()[:, :LONGEST_SAMPLE]
 
@@ -156,9 +149,8 @@ def is_faster(kind: str, inputs: torch.Tensor, weights: Sequence[torch.Tensor], 
         outputs, _ = run(leaves[0], None, leaves[1:])
         torch.autograd.grad(outputs.sum(), leaves)
 
-    sizes = size_class(*sample.shape[:2], *weights[0].shape)
     ways = {"module": partial(way, function), "own": partial(way, partial(run_window, kind))}
-    return fastest(f"window {kind} {type_name(sample)} {sizes}", ways) == "own"
+    return fastest(f"window {kind} {type_name(sample)} {size_class(*weights[0].shape)}", ways) == "own"
 
 
 __all__ = ["is_faster", "run_window"]

@@ -135,22 +135,22 @@ class RNNLayer(GradientCheckpointingLayer):
             hidden = 2 * (inputs.new_zeros(len(inputs), size) if hidden is None else hidden) - 1
         kinds = ("lstm", "relu") if self.reverse is None else ("relu",)  # without a state, a cell's last one is idle
         shuts = padding is not None and self.kind in kinds and is_torch_rnn(rnn)
-        own_kind = self._own_kind(rnn, inputs) if dtype is None else None
+        runs_window = dtype is None and self._runs_window(rnn, inputs)
 
         def on_other_weights(inputs: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
             weights = self._weights(rnn, shuts, dtype)
             if shuts:
                 steps = [inputs.transpose(0, 1), padding.t()[..., None].to(inputs)]
                 inputs = torch.cat(steps, dim=-1).transpose(0, 1)
-            if own_kind is not None:
-                return run_window(own_kind, inputs, state, weights)
+            if runs_window:
+                return run_window(self._window_kind, inputs, state, weights)
             return self._run_function(rnn, inputs, state, weights, dtype)
 
         state = None if hidden is None else hidden[None].contiguous()
         if cell is not None:
             state = (state, cell[None].contiguous())
         changes = shuts or dtype is not None or self.is_sigmoid or (self.training and self.recurrent_dropout)
-        if changes or own_kind is not None:
+        if changes or runs_window:
             outputs, state = call(rnn, on_other_weights, inputs, state)
         elif padding is None or is_torch_rnn(rnn):
             outputs, state = rnn(inputs, state)
@@ -161,17 +161,20 @@ class RNNLayer(GradientCheckpointingLayer):
             outputs, hidden = (outputs + 1) / 2, (hidden + 1) / 2
         return outputs.to(given), hidden[0].to(given), None if cell is None else cell[0].to(given)
 
-    def _own_kind(self, rnn: Any, inputs: torch.Tensor) -> str | None:
-        """The kind of `run_window` to train with, on a CPU; `None` where the module itself must run, or is faster."""
+    @property
+    def _window_kind(self) -> str:
+        """What `run_window` calls the cell. The sigmoid is a tanh in other coordinates: see `_weights`."""
+        return "tanh" if self.is_sigmoid else self.kind
+
+    def _runs_window(self, rnn: Any, inputs: torch.Tensor) -> bool:
+        """Whether `run_window` computes a direction: in training on a CPU, where it is faster than the module."""
         trains = self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if self.kind == "lstm" or not trains or inputs.shape[1] == 1 or not is_torch_rnn(rnn):
-            return None
+            return False
         weights = [getattr(rnn, name) for name in WEIGHTS]
         if inputs.device.type != "cpu" or weights[0].dtype not in (torch.float32, torch.float64):
-            return None
-        kind = "tanh" if self.is_sigmoid else self.kind  # in other coordinates: see `_weights`
-        function = partial(self._run_function, rnn, dtype=None)
-        return kind if is_faster(kind, inputs, weights, function) else None
+            return False
+        return is_faster(self._window_kind, inputs, weights, partial(self._run_function, rnn, dtype=None))
 
     def _run_function(
         self,

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rnn_hf import RNNConfig, RNNForCausalLM
-from rnn_hf.models import RNNLayer, layers_rnn
+from rnn_hf.models import RNNLayer, kernels_rnn, layers_rnn
 from rnn_hf.models.window_rnn import run_window
 
 
@@ -123,3 +123,14 @@ def test_a_second_derivative_is_refused_in_training_and_there_in_evaluation(choo
     outputs, *_ = layer.eval()(inputs)
     (first,) = torch.autograd.grad(outputs.square().sum(), inputs, create_graph=True)
     assert torch.autograd.grad(first.sum(), inputs)[0].isfinite().all()
+
+
+def test_the_way_is_chosen_at_the_first_window_whatever_the_rows_of_later_ones(monkeypatch):
+    choices, layer = kernels_rnn.Choices(), layer_of(CELLS[0]).train()
+    monkeypatch.setattr(kernels_rnn, "CHOICES", choices)
+    layer(torch.randn(2, 4, 3, dtype=torch.float64))
+    first = dict(choices)
+    assert [what for what in first if what.startswith("window gru float64 ")] and len(first) == 1
+    for rows, steps in ((7, 20), (300, 2)):
+        layer(torch.randn(rows, steps, 3, dtype=torch.float64))
+    assert choices == first
