@@ -108,15 +108,15 @@ def test_a_model_that_trains_on_samples_comes_to_the_shares_of_the_words():
     shares = COUNTS.double().clamp(min=1) / COUNTS.clamp(min=1).sum()
     optimizer = torch.optim.SGD([head.bias], lr=1.0)
     mean = torch.zeros_like(head.bias)
-    for step in range(1500):
-        targets = torch.multinomial(shares, 64, replacement=True).view(8, 8)
+    for step in range(500):
+        targets = torch.multinomial(shares, 16, replacement=True).view(16, 1)
         objective(torch.zeros_like(targets), targets, None)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
-        if step >= 500:
-            mean += head.bias.detach() / 1000
+        if step >= 200:
+            mean += head.bias.detach() / 300
     reached = mean.softmax(0)
-    assert float((shares * (shares / reached).log()).sum()) < 0.01
+    assert float((shares * (shares / reached).log()).sum()) < 0.02
 
 
 def test_what_does_not_go_together_is_refused():
