@@ -155,41 +155,41 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 # What word_language_model and awd-lstm-lm print at the end of an epoch: its seconds, and the validation perplexity.
 END_OF_EPOCH = re.compile(r"\| end of epoch +\d+ \| time: *([\d.]+)s \| valid loss +[\d.]+ \| valid ppl +([\d.]+)")
-MOST_TIMES_BEST = (
-    2.5  # of the best perplexity of all: higher ones are cut off, as the first epochs would fill the page
-)
+# Up to how many times the best perplexity is drawn: the first epochs would fill the page.
+MOST_TIMES_BEST = 2.5
 
 
-def plot_runs(directories: Sequence[Path], logs: Sequence[Path], png: Path) -> None:
+def plot_runs(directories: Sequence[Path], rows: Sequence[dict[str, Any]], logs: Sequence[Path], png: Path) -> None:
     """Draw the validation of runs over the hours that they took, times threads on a CPU.
 
     Args:
-        directories: Of runs by one metric, whose names are those of the curves.
+        directories: Of the runs.
+        rows: Of the same runs in the same order, by one metric, as of `describe_run`.
         logs: What `word_language_model` or `awd-lstm-lm` printed on one thread.
         png: To write.
 
     Raises:
-        InputError: As `describe_run`; runs by several metrics, without a validation, or without an end; a log without
-            an end of an epoch.
+        InputError: Runs by several metrics, without a validation, or without an end; a log without an end of an epoch.
         MissingPackageError: matplotlib is not installed; the message names the extra.
     """
-    metrics = {describe_run(directory)["metric"] for directory in directories}
+    metrics = {row["metric"] for row in rows}
     if len(metrics) > 1:
         raise InputError(f"runs with {' and '.join(sorted(metrics))} do not go into one picture: name those with one")
     metric = METRICS[metrics.pop()]
     if logs and metric is not PERPLEXITY:
         raise InputError(f"`logs` have perplexities, and these runs have {metric.title}: leave them out")
-    curves = {directory.name: _curve_of_run(directory, metric) for directory in directories}
-    curves |= {log.stem: _curve_of_log(log) for log in logs}
-    for name, curve in curves.items():
+    # Pairs, as runs of two folders may have one name.
+    curves = [(row["run"], _curve_of_run(path, metric)) for path, row in zip(directories, rows, strict=True)]
+    curves += [(log.stem, _curve_of_log(log)) for log in logs]
+    for name, curve in curves:
         if not curve:
             raise InputError(f"{name} was not validated yet: leave it out")
     figure = new_figure(7, 4.2)
     axes = figure.subplots()
-    for name, curve in curves.items():
+    for name, curve in curves:
         axes.plot([hours for hours, _ in curve], [metric.shown(value) for _, value in curve], ".-", label=name)
     if metric is PERPLEXITY:
-        best = min(value for curve in curves.values() for _, value in curve)
+        best = min(value for _, curve in curves for _, value in curve)
         axes.set_ylim(0.97 * best, MOST_TIMES_BEST * best)
         scale_by_logarithm(axes)
     axes.set(xlabel="hours of training, times threads on a CPU", ylabel=f"validation {metric.column}")

@@ -37,9 +37,10 @@ def run(arguments: Namespace) -> int:
     from rnn_hf.comparison import compare, plot_runs, table_rows
     from rnn_hf.tables import aligned, table_lines
 
-    comparison = compare(map(Path, arguments.runs))
+    directories = [Path(run) for run in arguments.runs]
+    comparison = compare(directories)
     if arguments.plot is not None:
-        plot_runs([Path(run) for run in arguments.runs], arguments.logs, arguments.plot)
+        plot_runs(directories, comparison["runs"], arguments.logs, arguments.plot)
     if arguments.format == "json":
         # A run that went astray has a perplexity that JSON does not.
         print(json.dumps(json.loads(json.dumps(comparison), parse_constant=lambda _: None), indent=2))

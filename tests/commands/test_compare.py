@@ -94,6 +94,14 @@ def test_the_picture_has_the_validations_over_hours_times_threads_and_those_of_o
     }
 
 
+def test_two_runs_of_one_name_are_two_curves(compare, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(comparison, "save_figure", lambda figure, png: figures.append(figure))
+    (tmp_path / "other").mkdir()
+    status, _, _ = compare(run_of(tmp_path / "one"), run_of(tmp_path / "other/one"), "--plot", tmp_path / "hours.png")
+    assert status == 0 and [line.get_label() for line in figures[0].axes[0].lines] == ["one", "one"]
+
+
 def test_what_cannot_be_drawn_is_refused(compare, tmp_path):
     run, png, log = run_of(tmp_path / "one"), tmp_path / "hours.png", tmp_path / "log"
     log.write_text("nothing")
