@@ -58,6 +58,19 @@ def test_a_step_is_the_fused_module_in_single_precision_too(cell, batch, packs, 
             assert mine.is_contiguous()
 
 
+@pytest.mark.parametrize("way", ["linear", "parts", "vector"])
+def test_gradients_of_single_tokens_add_up_whatever_a_step_is_computed_with(cell, way, choose):
+    torch.manual_seed(0)
+    config = RNNConfig(hidden_size=8, num_hidden_layers=1, tie_word_embeddings=False, **cell)
+    layer, inputs = RNNLayer(config, 0).double().eval(), torch.randn(1, 1, 8, dtype=torch.float64)
+    choose("step", way)
+    once = torch.autograd.grad(layer(inputs)[0].square().sum(), list(layer.parameters()))
+    for _ in range(2):
+        layer(inputs)[0].square().sum().backward()
+    for parameter, gradient in zip(layer.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("way", ["whole", "parts"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @torch.no_grad()

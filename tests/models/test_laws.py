@@ -86,6 +86,7 @@ SHAPES_OF_PADDING = {
 
 
 @given(case=windows())
+@torch.no_grad()  # where a step may be computed without the module
 def test_any_split_into_windows_equals_the_whole_sequence(make_model, cell, case):
     batch, lengths, seed = case
     model, ids = make_model(cell, seed=seed), random_ids(seed, batch, sum(lengths))
@@ -101,6 +102,7 @@ def test_any_split_into_windows_equals_the_whole_sequence(make_model, cell, case
 
 
 @given(seed=st.integers(0, 99), batch=st.integers(1, 3))
+@torch.no_grad()  # where a step may be computed without the module
 def test_step_by_step_equals_the_whole_sequence(make_model, cell, seed, batch):
     model, ids = make_model(cell, seed=seed), random_ids(seed, batch, 6)
     whole = model(ids)
@@ -212,6 +214,7 @@ def test_mask_of_ones_is_no_mask(make_model, cell):
         torch.testing.assert_close(model(ids, mask).logits, model(ids).logits, rtol=0, atol=0)
 
 
+@torch.no_grad()  # where a step may be computed without the module
 def test_single_step_calls_with_mask_zero_keep_state_and_output(make_model, cell):
     model, cache = make_model(cell), None
     ids, mask = random_ids(3, 2, 5), torch.tensor([[1, 0, 0, 1, 0], [0, 1, 1, 1, 1]])
