@@ -48,8 +48,10 @@ USUAL_CELLS = ("lstm", "gru", "elman-tanh")  # of the default suite; the others 
 
 def pytest_generate_tests(metafunc):
     if "cell" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("usual_cells")
+        usual = marker.args if marker else USUAL_CELLS
         cells = [
-            pytest.param(cell, id=name, marks=() if name in USUAL_CELLS else pytest.mark.slow)
+            pytest.param(cell, id=name, marks=() if name in usual else pytest.mark.slow)
             for name, cell in CELLS.items()
         ]
         metafunc.parametrize("cell", cells)

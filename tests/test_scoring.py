@@ -183,7 +183,7 @@ TEMPLATES = {"nothing": "$A", "begin": "<s> $A", "begin and end": "<s> $A </s>"}
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
-@pytest.mark.parametrize("begin", ["<s>", "</s>", None])
+@pytest.mark.parametrize("begin", ["<s>", pytest.param("</s>", marks=pytest.mark.slow), None])
 def test_the_same_token_stands_before_a_text_in_score_evaluate_and_generate(template, begin, tmp_path, run_script):
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "c": 7}, "a"))
     core.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()

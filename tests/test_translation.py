@@ -48,7 +48,9 @@ def test_the_mode_of_training_is_restored_and_options_count(loaded):
         assert sum(map(len, short)) < sum(map(len, long))
 
 
-@pytest.mark.parametrize("kind", ["general", "multihead", "fed", "deep", "none"])
+@pytest.mark.parametrize(
+    "kind", ["general", "fed", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("multihead", "deep", "none"))]
+)
 @pytest.mark.parametrize("num_beams, power", [(1, 1.0), (2, 0.0), (4, 1.0), (3, 2.0)])
 def test_one_network_and_the_same_twice_find_what_generate_finds(kind, num_beams, power):
     batch = source_batch([[3, 4, 5, 2], [6, 2], [7, 8, 3, 4, 4, 2]], 0)

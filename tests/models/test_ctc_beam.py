@@ -92,6 +92,7 @@ def test_many_paths_win_over_the_likeliest_one():
 
 @given(steps=st.integers(1, 5), seed=st.integers(0, 99), weight=st.sampled_from([0.3, 1.0, 3.0]))
 @pytest.mark.parametrize("bonus, labels", [(0.0, CHARACTERS), (1.5, CHARACTERS), (-1.0, WORDS)])
+@pytest.mark.usual_cells("lstm")
 def test_a_language_model_counts_as_if_it_read_every_text(
     make_language_model, cell, labels, bonus, steps, seed, weight
 ):

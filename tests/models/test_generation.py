@@ -325,6 +325,7 @@ def test_caches_that_make_no_sense_are_refused_with_words(model, implementation)
 
 @pytest.mark.parametrize("batch", [1, 2, 17, 64])
 @pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}])
+@pytest.mark.usual_cells("lstm")
 def test_rows_of_many_lengths_generate_what_each_generates_alone(model, batch, how):
     generator = torch.Generator().manual_seed(batch)
     lengths = torch.randint(1, 10, (batch, 1), generator=generator)

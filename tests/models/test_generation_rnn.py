@@ -307,6 +307,7 @@ def assert_same_output(ours, stock):
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("way", ["graph", "cells"])
+@pytest.mark.usual_cells("lstm")
 def test_a_graph_gives_the_tokens_scores_and_state_of_transformers_own_loop(model, recorded, way, rows):
     graph_rnn.fastest.way = way
     free = model.generate(IDS[-rows:], attention_mask=MASK[-rows:], **LONG)

@@ -21,7 +21,8 @@ WAYS = {
 every_kind = pytest.mark.parametrize("fields", KINDS.values(), ids=KINDS)
 some_units = units("lstm", names=SOME_UNITS)
 every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-some_kinds = pytest.mark.parametrize("kind", ["general", "fed-additive", "deep-fed", "identity"])
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("fed-additive", "identity")]
+some_kinds = pytest.mark.parametrize("kind", ["general", "deep-fed", *SLOW_KINDS])
 
 
 def generate(model, ids: torch.Tensor | None = None, seed: int = 0, **options):

@@ -72,6 +72,7 @@ def test_any_pieces_give_the_logits_of_the_whole(cell, sizes):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("unit", ["characters", "words"])
 @pytest.mark.parametrize("end_silence", [0, 20 * STEP + 5])
+@pytest.mark.usual_cells("lstm")
 def test_the_text_is_that_of_the_whole(cell, unit, dtype, end_silence):
     parts = parts_of(cell, unit, dtype)
     parts[1].end_silence = end_silence

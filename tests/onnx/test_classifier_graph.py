@@ -99,6 +99,7 @@ def test_a_classifier_of_tokens_has_pytorchs_logits_at_padding_too(cell, bidirec
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.usual_cells("lstm")
 def test_a_classifier_that_reads_backward_has_pytorchs_logits_any_padding(cell, pooling):
     assert_same(make(RNNForSequenceClassification, reads_backward=True, pooling=pooling, **cell))
     assert_same(make(RNNForTokenClassification, reads_backward=True, **cell))
@@ -106,6 +107,7 @@ def test_a_classifier_that_reads_backward_has_pytorchs_logits_any_padding(cell, 
 
 @DIRECTIONS
 @pytest.mark.parametrize("limit", [32, 5, 2])
+@pytest.mark.usual_cells("lstm")
 def test_words_are_put_together_and_spelled_as_in_pytorch(cell, bidirectional, limit):
     fields = {"num_hidden_layers": 1, "bidirectional": bidirectional, "max_word_characters": limit, **cell}
     assert_same(make_of_words(RNNForTokenClassification, **fields))

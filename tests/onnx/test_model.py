@@ -373,6 +373,7 @@ def generated(network, ids=IDS, mask=LEFT, **options):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.usual_cells("lstm")
 def test_generate_gives_the_tokens_of_the_model_on_rows_of_many_lengths(pair, options):
     model, runner = pair
     expected = generated(model, **options)
@@ -441,6 +442,7 @@ def test_streamers_and_stop_strings_see_what_they_see_of_the_model(pair):
     assert seen[:2] == seen[2:] and len(seen[1][0]) <= 10
 
 
+@pytest.mark.usual_cells("lstm")
 def test_speculative_decoding_gives_the_greedy_continuation_with_any_draft(either, make_model, assert_same_state):
     model, runner = either
     draft = make_model({"cell_type": "gru"}, seed=9, embedding_size=4, hidden_size=4, dtype=torch.float32)

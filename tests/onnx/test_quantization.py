@@ -159,6 +159,7 @@ def test_the_int8_file_is_the_same_model_with_the_same_interface(make_int8, cell
 
 
 @pytest.mark.parametrize("head", [{}, *HEADS.values()], ids=["tied", *HEADS])
+@pytest.mark.usual_cells("lstm", "gru")
 def test_at_any_size_and_from_any_state_logits_and_state_are_near(make_int8, cell, head):
     if "projection_size" in cell:  # which is the width of every output
         head = {name: value for name, value in head.items() if name != "last_hidden_size"}

@@ -283,8 +283,10 @@ def die(*_, **__):
 
 
 @pytest.mark.parametrize(
-    "when", ["within a step", "within a checkpoint", "before it is moved", "within the best model"]
-)
+    "when",
+    ["within a checkpoint", "within the best model",
+     *(pytest.param(when, marks=pytest.mark.slow) for when in ("within a step", "before it is moved"))],
+)  # fmt: skip
 def test_a_killed_run_goes_on_by_the_same_command_to_the_same_end(run, tmp_path, monkeypatch, at_step, when):
     flags = {"resume_from_checkpoint": "last", "eval_steps": 4, "save_steps": 2}
     run("whole", **flags)

@@ -452,7 +452,12 @@ def test_a_directory_with_checkpoints_alone_is_a_run_too(run, tmp_path):
         run("a")
 
 
-@pytest.mark.parametrize("kind", ["constant", "linear", "cosine", "one_cycle", "step", "reduce_lr_on_plateau"])
+SLOW_KINDS = ["linear", "cosine", "step", "reduce_lr_on_plateau"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["constant", "one_cycle", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW_KINDS)]
+)
 def test_every_schedule_ends_with_the_last_of_random_windows(run, tmp_path, kind):
     """Where twice the mean of two epochs' steps is less than they are, as it is rounded down."""
     stream, seeds = TokenStream(np.zeros(1500, np.int64), 0, 6, 10), range(1000)
