@@ -295,11 +295,16 @@ class RNNLayer(GradientCheckpointingLayer):
         return OneRowLayer(self.kind, [getattr(self.rnn, name) for name in WEIGHTS], hidden, cell)
 
     def _steps(self) -> bool:
-        """Whether a step may be computed without the module."""
+        """Whether a step may be computed without the module: not where gradients may be wanted.
+
+        torch gives both summands of a sum one gradient, and where each goes through a view on its way to a parameter,
+        the two `.grad` share their memory: what is accumulated next is added to it twice.
+        """
         rnn: Any = self.rnn
         return (
             self.steps_directly
             and not self.training
+            and not torch.is_grad_enabled()
             and self.reverse is None
             and type(rnn) in CELLS.values()
             and is_own(rnn, type(rnn))
