@@ -298,7 +298,7 @@ class RNNLayer(GradientCheckpointingLayer):
         """Whether a step may be computed without the module: not where gradients may be wanted.
 
         torch gives both summands of a sum one gradient, and where each goes through a view on its way to a parameter,
-        the two `.grad` share their memory: what is accumulated next is added to it twice.
+        the two `.grad` share their memory: what is accumulated next is added to it twice (pytorch issue 34082).
         """
         rnn: Any = self.rnn
         return (
