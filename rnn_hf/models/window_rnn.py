@@ -95,7 +95,8 @@ class ElmanWindow(torch.autograd.Function):
         flat = gradients.flatten(0, 1)
         bias = flat.sum(0)
         before = before_layer(ctx, inputs, of_input, flat, gradient)
-        return None, *before, flat.t() @ states[:-1].flatten(0, 1), bias, bias
+        # A copy, as torch may keep either as a `.grad`, and behind views both (pytorch issue 34082).
+        return None, *before, flat.t() @ states[:-1].flatten(0, 1), bias, bias.clone()
 
 
 def before_layer(

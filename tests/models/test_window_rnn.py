@@ -61,6 +61,17 @@ def test_what_needs_no_gradient_has_none(kind):
     assert inputs.grad is None and module.weight_ih_l0.grad is None and module.weight_hh_l0.grad is not None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_add_up_where_parameters_are_behind_views(kind):
+    weights = [parameter.detach()[None].requires_grad_() for parameter in KINDS[kind](4, 3).double().parameters()]
+    inputs, sums = torch.randn(2, 5, 4, dtype=torch.float64), []
+    for _ in range(2):
+        run_window(kind, inputs, None, [weight.squeeze(0) for weight in weights])[0].sum().backward()
+        sums.append([weight.grad.clone() for weight in weights])
+    for once, twice in zip(*sums, strict=True):
+        torch.testing.assert_close(twice, 2 * once)
+
+
 @pytest.mark.parametrize("fields", [{}, {"recurrent_dropout": 0.3}], ids=["plain", "dropout"])
 @pytest.mark.parametrize("is_padded", [False, True])
 @IS_ELMAN
