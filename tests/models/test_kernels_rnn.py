@@ -71,7 +71,7 @@ def test_gradients_of_single_tokens_add_up_whatever_a_step_is_computed_with(cell
         torch.testing.assert_close(parameter.grad, 2 * gradient, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("way", ["whole", "parts"])
+@pytest.mark.parametrize("way", ["whole", "parts", "numpy"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.float64, 1e-14)])
 @torch.no_grad()
 def test_steps_of_one_row_on_buffers_are_the_fused_module(cell, dtype, tolerance, way, choose):

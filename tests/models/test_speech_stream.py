@@ -1,5 +1,7 @@
 """Speech in pieces: the logits and the text of the whole, whatever the pieces, saved, forked and many at once."""
 
+import copy
+import pickle
 import random
 
 import pytest
@@ -119,13 +121,22 @@ def test_the_text_goes_on_where_it_was_saved_at_any_step(unit, tmp_path):
     assert text == whole_of(parts, speech)[1] and len(text) > 10
 
 
-def test_forks_go_their_own_ways(cell):
+COPIES = {
+    "fork": RNNSpeechStream.fork,
+    "copy": copy.copy,
+    "deep copy": copy.deepcopy,
+    "pickle": lambda stream: pickle.loads(pickle.dumps(stream)),
+}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_forks_and_copies_go_their_own_ways(cell, copied):
     parts, speech = parts_of(cell), some_speech(12 * STEP)
     stream = parts[0].stream(*parts[1:])
     for piece in speech.split(STEP):
         stream.push(piece)
     ends = [some_speech(9 * STEP + 7, seed) for seed in (1, 2)]
-    streams = [stream, stream.fork()]
+    streams = [stream, copied(stream)]
     assert streams[1].text == stream.text
     assert streams[1].one_row is not stream.one_row or stream.one_row is None  # two threads would write to one
     logits: tuple[list, list] = ([], [])
