@@ -18,7 +18,7 @@ BLAS = {"mkl": "MKL", "open": "OpenBLAS", "accelerate": "Accelerate"}
 # Environment variables that choose instruction sets, the placement of threads, or how memory is kept.
 SETTINGS = (
     "ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "GLIBC_TUNABLES", "KMP_AFFINITY", "KMP_BLOCKTIME", "MKL_CBWR",
-    "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "OMP_PROC_BIND", "ONEDNN_MAX_CPU_ISA",
+    "MKL_DEBUG_CPU_TYPE", "MKL_ENABLE_INSTRUCTIONS", "OMP_PROC_BIND", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_NUM_THREADS",
 )  # fmt: skip
 
 
