@@ -183,13 +183,12 @@ class RNNFeatureExtractor(SequenceFeatureExtractor):
 
     def _levels(self, values: np.ndarray, level: float | None) -> np.ndarray:
         """The level at each frame, `(T,)`: the energy of a mean band, or the level before less the decay."""
-        energies = np.log(np.exp(values).sum(axis=1) / self.feature_size)
-        if level is not None:
-            energies = np.concatenate([[level], energies])
-        fallen = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate * np.arange(len(energies))
-        # max over s <= t of energy(s) - fall (t - s), which is the recursion from frame to frame
-        levels = np.maximum.accumulate(energies + fallen) - fallen
-        return np.maximum(levels[-len(values) :], self.level_floor)
+        fall = self.level_decay * NEPERS_PER_DB * self.hop_length / self.sampling_rate
+        level, levels = -math.inf if level is None else level, []
+        for energy in np.log(np.exp(values).sum(axis=1) / self.feature_size).tolist():
+            level = max(energy, level - fall, self.level_floor)
+            levels.append(level)
+        return np.array(levels)
 
     def features(self, samples: Tensor) -> Tensor:
         """Features of a whole recording `(N,)` with its silence: `((N + end_silence) // hop_length, F)`."""

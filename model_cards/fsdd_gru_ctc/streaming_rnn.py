@@ -126,9 +126,11 @@ class RNNSpeechStream:
 
     def fork(self) -> "RNNSpeechStream":
         """A stream of its own with the same content, to go on from twice."""
-        forked = copy.copy(self)
-        forked.one_row = None  # of all that a stream holds the only thing that is written to
-        return forked
+        return copy.copy(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy, a fork or a pickle holds: not the one thing that is written to, whose parts share memory."""
+        return vars(self) | {"one_row": None}
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the stream to a safetensors file: a draft, then moved in place. Its `text` is not written.
@@ -209,7 +211,7 @@ class RNNSpeechStream:
     def _write(self, logits: Tensor) -> str:
         """The text that steps `(T', V)` add, by the best path."""
         ids = logits.argmax(dim=-1).tolist()
-        if not ids:
+        if all(index == self.last for index in ids):
             return ""
         labels = self.tokenizer.collapse(ids, self.last)
         added, self.gap = self.tokenizer.join([label for label, _, _ in labels], self.gap)
@@ -290,7 +292,10 @@ class OneRow:
         inputs, outputs = weight.new_zeros(weight.shape[1]), torch.from_numpy(stack[-1].hidden)
         self.project = InPlaceProduct(weight, inputs, bias=bias)
         self.head = InPlaceProduct(head.weight.detach(), outputs, bias=head.bias.detach())
-        self.inputs, self.projected, self.logits = inputs.numpy(), self.project.outputs.numpy(), self.head.outputs
+        self.inputs, self.projected, self.logits = (
+            part.numpy() for part in (inputs, self.project.outputs, self.head.outputs)
+        )
+        self.state: State | None = None  # that the buffers hold
 
     @classmethod
     def make(cls, model: Any, state: State) -> "OneRow | None":
@@ -311,12 +316,13 @@ class OneRow:
 
     def __call__(self, steps: np.ndarray, state: State) -> tuple[Tensor, State]:
         """Stacked frames `(T', F)` to logits `(T', V)`, and the state after them."""
-        for layer, (hidden, cell) in zip(self.stack, state, strict=True):
-            layer.hidden[:] = hidden.numpy()
-            if cell is not None:
-                layer.cell[:] = cell.numpy()
-        logits = self.logits.new_empty(len(steps), len(self.logits))
-        for row, result in zip(steps, logits, strict=True):
+        if state is not self.state:
+            for layer, (hidden, cell) in zip(self.stack, state, strict=True):
+                layer.hidden[:] = hidden.numpy()
+                if cell is not None:
+                    layer.cell[:] = cell.numpy()
+        logits = np.empty((len(steps), len(self.logits)), self.logits.dtype)
+        for index, row in enumerate(steps):
             self.inputs[:] = row
             self.project()
             row = self.projected
@@ -325,10 +331,11 @@ class OneRow:
                 layer.step()
                 row = layer.hidden
             self.head()
-            result.copy_(self.logits)
-        return logits, [
+            logits[index] = self.logits
+        self.state = [
             (as_row(layer.hidden), None if layer.cell is None else as_row(layer.cell)) for layer in self.stack
         ]
+        return torch.from_numpy(logits), self.state
 
 
 def as_row(values: np.ndarray) -> Tensor:

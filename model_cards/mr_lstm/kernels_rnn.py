@@ -326,6 +326,14 @@ class OneRowLayer:
         self.hidden += 0.5
 
 
+def numpy_product(
+    start: np.ndarray, matrix: np.ndarray, inputs: np.ndarray, outputs: np.ndarray, spare: np.ndarray
+) -> None:
+    """`start + matrix @ inputs` into `outputs`, by the library of NumPy, which need not be that of torch."""
+    np.dot(matrix, inputs, out=spare)
+    np.add(start, spare, out=outputs)
+
+
 class InPlaceProduct:
     """`bias + matrix @ inputs` for a matrix `(N, K)` and a single row of inputs, into the same memory at each call.
 
@@ -346,9 +354,11 @@ class InPlaceProduct:
         self.outputs: torch.Tensor = torch.empty_like(bias) if onto is None else onto
         apart, column, out = row_blocks(matrix), row_blocks(start[:, None]), row_blocks(self.outputs[:, None])
         spread = inputs[:, None].expand(len(apart), -1, -1)
+        arrays = [part.numpy() for part in (start, matrix, inputs, self.outputs, torch.empty_like(start))]
         ways = {
             "whole": partial(torch.addmv, start, matrix, inputs, out=self.outputs),
             "parts": partial(torch.baddbmm, column, apart, spread, out=out),
+            "numpy": partial(numpy_product, *arrays),
         }
         self._run = ways[fastest(f"product in place {type_name(matrix)} {size_class(*matrix.shape)}", ways)]
 
