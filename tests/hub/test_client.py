@@ -259,7 +259,8 @@ def test_a_directory_without_a_model_and_weights_that_do_not_load(lfs_server, mo
 
 @pytest.mark.parametrize("where", ["auth", "create", "preupload", "commit"])
 @pytest.mark.parametrize("what", [503, "drop"])
-def test_what_passes_is_tried_again(server, model_dir, where, what):
+def test_what_passes_is_tried_again(server, model_dir, monkeypatch, where, what):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     server.fault(where, what, times=2)
     push(model_dir, "me/cat")
     assert len(server.commits("me/cat")) == 2
