@@ -321,6 +321,7 @@ class OneRow:
                 layer.hidden[:] = hidden.numpy()
                 if cell is not None:
                     layer.cell[:] = cell.numpy()
+        self.state = None  # until the steps are done: what is interrupted begins from its state again
         logits = np.empty((len(steps), len(self.logits)), self.logits.dtype)
         for index, row in enumerate(steps):
             self.inputs[:] = row

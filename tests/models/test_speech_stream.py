@@ -148,6 +148,24 @@ def test_forks_and_copies_go_their_own_ways(cell, copied):
         torch.testing.assert_close(torch.cat(rows), whole_of(parts, torch.cat([speech, end]))[0][12:], **CLOSE)
 
 
+def test_a_push_that_is_interrupted_can_be_repeated():
+    parts, speech = parts_of({"cell_type": "gru"}), some_speech(4 * STEP)
+    stream, pieces = parts[0].stream(*parts[1:]), speech.split(STEP)
+    logits = advance_all([stream], [pieces[0]])
+    head = stream.one_row.head
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    stream.one_row.head = interrupt  # after the layers have stepped
+    with pytest.raises(KeyboardInterrupt):
+        advance_all([stream], [pieces[1]])
+    stream.one_row.head = head
+    for piece in pieces[1:]:
+        logits += advance_all([stream], [piece])
+    torch.testing.assert_close(torch.cat(logits), whole_of(parts, speech)[0], **CLOSE)
+
+
 def test_many_streams_at_once_are_each_as_alone_while_they_come_and_go(cell):
     parts = parts_of(cell)
     speeches = [some_speech(size * STEP + size, seed=size) for size in (30, 11, 50, 0, 23)]
